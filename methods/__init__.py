@@ -1,0 +1,1 @@
+"""Attribution methods, one file per family. A method is `f(forward, pairs, *, ...) -> Tensor [P, h, w]`: raw, signed."""

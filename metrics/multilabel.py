@@ -1,0 +1,114 @@
+"""The multi-label metrics of MinMax-CAM, by the authors' code.
+
+For a pair (image x, label c) with mask m in [0, 1] (see `Evaluation.mask`): y = p_c(x), o = p_c(x m), and with the
+complement co = p_c(x (1 - m)). C = labels detected in the image. Decisions that the text of the papers leaves open are
+parameters, and their defaults give the official numbers:
+
+1. which labels count as the others: `labels` (detected by the model; or present in the ground truth). Which pairs are
+   explained is the suite's `explain`.
+2. `normalise`: min-max of the map before it is resized (native) or after (resized).
+3. `space`: the mask multiplies the normalised image (model: removed means mean colour) or its pixels (black).
+4. `ties` of increase_in_confidence, and `lone`: an image with one detected label adds 0 to the "of others" means (zero),
+   or is undefined.
+5. `average`: per label over its detections, then over labels (label_macro), or over all detections (mean).
+6. F1+ and F1-: harmonic mean per label, then over labels (label_macro_f1), of the macro means (f1_of_macro), or of the
+   means over all detections (f1_of_mean).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from xaibench.evaluation import Evaluation, Labels, Normalise, Probe, Space
+from xaibench.registry import metric
+
+Average = Literal["label_macro", "mean"]
+AverageF1 = Literal["label_macro_f1", "f1_of_macro", "f1_of_mean"]
+Lone = Literal["zero", "undefined"]
+
+OFFICIAL = "david2022; official notebooks"
+KEEP, DROP = "1 forward per pair, shared by all that keep", "1 forward per pair, shared by all that drop"
+
+
+def loss(before: Tensor, after: Tensor) -> Tensor:
+    """relu(before - after) / before: the relative loss of confidence."""
+    return (before - after).relu() / before
+
+
+def loss_of_others(evaluation: Evaluation, probe: Probe, labels: Labels, lone: Lone) -> Tensor:
+    """Mean relative loss over the image's other labels: sum_{n in C, n != c} loss_n / max(1, |C| - 1)."""
+    others = evaluation.others(labels)
+    losses = torch.where(others, loss(evaluation.probabilities, probe.probabilities), 0)
+    count = others.sum(1)
+    mean = losses.sum(1) / count.clamp(min=1)
+    return mean if lone == "zero" else mean.where(count > 0, torch.nan)
+
+
+@metric(better="higher", range=(0, 1), aggregate="label_macro", group="multi_label", source=f"chattopadhay2018, sec. 4.1; {OFFICIAL}", cost=KEEP, minimum_effect=0.01)  # fmt: skip
+def increase_in_confidence(
+    evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model",
+    ties: Literal["strict", "count"] = "strict", average: Average = "label_macro",
+) -> Tensor:  # fmt: skip
+    """Whether the explained region alone is more convincing than the whole image: [y < o]."""
+    y, o = evaluation.confidence, evaluation.probe("keep", normalise, space).confidence
+    increased = (o > y if ties == "strict" else o >= y).to(y.dtype)
+    return increased.where(~o.isnan(), torch.nan)
+
+
+@metric(better="lower", range=(0, 1), aggregate="label_macro", group="multi_label", source=f"chattopadhay2018, sec. 4.1; {OFFICIAL}", cost=KEEP, minimum_effect=0.005)  # fmt: skip
+def average_drop(
+    evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model", average: Average = "label_macro"
+) -> Tensor:
+    """Relative loss of confidence when only the explained region is kept: relu(y - o) / y."""
+    return loss(evaluation.confidence, evaluation.probe("keep", normalise, space).confidence)
+
+
+@metric(better="higher", range=(0, 1), aggregate="label_macro", group="multi_label", source=OFFICIAL, cost=DROP, minimum_effect=0.005)  # fmt: skip
+def average_retention(
+    evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model", average: Average = "label_macro"
+) -> Tensor:
+    """Relative loss of confidence when the explained region is removed: relu(y - co) / y."""
+    return loss(evaluation.confidence, evaluation.probe("drop", normalise, space).confidence)
+
+
+@metric(better="higher", range=(0, 1), aggregate="label_macro", group="multi_label", source=OFFICIAL, cost=KEEP, minimum_effect=0.005)  # fmt: skip
+def average_drop_of_others(
+    evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
+    lone: Lone = "zero", average: Average = "label_macro",
+) -> Tensor:  # fmt: skip
+    """Relative loss of the other labels when only the region of c is kept: high if it holds nothing of theirs."""
+    return loss_of_others(evaluation, evaluation.probe("keep", normalise, space), labels, lone)
+
+
+@metric(better="lower", range=(0, 1), aggregate="label_macro", group="multi_label", source=OFFICIAL, cost=DROP, minimum_effect=0.005)  # fmt: skip
+def average_retention_of_others(
+    evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
+    lone: Lone = "zero", average: Average = "label_macro",
+) -> Tensor:  # fmt: skip
+    """Relative loss of the other labels when the region of c is removed: low if it holds nothing of theirs."""
+    return loss_of_others(evaluation, evaluation.probe("drop", normalise, space), labels, lone)
+
+
+@metric(better="higher", range=(0, 1), aggregate="label_macro_f1", group="multi_label", source=OFFICIAL, cost=f"{KEEP} or drop", minimum_effect=0.005)  # fmt: skip
+def f1_plus(
+    evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
+    lone: Lone = "zero", average: AverageF1 = "label_macro_f1",
+) -> Tensor:  # fmt: skip
+    """Harmonic mean of average retention and average drop of others, both better when higher. [P, 2]"""
+    retention = average_retention(evaluation, normalise=normalise, space=space)
+    drop = average_drop_of_others(evaluation, labels=labels, normalise=normalise, space=space, lone=lone)
+    return torch.stack([retention, drop], 1)
+
+
+@metric(better="lower", range=(0, 1), aggregate="label_macro_f1", group="multi_label", source=OFFICIAL, cost=f"{KEEP} or drop", minimum_effect=0.005)  # fmt: skip
+def f1_minus(
+    evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
+    lone: Lone = "zero", average: AverageF1 = "label_macro_f1",
+) -> Tensor:  # fmt: skip
+    """Harmonic mean of average drop and average retention of others, both better when lower. [P, 2]"""
+    drop = average_drop(evaluation, normalise=normalise, space=space)
+    retention = average_retention_of_others(evaluation, labels=labels, normalise=normalise, space=space, lone=lone)
+    return torch.stack([drop, retention], 1)

@@ -1,0 +1,1 @@
+"""Suites shipped with xaibench; `xaibench run NAME` finds them here."""

@@ -1,0 +1,128 @@
+"""The multi-label metrics against the authors' executed code: per detection, per label, macro."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tests.conftest import GOLDEN, Golden
+
+import xaibench
+from xaibench.evaluation import Evaluation, Probe
+from xaibench.forward import Pairs
+from xaibench.scores import score
+from xaibench.suite import parse_metrics
+
+COLUMNS = {
+    "increase_in_confidence": "IC",
+    "average_drop": "AD",
+    "average_retention": "AR",
+    "average_drop_of_others": "ADO",
+    "average_retention_of_others": "ARO",
+    "f1_plus": "F1p",
+    "f1_minus": "F1n",
+}
+PER_DETECTION = list(COLUMNS)[:5]  # the order of metric/per_detection
+METHODS = {"cam": "cam", "gradcampp": "grad_cam_pp", "minmaxcam": "minmax_cam", "d_minmaxcam": "d_minmax_cam"}
+PERCENT = 100
+TOLERANCE = 2e-4  # percentage points
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_official_numbers(cnn: Golden, key: str) -> None:
+    """From images to numbers, through our own maps."""
+    pairs = xaibench.Pairs.where(torch.tensor(cnn.arrays["detected"]))
+    maps = xaibench.explain(cnn.classifier, cnn.images, pairs, method=METHODS[key])
+    table = xaibench.evaluate(cnn.classifier, cnn.images, pairs, maps, ["multi_label"])
+    per_detection = cnn.arrays[f"metric/per_detection/{key}"]
+    np.testing.assert_allclose(table[PER_DETECTION].to_numpy(), per_detection, atol=5e-6)  # the reference is float32
+    scores = xaibench.evaluate(cnn.classifier, cnn.images, pairs, maps, ["multi_label"], reduce="scores")
+    for metric, column in COLUMNS.items():
+        macro = cnn.arrays[f"metric/out/{key}/macro/{column}"]
+        value = scores.set_index("metric").loc[metric, "value"]
+        assert PERCENT * value == pytest.approx(float(macro), abs=TOLERANCE), metric
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_detection_weighted_numbers(cnn: Golden, key: str) -> None:
+    """`average: mean` is the detection-weighted mean of the notebook."""
+    pairs = xaibench.Pairs.where(torch.tensor(cnn.arrays["detected"]))
+    maps = xaibench.explain(cnn.classifier, cnn.images, pairs, method=METHODS[key])
+    metrics = [{"name": name, "average": "mean"} for name in PER_DETECTION]
+    scores = xaibench.evaluate(cnn.classifier, cnn.images, pairs, maps, metrics, reduce="scores").set_index("metric")
+    for name in PER_DETECTION:
+        weighted = cnn.arrays[f"metric/out/{key}/weighted/{COLUMNS[name]}"]
+        assert PERCENT * scores.loc[name, "value"] == pytest.approx(float(weighted), abs=TOLERANCE)
+
+
+def test_masks_are_the_official_maps(cnn: Golden) -> None:
+    pairs = xaibench.Pairs.where(torch.ones(cnn.arrays["logits"].shape, dtype=torch.bool))
+    for key, method in METHODS.items():
+        maps = xaibench.explain(cnn.classifier, cnn.images, pairs, method=method)
+        evaluation = Evaluation(xaibench.Forward(cnn.classifier, cnn.images), pairs, maps)
+        native = xaibench.evaluation.unit(evaluation.maps.relu()).unflatten(0, cnn.arrays["logits"].shape)
+        np.testing.assert_allclose(native.numpy(), cnn.arrays[f"metric/maps/{key}"], atol=1e-5)
+
+
+class GivenProbabilities(Evaluation):
+    """An evaluation whose probabilities are given: for cases that no network would produce."""
+
+    def __init__(self, p: Any, o: Any, co: Any) -> None:
+        p = torch.tensor(p, dtype=torch.float64)
+        self.given = {"keep": torch.tensor(o, dtype=torch.float64), "drop": torch.tensor(co, dtype=torch.float64)}
+        module = torch.nn.Sequential(torch.nn.Conv2d(1, p.shape[1], 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        forward = xaibench.Forward(xaibench.Classifier(module, layer="0"), torch.zeros(len(p), 1, 2, 2))
+        forward.__dict__["probabilities"] = p
+        pairs = forward.detected_pairs
+        super().__init__(forward, pairs, torch.zeros(len(pairs), 2, 2))
+
+    def probe(self, part: str, *_: Any) -> Probe:  # type: ignore[override]
+        return Probe(self.given[part], self._own(self.given[part]))
+
+
+@pytest.fixture(scope="module")
+def edge_cases() -> Any:
+    return json.loads((GOLDEN / "cnn" / "open_metric_edgecases.json").read_text())
+
+
+def test_edge_cases(edge_cases: Any) -> None:
+    """p exactly 0.5, no detection, one detection, 0 / 0."""
+    evaluation = GivenProbabilities(edge_cases["p"], edge_cases["o"], edge_cases["co"])
+    for metric in parse_metrics(["multi_label"]):
+        values = metric.entry.function(evaluation, **metric.parameters)
+        parts = values.tolist() if values.ndim == 2 else [None] * len(values)
+        frame = pd.DataFrame(
+            {
+                "sample_id": evaluation.pairs.image.numpy().astype(str),
+                "label": evaluation.pairs.label.numpy(),
+                "value": values[:, 0].tolist() if values.ndim == 2 else values.tolist(),
+                "status": "ok",
+                "parts": parts,
+            }
+        )
+        column = COLUMNS[metric.label]
+        expected = edge_cases["macro"][column]
+        assert PERCENT * score(frame, metric.aggregate).value == pytest.approx(expected, abs=TOLERANCE), column
+
+
+def test_the_decisions_change_the_number(cnn: Golden) -> None:
+    """Each option of the metrics is alive: it moves the score of this network."""
+    pairs = Pairs.where(torch.tensor(cnn.arrays["detected"]))
+    maps = xaibench.explain(cnn.classifier, cnn.images, pairs, method="cam")
+    labels = torch.zeros(cnn.arrays["logits"].shape, dtype=torch.bool)
+    labels[:, :4] = True
+
+    def value(**entry: Any) -> float:
+        table = xaibench.evaluate(cnn.classifier, cnn.images, pairs, maps, [entry], labels=labels, reduce="scores")
+        return float(table["value"][0])
+
+    assert value(name="average_drop", normalise="resized") != value(name="average_drop")
+    assert value(name="average_drop_of_others", labels="present") != value(name="average_drop_of_others")
+    assert value(name="average_drop_of_others", lone="undefined") >= value(name="average_drop_of_others")
+    assert value(name="average_drop", average="mean") != value(name="average_drop")
+    assert value(name="f1_plus", average="f1_of_macro") >= value(name="f1_plus")  # a mean of a concave function
+    assert value(name="f1_plus", average="f1_of_mean") != value(name="f1_plus")

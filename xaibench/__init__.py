@@ -1,0 +1,64 @@
+"""xaibench: attribution methods and metrics for multi-label explanation, run from YAML suites to leaderboards.
+
+The names below are the public interface; they are imported when first used, so that `import xaibench` is cheap.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xaibench.api import evaluate, explain, run
+    from xaibench.classifier import Classifier, load_classifier
+    from xaibench.datasets import Dataset, Sample, load_dataset
+    from xaibench.evaluation import Evaluation
+    from xaibench.forward import Forward, Pairs
+    from xaibench.registry import method, metric
+
+try:
+    __version__ = version("xaibench")
+except PackageNotFoundError:  # a checkout on the path that was never installed
+    __version__ = "0+unknown"
+
+_HOMES = {
+    "explain": "api",
+    "evaluate": "api",
+    "run": "api",
+    "Classifier": "classifier",
+    "load_classifier": "classifier",
+    "Dataset": "datasets",
+    "Sample": "datasets",
+    "load_dataset": "datasets",
+    "Evaluation": "evaluation",
+    "Forward": "forward",
+    "Pairs": "forward",
+    "method": "registry",
+    "metric": "registry",
+}
+
+__all__ = [
+    "Classifier",
+    "Dataset",
+    "Evaluation",
+    "Forward",
+    "Pairs",
+    "Sample",
+    "__version__",
+    "evaluate",
+    "explain",
+    "load_classifier",
+    "load_dataset",
+    "method",
+    "metric",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'xaibench' has no attribute {name!r}")
+    return getattr(import_module(f"xaibench.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

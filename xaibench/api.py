@@ -1,0 +1,156 @@
+"""The public functions `explain`, `evaluate` and `run`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from xaibench import registry
+from xaibench.classifier import Classifier
+from xaibench.errors import IncompatibleError, UsageError
+from xaibench.evaluation import Evaluation
+from xaibench.forward import Forward, Pairs, Plan
+from xaibench.records import rows_of
+from xaibench.rundir import Run, run_suite
+from xaibench.runner import Progress, Settings, check_maps, choose, measure
+from xaibench.scores import score
+from xaibench.suite import Explain, find_suite, load_suite, parse_metrics
+
+PairsLike = Pairs | Explain
+
+
+def explain(
+    classifier: Classifier,
+    images: Tensor,
+    pairs: PairsLike = "detected",
+    *,
+    method: str,
+    masks: Tensor | None = None,
+    labels: Tensor | None = None,
+    **parameters: Any,
+) -> Tensor:
+    """Attribution maps of (image, label) pairs.
+
+    Args:
+        classifier: see `Classifier`
+        images: [B, C, H, W], already normalised
+        pairs: what to explain, or "detected", "predicted", "present" (needs labels)
+        method: a registered method's name; `parameters` are its own
+        masks: uint8 [B, H, W], only for methods that need ground truth
+        labels: bool [B, L], ground truth
+
+    Returns:
+        Raw, signed maps [P, h, w] at the method's native resolution.
+
+    Raises:
+        UsageError: an unknown method or parameter, pairs outside the batch
+        IncompatibleError: the model lacks what the method needs
+    """
+    entry = registry.methods[method]
+    bound = entry.bind(parameters)
+    classifier.inspect(images)
+    for need in entry.needs:
+        if need != "masks" and need not in classifier.offers():
+            raise IncompatibleError(f"method {method} does not go with {classifier.name}: {classifier.lack(need)}")
+    plan = Plan.of(classifier, entry.needs, bound)
+    forward = Forward(classifier, images, plan=plan, mask=masks, present=_present(labels))
+    chosen = _pairs(forward, pairs)
+    with torch.no_grad():
+        maps: Tensor = entry.function(forward, chosen, **bound)
+    check_maps(maps, chosen, method)
+    return maps
+
+
+def evaluate(
+    classifier: Classifier,
+    images: Tensor,
+    pairs: PairsLike,
+    maps: Tensor,
+    metrics: Sequence[str | Mapping[str, Any]],
+    *,
+    masks: Tensor | None = None,
+    labels: Tensor | None = None,
+    reduce: Literal["pairs", "scores"] = "pairs",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Metrics of maps, however they were made.
+
+    Args:
+        images: [B, C, H, W], already normalised
+        pairs: [P], as given to `explain`
+        maps: [P, h, w], raw
+        metrics: names (also of groups) and mappings `{name: ..., as: ..., <parameters>}`
+        masks: uint8 [B, H, W] (0 background, label + 1, 255 void), for metrics that need them
+        labels: bool [B, L], ground truth
+        reduce: "pairs": a row per pair, columns image, label and one per metric (NaN: undefined); "scores": a row per
+            metric with value, n, n_undefined and a bootstrap interval
+    """
+    if reduce not in ("pairs", "scores"):
+        raise UsageError(f"reduce {reduce!r}: allowed are pairs and scores")
+    bound = parse_metrics(metrics)
+    for metric in bound:
+        if "masks" in metric.entry.needs and masks is None:
+            raise UsageError(f"metric {metric.label} needs masks=")
+    forward = Forward(classifier, images, mask=masks, present=_present(labels), seed=seed)
+    chosen = _pairs(forward, pairs)
+    evaluation = Evaluation(forward, chosen, maps)
+    table = pd.DataFrame({"image": chosen.image.tolist(), "label": chosen.label.tolist()})
+    scores = []
+    with torch.no_grad():
+        for metric in bound:
+            values, parts = measure(evaluation, metric)
+            table[metric.label] = values
+            frame = pd.DataFrame(rows_of(map(str, chosen.image.tolist()), chosen.label.tolist(), values, parts, 0.0))
+            if reduce == "scores":
+                frame = frame if len(frame) else pd.DataFrame(columns=["sample_id", "label", "value", "status", "parts"])
+                scores.append({"metric": metric.label, **vars(score(frame, metric.aggregate, seed))})
+    return table if reduce == "pairs" else pd.DataFrame(scores)
+
+
+def run(
+    suite: str | Path,
+    *,
+    out: str | Path | None = None,
+    data_root: str | Path | None = None,
+    device: str = "cpu",
+    batch_size: int = 16,
+    limit: int | None = None,
+    progress: Progress | None = None,
+    overrides: Sequence[str] = (),
+) -> Run:
+    """What `xaibench run` does: evaluate every missing cell of a suite, write records, scores and leaderboard.
+
+    Args:
+        suite: a file, or the name of a suite that is shipped
+        out: the run's directory; None: `runs/<suite name>`
+        overrides: `key=value`, as for `--set`
+    """
+    path = find_suite(str(suite))
+    loaded = load_suite(path, overrides)
+    settings = Settings(
+        data_root=Path(data_root) if data_root else None,
+        suite_folder=path.parent,
+        device=device,
+        batch_size=batch_size,
+        limit=limit,
+    )
+    directory = Path(out) if out else Path("runs") / loaded.name
+    return run_suite(loaded, path.read_text(), directory, settings, progress)
+
+
+def _present(labels: Tensor | None) -> Tensor | None:
+    return None if labels is None else labels > 0
+
+
+def _pairs(forward: Forward, pairs: PairsLike) -> Pairs:
+    if isinstance(pairs, str):
+        if pairs not in ("detected", "present", "predicted", "target"):
+            raise UsageError(f"pairs {pairs!r}: Pairs, or one of detected, present, predicted, target")
+        return Pairs.where(choose(forward, pairs))
+    pairs.check(len(forward.images), forward.logits.shape[1])
+    return pairs.to(forward.images.device)

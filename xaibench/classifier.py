@@ -1,0 +1,366 @@
+"""A model prepared for explanation: activation, target layer, linear head, attention, input geometry.
+
+The user's module stays as it was found: no hook, no `.grad`, no changed `training` or `requires_grad` outlives a call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from xaibench.attention import Attention, find_attention
+from xaibench.chunks import map_chunks
+from xaibench.errors import IncompatibleError, MissingError, UsageError, closest
+from xaibench.preprocess import Preprocess
+
+Activation = Literal["sigmoid", "softmax"]
+LINEAR_HEAD_TOLERANCE = 1e-4  # of the largest logit: float32 rounding of a sum over a few thousand channels
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What one look at a forward pass tells: the target layer and, where the head is linear, its matrix [L, K]."""
+
+    last: str
+    head: str | None
+
+
+class Classifier:
+    """Any `nn.Module` that maps images [B, C, H, W] to logits [B, L].
+
+    Args:
+        module: the model; timm models are understood best, any module works
+        activation: how logits become probabilities: "sigmoid" (multi-label) or "softmax"
+        layer: dotted name of the target layer ("last" in suites); None: the features before pooling are found. For
+            transformers that read a class token it is the input of the last block's attention (its `norm1`), the
+            deepest place where patch tokens still reach the logits
+        threshold: a label is detected where its probability is > threshold
+        preprocess: input geometry and normalisation; None: images are taken as they come
+        name: for records and messages
+        trained: False marks a model without a checkpoint; leaderboards say so
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        activation: Activation = "sigmoid",
+        layer: str | None = None,
+        threshold: float = 0.5,
+        preprocess: Preprocess | None = None,
+        name: str | None = None,
+        trained: bool = True,
+    ) -> None:
+        if activation not in ("sigmoid", "softmax"):
+            raise UsageError(f"activation {activation!r}: allowed are sigmoid and softmax")
+        self.module = module
+        self.activation = activation
+        self.threshold = threshold
+        self.preprocess = preprocess
+        self.name = name or type(module).__name__
+        self.trained = trained
+        self.chunk = 64  # images per probe forward; halved when memory runs out
+        self._layer = layer
+        self._anatomy: Anatomy | None = None
+        if layer is not None:
+            self._check_layer(layer)
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        """The module in evaluation mode with frozen weights, and as it was afterwards."""
+        modules = [(m, m.training) for m in self.module.modules()]
+        parameters = [(p, p.requires_grad) for p in self.module.parameters()]
+        try:
+            self.module.eval()
+            for parameter, _ in parameters:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for m, training in modules:
+                m.training = training
+            for parameter, requires_grad in parameters:
+                parameter.requires_grad_(requires_grad)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """[B, L], without a graph, in chunks that fit into memory."""
+        with self.prepared(), torch.inference_mode():
+            return map_chunks(lambda chunk: output_logits(self.module(chunk)), images, self.chunk)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """[B, L] in [0, 1]."""
+        return self.activate(self.logits(images))
+
+    def activate(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(-1)
+
+    # -- what it is made of -------------------------------------------------------------------------------------
+
+    def inspect(self, images: Tensor) -> Anatomy:
+        """Find the target layer and check the head, once, by one forward of the first image."""
+        if self._anatomy is None:
+            self._anatomy = _dissect(self, images[:1].detach())
+        return self._anatomy
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """`inspect` on a random image of the model's input size, unless it has already seen one."""
+        if self._anatomy is None:
+            if self.preprocess is None:
+                raise UsageError(f"{self.name}: its input size is not known; run it on images first")
+            shape = (1, len(self.preprocess.mean), *self.preprocess.size)
+            generator = torch.Generator().manual_seed(0)
+            image = torch.randn(shape, generator=generator).to(self.device, next(self.module.parameters()).dtype)
+            self.inspect(image)
+        assert self._anatomy is not None
+        return self._anatomy
+
+    def layer_name(self, layer: str) -> str:
+        """The dotted name behind "last"; other names are checked and returned."""
+        if layer == "last":
+            return self.anatomy.last
+        if layer != "input":
+            self._check_layer(layer)
+        return layer
+
+    def _check_layer(self, layer: str) -> None:
+        names = [name for name, _ in self.module.named_modules() if name]
+        if layer not in names:
+            top = [name for name, _ in self.module.named_children()]
+            hint = closest(layer, names) or f"; its top layers are {', '.join(top)}"
+            raise UsageError(f"model {self.name} has no layer {layer!r}{hint}")
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[L, K]: logits = head_weight · spatial mean of the last features + bias."""
+        if self.anatomy.head is None:
+            raise IncompatibleError(
+                f"model {self.name}: its logits are not a linear map of the mean of its last features "
+                f"({self.anatomy.last}), which CAM needs; Grad-CAM works"
+            )
+        weight = self.module.get_submodule(self.anatomy.head).weight
+        assert isinstance(weight, Tensor)
+        return weight.detach().flatten(1)
+
+    @cached_property
+    def _attention(self) -> Attention | str:
+        return find_attention(self.module)
+
+    @property
+    def attention(self) -> Attention:
+        """Where the attention matrices are. Raises IncompatibleError with the reason when they cannot be read."""
+        if isinstance(self._attention, str):
+            raise IncompatibleError(f"model {self.name}: {self._attention}")
+        return self._attention
+
+    def offers(self) -> set[str]:
+        """Which of `xaibench.registry.NEEDS` this model has (masks come from the data set)."""
+        offered = {"features", "gradients", "input_gradients"}
+        if self.anatomy.head is not None:
+            offered.add("linear_head")
+        if not isinstance(self._attention, str):
+            offered |= {"attention", "attention_gradients"}
+        smooth = (nn.GELU, nn.SiLU, nn.ELU, nn.Hardswish, nn.Mish, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
+        if not any(isinstance(m, smooth) for m in self.module.modules()):
+            offered.add("relu")
+        return offered
+
+    def lack(self, need: str) -> str:
+        """Why this model does not offer `need`, as a clause."""
+        if need in ("attention", "attention_gradients") and isinstance(self._attention, str):
+            return self._attention
+        if need == "linear_head":
+            return f"its head is not linear in the mean of its last features ({self.anatomy.last})"
+        if need == "relu":
+            return "it has activations other than ReLU"
+        return f"it has no {need}"
+
+    def grid(self, captured: Tensor, images: Tensor) -> Tensor:
+        """A captured activation (or its gradient) as [B, K, h, w]: prefix tokens dropped, channels first."""
+        if captured.ndim == 4:
+            nhwc = str(getattr(self.module, "output_fmt", "NCHW")).endswith("NHWC")
+            return captured.permute(0, 3, 1, 2) if nhwc else captured
+        if captured.ndim == 3:
+            prefix = int(getattr(self.module, "num_prefix_tokens", 0))
+            return self.tokens_to_grid(captured[:, prefix:].transpose(1, 2), images)
+        raise IncompatibleError(
+            f"model {self.name}: a layer of shape {tuple(captured.shape)} has no spatial grid; choose one before pooling"
+        )
+
+    def tokens_to_grid(self, tokens: Tensor, images: Tensor) -> Tensor:
+        """[..., P] patch tokens as [..., h, w], row by row."""
+        patches, (height, width) = tokens.shape[-1], images.shape[-2:]
+        embed = getattr(self.module, "patch_embed", None)
+        h, w = getattr(embed, "grid_size", None) or (0, 0)
+        if h * w != patches:  # dynamic image size: the grid has the image's aspect
+            h = round((patches * height / width) ** 0.5)
+            w = patches // max(h, 1)
+        if h * w != patches:
+            raise IncompatibleError(f"model {self.name}: {patches} tokens form no grid for a {height}x{width} image")
+        return tokens.unflatten(-1, (h, w))
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """sha256 over names, shapes and bytes of the state dict: the same weights, whatever file they came from."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else
+                          tensor.detach().cpu().numpy().tobytes())  # fmt: skip
+        return digest.hexdigest()
+
+
+def output_logits(output: Any) -> Tensor:
+    """The logits [B, L] in what a model returned (tensor, tuple, or an object with `.logits`)."""
+    if not isinstance(output, Tensor):
+        output = getattr(output, "logits", None) if hasattr(output, "logits") else output[0]
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise UsageError(f"the model returned {shape}; logits [B, L] are needed")
+    return output
+
+
+def _dissect(classifier: Classifier, image: Tensor) -> Anatomy:
+    module = classifier.module
+    outputs: dict[str, Tensor] = {}  # in order of completion, so that of equal tensors the outermost is last
+
+    def record(name: str) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                outputs.pop(name, None)
+                outputs[name] = output
+
+        return hook
+
+    handles = [m.register_forward_hook(record(name)) for name, m in module.named_modules() if name]
+    try:
+        with classifier.prepared(), torch.no_grad():
+            features = module.forward_features(image) if hasattr(module, "forward_features") else None  # type: ignore[operator]
+            before_head = list(outputs)
+            logits = output_logits(module(image))
+    finally:
+        for handle in handles:
+            handle.remove()
+    last = classifier._layer or _find_last(classifier, outputs, before_head if features is not None else None, image)
+    head = None
+    if last in outputs and outputs[last].ndim in (3, 4):
+        with contextlib.suppress(IncompatibleError):
+            head = _linear_head(module, outputs, classifier.grid(outputs[last], image), logits)
+    return Anatomy(last, head)
+
+
+def _find_last(classifier: Classifier, outputs: dict[str, Tensor], backbone: list[str] | None, image: Tensor) -> str:
+    """The features before pooling: of a timm model the module that ends `forward_features`, else the last grid."""
+    module = classifier.module
+    if getattr(module, "global_pool", None) == "token" and hasattr(module, "blocks"):
+        return f"blocks.{len(module.blocks) - 1}.norm1"  # type: ignore[arg-type]
+    if backbone:
+        return backbone[-1]
+    grids = [name for name, output in outputs.items() if output.ndim == 4 and output.shape[-1] * output.shape[-2] > 1]
+    if not grids:
+        raise UsageError(f"model {classifier.name}: no layer with a spatial grid was found; name one with layer=")
+    return grids[-1]
+
+
+def _linear_head(module: nn.Module, outputs: dict[str, Tensor], grid: Tensor, logits: Tensor) -> str | None:
+    """The name of the linear layer through which logits are a linear map of the mean features, None if there is none."""
+    for name, candidate in module.named_modules():
+        if not isinstance(candidate, (nn.Linear, nn.Conv2d)) or name not in outputs:
+            continue
+        weight = candidate.weight.detach().flatten(1)
+        if weight.shape != (logits.shape[1], grid.shape[1]):
+            continue
+        predicted = grid.mean((2, 3)) @ weight.T + (0 if candidate.bias is None else candidate.bias.detach())
+        if (predicted - logits).abs().max() <= LINEAR_HEAD_TOLERANCE * logits.abs().max().clamp(min=1):
+            return name
+    return None
+
+
+def load_classifier(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    checkpoint: str | Path | None = None,
+    pretrained: bool = False,
+    activation: Activation = "sigmoid",
+    layer: str | None = None,
+    threshold: float = 0.5,
+    input: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> Classifier:
+    """A bundled model (`shapes-resnet`, `shapes-vit`) or a timm model, ready for explanation.
+
+    Args:
+        name: see `xaibench list models`
+        num_classes: length of the logits; None: the model's own
+        checkpoint: safetensors, or a torch file holding a plain state dict (opened with weights_only=True)
+        pretrained: let timm fetch its weights (needs a network)
+        input: any of size, resize, mean, std, crop, interpolation; the rest comes from the model's own configuration
+        options: passed to the model's constructor
+        seed: of the random weights of an untrained model
+
+    Raises:
+        UsageError, MissingError: an unknown name, an option it does not take, a checkpoint that is absent or unfit
+    """
+    from xaibench import bundled
+    from xaibench.models import create_module, import_timm, load_checkpoint
+    from xaibench.training import seeded
+
+    if name in bundled.names():
+        recipe = bundled.recipe(name)
+        if num_classes not in (None, len(bundled.classes(name))):
+            raise UsageError(f"model {name} has {len(bundled.classes(name))} classes, not {num_classes}")
+        module = create_module(recipe.model.name, num_classes=len(bundled.classes(name)), **recipe.model.options)
+        load_checkpoint(module, Path(checkpoint) if checkpoint else bundled.weights(name))
+        preprocess = recipe.input.preprocess()
+    else:
+        chosen = dict(options or {})
+        if num_classes is not None:
+            chosen["num_classes"] = num_classes
+        with seeded(seed):
+            module = create_module(name, pretrained=pretrained, **chosen)
+        if checkpoint is not None:
+            load_checkpoint(module, Path(checkpoint))
+        config = import_timm().data.resolve_data_config(model=module)
+        preprocess = Preprocess(
+            size=tuple(config["input_size"][1:]),
+            resize="shortest_crop",
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            crop=config["crop_pct"],
+            interpolation=config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic",
+        )
+    trained = name in bundled.names() or checkpoint is not None or pretrained
+    return Classifier(
+        module.to(device),
+        activation=activation,
+        layer=layer,
+        threshold=threshold,
+        preprocess=_adjust(preprocess, input or {}),
+        name=name,
+        trained=trained,
+    )
+
+
+def _adjust(preprocess: Preprocess, given: dict[str, Any]) -> Preprocess:
+    if "size" in given and isinstance(given["size"], int):
+        given = {**given, "size": (given["size"], given["size"])}
+    return replace(preprocess, **{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
+
+
+__all__ = ["Activation", "Anatomy", "Classifier", "MissingError", "load_classifier", "output_logits"]

@@ -1,0 +1,142 @@
+"""What a data set is: a sequence of `Sample`, with the facts a suite needs."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from xaibench import registry
+from xaibench.errors import MissingError, UsageError
+
+VOID = 255
+
+D = TypeVar("D", bound=type["Dataset"])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its labels.
+
+    Attributes:
+        id: stable name within the data set
+        image: as stored, RGB, not resized
+        labels: uint8 [L], 1 where the label is present
+        ignore: uint8 [L], 1 where neither present nor absent should be concluded (VOC's "difficult")
+        mask: uint8 [H, W], 0 background, label + 1, 255 void; None where the data set has none
+        source: where it comes from, for error messages and provenance
+    """
+
+    id: str
+    image: Image.Image
+    labels: npt.NDArray[np.uint8]
+    ignore: npt.NDArray[np.uint8]
+    mask: npt.NDArray[np.uint8] | None
+    source: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the image."""
+        return self.image.size
+
+
+class Dataset(ABC, Sequence[Sample]):
+    """A sequence of samples. Subclasses say `ids`, `revision` and `load`; `@dataset` registers them."""
+
+    entry: registry.DatasetEntry
+
+    def __init__(self, *, split: str) -> None:
+        self.split = split
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.entry.classes
+
+    @property
+    def has_masks(self) -> bool:
+        return self.entry.masks
+
+    @property
+    @abstractmethod
+    def ids(self) -> list[str]:
+        """Sample ids in order."""
+
+    @property
+    @abstractmethod
+    def revision(self) -> str:
+        """A hash of everything that decides the samples: ids, annotations, rules."""
+
+    @abstractmethod
+    def load(self, index: int) -> Sample:
+        """Sample number `index`, 0 <= index < len(self). Raises SampleError, naming the file, if it cannot be read."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self.load(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.name}: sample {index} of {len(self)}")
+        return self.load(index % len(self))
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self.load(i) for i in range(len(self)))
+
+
+def dataset(
+    *, classes: Sequence[str], splits: Sequence[str], source: str, masks: bool = False, single_label: bool = False,
+    version: int = 1,
+) -> Callable[[D], D]:  # fmt: skip
+    """Register a data set under its class's name."""
+
+    def register(cls: D) -> D:
+        entry = registry.DatasetEntry(
+            cls.__name__, cls, source, version, tuple(classes), tuple(splits), masks, single_label
+        )
+        cls.entry = entry
+        registry.datasets.add(entry)
+        return cls
+
+    return register
+
+
+def load_dataset(
+    name: str, *, data_root: str | os.PathLike[str] | None = None, split: str | None = None, **options: Any
+) -> Dataset:
+    """A data set by name.
+
+    Args:
+        name: see `xaibench list datasets`
+        data_root: the folder that holds it (or the environment variable XAIBENCH_DATA_ROOT); generated sets need none
+        split: see `xaibench show NAME`; None is the data set's default
+        options: the data set's own, see `xaibench show NAME`
+
+    Raises:
+        UsageError: unknown name, split or option
+        MissingError: the data is not where it should be
+    """
+    entry = registry.datasets[name]
+    if split is not None:
+        options["split"] = split
+    if "data_root" in entry.parameters:
+        data_root = data_root or os.environ.get("XAIBENCH_DATA_ROOT")
+        if data_root is None:
+            raise MissingError(f"{name} is read from disk: give --data-root DIR or set XAIBENCH_DATA_ROOT")
+        options["data_root"] = Path(data_root)
+    if problems := entry.problems(options):
+        raise UsageError("; ".join(problems.values()))
+    loaded = entry.function(**options)
+    assert isinstance(loaded, Dataset)
+    return loaded

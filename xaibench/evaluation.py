@@ -1,0 +1,163 @@
+"""`Evaluation`: one explained batch, memoised, that all metrics share.
+
+Two views of a map are made here, never by a method or a metric: `mask` (a soft region to keep or remove) and
+`relevance` (a ranking over pixels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xaibench.chunks import map_chunks
+from xaibench.datasets.base import VOID
+from xaibench.errors import UsageError
+from xaibench.forward import Forward, Pairs
+
+Normalise = Literal["native", "resized"]
+Space = Literal["model", "pixels"]
+Labels = Literal["detected", "present"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the model says of a changed image: probabilities [P, L] and that of the explained label [P]."""
+
+    probabilities: Tensor
+    confidence: Tensor
+
+
+class Evaluation:
+    """Maps of pairs, and everything a metric may ask about them.
+
+    Args:
+        forward: the batch
+        pairs: [P]
+        maps: raw maps [P, h, w] of those pairs
+    """
+
+    def __init__(self, forward: Forward, pairs: Pairs, maps: Tensor) -> None:
+        if maps.ndim != 3 or len(maps) != len(pairs):
+            raise UsageError(f"maps must be [P, h, w] with P = {len(pairs)} pairs, found {tuple(maps.shape)}")
+        self.forward, self.pairs, self.maps = forward, pairs, maps
+        self._probes: dict[tuple[str, str, str], Probe] = {}
+
+    # -- views of the maps --------------------------------------------------------------------------------------
+
+    @cached_property
+    def relevance(self) -> Tensor:
+        """[P, H, W]: the raw maps, bilinear (align_corners=False)."""
+        return self._resize(self.maps)
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """[P, H, W] in [0, 1]: ReLU, min-max at native resolution, then bilinear; not normalised again.
+
+        All 0 where the map has no positive value; a constant positive map has no min-max and becomes 0 as well.
+        """
+        return self._resize(unit(self.maps.relu()))
+
+    def _resize(self, maps: Tensor) -> Tensor:
+        size = self.forward.images.shape[-2:]
+        if maps.shape[-2:] == size:
+            return maps
+        return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+    # -- the model's word ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """[P, L] of the untouched image of each pair."""
+        return self.forward.probabilities[self.pairs.image]
+
+    @cached_property
+    def confidence(self) -> Tensor:
+        """[P] probability of each pair's label."""
+        return self._own(self.probabilities)
+
+    def others(self, labels: Labels = "detected") -> Tensor:
+        """bool [P, L]: the labels of each pair's image, detected or present, but the pair's own."""
+        if labels == "present" and self.forward.present is None:
+            raise UsageError("labels: present needs ground-truth labels")
+        chosen = self.forward.detected if labels == "detected" else self.forward.present
+        assert chosen is not None
+        return chosen[self.pairs.image].scatter(1, self.pairs.label[:, None], False)
+
+    @property
+    def keep(self) -> Probe:
+        """The image times the mask: what is left when only the explained region stays."""
+        return self.probe("keep")
+
+    @property
+    def drop(self) -> Probe:
+        """The image times (1 - mask): what is left without the explained region."""
+        return self.probe("drop")
+
+    def probe(self, part: Literal["keep", "drop"], normalise: Normalise = "native", space: Space = "model") -> Probe:
+        """Forward of x * m ("keep") or x * (1 - m) ("drop"), one per pair, shared by all metrics that ask the same.
+
+        Args:
+            normalise: "native" is `mask`; "resized" resizes the ReLU'd map first and min-maxes then (its maximum is 1)
+            space: multiply in "model" space (removed = 0 after normalisation, the mean colour) or in "pixels"
+                (removed = black)
+        """
+        key = (part, normalise, space)
+        if key not in self._probes:
+            mask = self.mask if normalise == "native" else unit(self._resize(self.maps.relu()))
+            self._probes[key] = self._masked(mask if part == "keep" else 1 - mask, space)
+        return self._probes[key]
+
+    def _masked(self, weight: Tensor, space: Space) -> Probe:
+        classifier, images = self.forward.classifier, self.forward.images
+        rows = torch.arange(len(self.pairs), device=images.device)
+
+        def masked(chunk: Tensor) -> Tensor:
+            return images[self.pairs.image[chunk]] * weight[chunk, None]
+
+        def masked_pixels(chunk: Tensor) -> Tensor:
+            preprocess = classifier.preprocess
+            if preprocess is None:
+                raise UsageError("space: pixels needs the model's normalisation (Classifier(preprocess=...))")
+            pixels = preprocess.pixels(images[self.pairs.image[chunk]])
+            return preprocess.normalise(pixels * weight[chunk, None])
+
+        return self.score(masked if space == "model" else masked_pixels, rows)
+
+    def score(self, change: Callable[[Tensor], Tensor], rows: Tensor) -> Probe:
+        """Probabilities of changed images: `change` makes the images [n, C, H, W] of some rows (pairs) at a time."""
+        classifier = self.forward.classifier
+        if len(rows) == 0:
+            probabilities = self.probabilities[:0]
+        else:
+            probabilities = map_chunks(lambda chunk: classifier.probabilities(change(chunk)), rows, classifier.chunk)
+        return Probe(probabilities, self._own(probabilities))
+
+    def _own(self, probabilities: Tensor) -> Tensor:
+        return probabilities.gather(1, self.pairs.label[:, None])[:, 0]
+
+    # -- ground truth -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def truth(self) -> Tensor:
+        """bool [P, H, W]: where the pair's label is, void left out."""
+        return self.forward.truth(self.pairs)
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """bool [P, H, W]: not void."""
+        if self.forward.mask is None:
+            return torch.ones(self.relevance.shape, dtype=torch.bool, device=self.maps.device)
+        return (self.forward.mask != VOID)[self.pairs.image]
+
+
+def unit(maps: Tensor) -> Tensor:
+    """Min-max per map [P, h, w] to [0, 1]; 0 where the map is constant, NaN where it has a NaN."""
+    lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    span = highest - lowest
+    return torch.where(span == 0, torch.zeros_like(maps), (maps - lowest) / span)

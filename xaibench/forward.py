@@ -1,0 +1,326 @@
+"""`Pairs`: what is explained. `Forward`: one forward pass of a batch, memoised, that all methods of a suite share."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaibench.attention import SUFFIX, exposed
+from xaibench.classifier import Classifier, output_logits
+from xaibench.errors import UsageError
+
+
+class Pairs:
+    """What is explained: pairs of an image row and a label. Multi-label is the normal case.
+
+    Args:
+        image: [P] rows of the batch
+        label: [P] label indices
+    """
+
+    def __init__(self, image: Tensor | Sequence[int], label: Tensor | Sequence[int]) -> None:
+        self.image = torch.as_tensor(image, dtype=torch.long)
+        self.label = torch.as_tensor(label, dtype=torch.long, device=self.image.device)
+        if self.image.shape != self.label.shape or self.image.ndim != 1:
+            raise UsageError(
+                f"Pairs: image and label must be two lists of one length, found {tuple(self.image.shape)} "
+                f"and {tuple(self.label.shape)}"
+            )
+
+    @classmethod
+    def where(cls, chosen: Tensor) -> Pairs:
+        """The pairs of a bool matrix [B, L], image by image."""
+        image, label = chosen.nonzero(as_tuple=True)
+        return cls(image, label)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __repr__(self) -> str:
+        return f"Pairs(image={self.image.tolist()}, label={self.label.tolist()})"
+
+    def __getitem__(self, rows: Tensor) -> Pairs:
+        return Pairs(self.image[rows], self.label[rows])
+
+    def to(self, device: torch.device) -> Pairs:
+        return Pairs(self.image.to(device), self.label.to(device))
+
+    def matrix(self, shape: torch.Size | tuple[int, int]) -> Tensor:
+        """bool [B, L], True at the pairs."""
+        chosen = torch.zeros(shape, dtype=torch.bool, device=self.image.device)
+        chosen[self.image, self.label] = True
+        return chosen
+
+    def check(self, images: int, labels: int) -> None:
+        """Raise UsageError when a pair points outside a batch of `images` and `labels`."""
+        for what, rows, size in (("image", self.image, images), ("label", self.label, labels)):
+            if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= size):
+                raise UsageError(f"Pairs: {what} {int(rows.max())} is outside 0..{size - 1}")
+
+    def rank(self) -> Tensor:
+        """[P]: r for the r-th pair of its image, so that equal ranks never share an image."""
+        order = torch.argsort(self.image, stable=True)
+        counts = torch.bincount(self.image, minlength=1)
+        first = counts.cumsum(0) - counts
+        position = torch.empty_like(order)
+        position[order] = torch.arange(len(order), device=order.device)
+        return position - first[self.image]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a forward pass must keep: activations of `features`, and gradients with respect to `gradients`.
+
+    Layers are dotted names, or "input". The pass carries a graph from the first gradient layer on, and none before.
+    """
+
+    features: frozenset[str] = frozenset()
+    gradients: frozenset[str] = frozenset()
+
+    def __or__(self, other: Plan) -> Plan:
+        return Plan(self.features | other.features, self.gradients | other.gradients)
+
+    def __le__(self, other: Plan) -> bool:
+        return self.features <= other.features | other.gradients and self.gradients <= other.gradients
+
+    @staticmethod
+    def of(classifier: Classifier, needs: Iterable[str], parameters: dict[str, Any]) -> Plan:
+        """The plan of one method, from what it declares and its `layer` parameter."""
+        features: set[str] = set()
+        gradients: set[str] = set()
+        layer = classifier.layer_name(str(parameters.get("layer", "last")))
+        for need in needs:
+            if need in ("features", "linear_head"):
+                features.add(layer)
+            elif need == "gradients":
+                gradients.add(layer)
+            elif need == "input_gradients":
+                gradients.add("input")
+            elif need == "attention":
+                features.update(classifier.attention.layers)
+            elif need == "attention_gradients":
+                gradients.update(classifier.attention.layers)
+        return Plan(frozenset(features), frozenset(gradients))
+
+
+class Forward:
+    """One forward pass of a batch. Everything is computed once and shared; nothing is computed before it is asked for.
+
+    Args:
+        classifier: the model
+        images: [B, C, H, W], what the model eats (already normalised)
+        plan: what the pass must keep for the methods to come; a method that asks for more makes it run again
+        mask: ground truth uint8 [B, H, W] (0 background, label + 1, 255 void) or None
+        present: ground-truth labels bool [B, L] or None
+        ids: sample ids, which seed random draws; None: the row numbers
+        seed: of the suite
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        *,
+        plan: Plan | None = None,
+        mask: Tensor | None = None,
+        present: Tensor | None = None,
+        ids: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if images.ndim != 4:
+            raise UsageError(f"images must be [B, C, H, W], found {tuple(images.shape)}")
+        if mask is not None and mask.shape != (len(images), *images.shape[-2:]):
+            raise UsageError(f"masks must be {(len(images), *images.shape[-2:])}, found {tuple(mask.shape)}")
+        self.classifier = classifier
+        self.images = images
+        self.mask = mask
+        self.present = present
+        self.ids = [str(i) for i in range(len(images))] if ids is None else list(ids)
+        self.seed = seed
+        classifier.inspect(images)
+        self._plan = plan or Plan()
+        self._captured: dict[str, Tensor] = {}
+        self._graph_logits: Tensor | None = None
+        self._gradients: _Gradients | None = None
+
+    # -- the pass -----------------------------------------------------------------------------------------------
+
+    @property
+    def logits(self) -> Tensor:
+        """[B, L]"""
+        return self._run().detach()
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """[B, L] in [0, 1]"""
+        return self.classifier.activate(self.logits)
+
+    @cached_property
+    def detected(self) -> Tensor:
+        """bool [B, L]: probability > threshold."""
+        return self.probabilities > self.classifier.threshold
+
+    @cached_property
+    def detected_pairs(self) -> Pairs:
+        """All (image, detected label) pairs, image by image."""
+        return Pairs.where(self.detected)
+
+    def features(self, layer: str = "last") -> Tensor:
+        """Activations [B, K, h, w] of a layer ("last", "input" or a dotted name)."""
+        if layer == "input":
+            return self.images
+        return self.classifier.grid(self._activation(self.classifier.layer_name(layer)), self.images)
+
+    def gradients(self, pairs: Pairs, layer: str = "last") -> Tensor:
+        """Gradient of each pair's logit with respect to a layer's activations: [P, K, h, w].
+
+        One backward pass per label rank (the r-th label of every image together), shared by all layers of the plan.
+        """
+        name = self.classifier.layer_name(layer)
+        gradient = self._gradient(pairs, name)
+        return gradient if name == "input" else self.classifier.grid(gradient, self.images)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[L, K] of a linear head. Raises IncompatibleError where the head is not linear."""
+        return self.classifier.head_weight
+
+    @cached_property
+    def attentions(self) -> Tensor:
+        """Post-softmax attention of all blocks [B, blocks, heads, N, N]."""
+        layers = self.classifier.attention.layers
+        self._require(Plan(features=frozenset(layers)))
+        return torch.stack([self._activation(layer).detach() for layer in layers], 1)
+
+    def attention_gradients(self, pairs: Pairs) -> Tensor:
+        """Gradient of each pair's logit with respect to every block's attention [P, blocks, heads, N, N]."""
+        layers = self.classifier.attention.layers
+        self._require(Plan(gradients=frozenset(layers)))
+        return torch.stack([self._gradient(pairs, layer) for layer in layers], 1)
+
+    def readout(self, tokens: int) -> Tensor:
+        """[N] weights with which the head reads the tokens (class token: 1 there, 0 elsewhere)."""
+        return self.classifier.attention.row(tokens, self.images)
+
+    def token_map(self, row: Tensor) -> Tensor:
+        """[..., N] a value per token as a map [..., h, w], prefix tokens dropped."""
+        return self.classifier.tokens_to_grid(row[..., self.classifier.attention.prefix :], self.images)
+
+    # -- ground truth and chance --------------------------------------------------------------------------------
+
+    def truth(self, pairs: Pairs) -> Tensor:
+        """Ground-truth mask of each pair's label: bool [P, H, W]."""
+        if self.mask is None:
+            raise UsageError("this needs ground-truth masks: give masks=, or choose a data set that has them")
+        return self.mask[pairs.image] == (pairs.label + 1)[:, None, None]
+
+    def generators(self, pairs: Pairs, name: str) -> Iterator[torch.Generator]:
+        """A generator per pair, seeded by (suite seed, sample id, label, name); global state is not touched."""
+        for image, label in zip(pairs.image.tolist(), pairs.label.tolist(), strict=True):
+            key = f"{self.seed}/{self.ids[image]}/{label}/{name}".encode()
+            seed = int.from_bytes(hashlib.sha256(key).digest()[:7], "big")
+            yield torch.Generator().manual_seed(seed)
+
+    # -- how --------------------------------------------------------------------------------------------------
+
+    def _require(self, plan: Plan) -> None:
+        """Make sure the pass keeps what `plan` says; run again, keeping it too, if it has already run without."""
+        if not plan <= self._plan:
+            self._plan = self._plan | plan
+            self._captured, self._graph_logits, self._gradients = {}, None, None
+
+    def _activation(self, name: str) -> Tensor:
+        self._require(Plan(features=frozenset({name})))
+        self._run()
+        return self._captured[name].detach()
+
+    def _gradient(self, pairs: Pairs, name: str) -> Tensor:
+        self._require(Plan(gradients=frozenset({name})))
+        logits = self._run()
+        if self._gradients is None:
+            targets = {layer: self._captured[layer] for layer in sorted(self._plan.gradients)}
+            self._gradients = _Gradients(logits, targets)
+        return self._gradients.of(pairs, name)
+
+    def _run(self) -> Tensor:
+        """The logits [B, L], with their graph where the plan wants gradients."""
+        if self._graph_logits is None:
+            taps = (self._plan.features | self._plan.gradients) - {"input"}
+            attention = tuple(sorted(name for name in taps if name.endswith(SUFFIX)))
+            module = self.classifier.module
+            images = self.images.detach()
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(self.classifier.prepared())
+                stack.enter_context(exposed(module, attention))
+                stack.enter_context(torch.no_grad())  # a tap turns the graph on where the plan first needs it
+                for name in taps:
+                    handle = module.get_submodule(name).register_forward_hook(self._tap(name))
+                    stack.callback(handle.remove)
+                if "input" in self._plan.gradients:
+                    self._captured["input"] = images.clone().requires_grad_()
+                    torch.set_grad_enabled(True)
+                    images = self._captured["input"].clone()  # the leaf survives an in-place first layer
+                self._graph_logits = output_logits(module(images))
+        return self._graph_logits
+
+    def _tap(self, name: str) -> Any:
+        differentiate = name in self._plan.gradients
+
+        def hook(_: nn.Module, __: Any, output: Any) -> Tensor:
+            if not isinstance(output, Tensor):
+                raise UsageError(f"layer {name!r} returns {type(output).__name__}, not a tensor; choose another")
+            if name in self._captured:
+                raise UsageError(f"layer {name!r} runs more than once in a forward pass; choose one that runs once")
+            if differentiate:
+                torch.set_grad_enabled(True)
+                if not output.requires_grad:
+                    output = output.detach().requires_grad_()
+            self._captured[name] = output
+            # what follows gets a copy, so that an in-place activation or `x += shortcut` cannot change the capture
+            return output if name.endswith(SUFFIX) else output.clone()
+
+        return hook
+
+
+class _Gradients:
+    """Gradients of pairs of one pass, each computed once, for all target activations in the same backward passes."""
+
+    def __init__(self, logits: Tensor, targets: dict[str, Tensor]) -> None:
+        self.logits, self.targets = logits, targets
+        self.row = torch.full(logits.shape, -1, dtype=torch.long, device=logits.device)  # [B, L] -> row in `rows`
+        self.rows: dict[str, Tensor] = {}
+
+    def of(self, pairs: Pairs, name: str) -> Tensor:
+        """[P, *target shape without the batch]"""
+        missing = pairs.matrix(self.row.shape) & (self.row < 0)
+        if missing.any() or not self.rows:
+            self._compute(Pairs.where(missing))
+        wanted = self.row[pairs.image, pairs.label]
+        stored = self.rows[name]
+        if len(wanted) == len(stored) and torch.equal(wanted, torch.arange(len(wanted), device=wanted.device)):
+            return stored
+        return stored[wanted]
+
+    def _compute(self, pairs: Pairs) -> None:
+        start = len(next(iter(self.rows.values()))) if self.rows else 0
+        self.row[pairs.image, pairs.label] = torch.arange(start, start + len(pairs), device=self.row.device)
+        new = {n: t.new_empty((len(pairs), *t.shape[1:])) for n, t in self.targets.items()}
+        rank = pairs.rank()
+        for r in range(int(rank.max()) + 1 if len(pairs) else 0):
+            chosen = (rank == r).nonzero()[:, 0]
+            images, labels = pairs.image[chosen], pairs.label[chosen]
+            with torch.enable_grad():
+                total = self.logits[images, labels].sum()
+            gradients = torch.autograd.grad(
+                total, list(self.targets.values()), retain_graph=True, materialize_grads=True
+            )
+            for name, gradient in zip(self.targets, gradients, strict=True):
+                new[name][chosen] = gradient[images]
+        self.rows = {n: torch.cat([self.rows[n], new[n]]) if start else new[n] for n in self.targets}

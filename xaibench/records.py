@@ -1,0 +1,191 @@
+"""Records: the value of each metric for each pair, as Parquet cells; the only thing that survives a crash.
+
+A cell is one (dataset, model, method, metric), named by a fingerprint of everything that changes its numbers. It is
+written in parts (consecutive samples), each to a temporary name, fsynced and renamed; a complete set of parts is merged
+into one file. Resume = look which parts exist. Shards, jobs and a second run of the same command are all that.
+
+A row of a cell:
+
+| column | type | what |
+|---|---|---|
+| dataset, model, method, metric | dictionary-encoded string | as named in the suite (`as:`) |
+| sample_id | string | id within the data set |
+| label | int32 | explained label; -1 for a value of the whole image, or a sample that could not be read |
+| value | float64 | NaN where undefined |
+| status | dictionary-encoded string | ok, undefined or error |
+| seconds | float32 | time of map and metric, per pair |
+| parts | list<float64>, nullable | the statistics that `value` was computed from, where a mean of values is not the score |
+
+Key-value metadata of the file: `xaibench.schema`, `xaibench.fingerprint`, `xaibench.cell` (canonical JSON).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA_VERSION = 1
+PART_SIZE = 64  # samples; a killed run loses at most this many
+
+_NAMES = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    [
+        ("dataset", _NAMES),
+        ("model", _NAMES),
+        ("method", _NAMES),
+        ("metric", _NAMES),
+        ("sample_id", pa.string()),
+        ("label", pa.int32()),
+        ("value", pa.float64()),
+        ("status", _NAMES),
+        ("seconds", pa.float32()),
+        ("parts", pa.list_(pa.float64())),
+    ]
+)
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal facts, equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (dataset, model, method, metric). `facts` holds everything that changes its numbers, and nothing else."""
+
+    dataset: str
+    model: str
+    method: str
+    metric: str
+    facts: Mapping[str, Any]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return digest({"schema": SCHEMA_VERSION, **self.facts})
+
+    @cached_property
+    def path(self) -> Path:
+        """Relative to `cells/`, without suffix."""
+        method = digest({k: v for k, v in self.facts.items() if k != "metric"})[:8]
+        names = [_safe(self.dataset), _safe(self.model), f"{_safe(self.method)}@{method}"]
+        return Path(*names) / f"{_safe(self.metric)}@{self.fingerprint[:8]}"
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]", "_", name)
+
+
+class Records:
+    """The cells below one run directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.cells = directory / "cells"
+
+    def part_path(self, cell: Cell, part: int, parts: int) -> Path:
+        suffix = ".parquet" if parts == 1 else f".{part + 1}of{parts}.parquet"
+        return self.cells / f"{cell.path}{suffix}"
+
+    def whole_path(self, cell: Cell) -> Path:
+        return self.cells / f"{cell.path}.parquet"
+
+    def error_path(self, cell: Cell) -> Path:
+        return self.cells / f"{cell.path}.error.json"
+
+    def has(self, cell: Cell, part: int, parts: int) -> bool:
+        return self.whole_path(cell).exists() or self.part_path(cell, part, parts).exists()
+
+    def write(self, cell: Cell, part: int, parts: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write one part; afterwards it is there as a whole, or not at all."""
+        names = {"dataset": cell.dataset, "model": cell.model, "method": cell.method, "metric": cell.metric}
+        table = pa.Table.from_pylist([{**names, **row} for row in rows], schema=SCHEMA)
+        self._save(table, cell, self.part_path(cell, part, parts))
+        self.error_path(cell).unlink(missing_ok=True)
+
+    def _save(self, table: Any, cell: Cell, path: Path) -> None:
+        metadata = {
+            "xaibench.schema": str(SCHEMA_VERSION),
+            "xaibench.fingerprint": cell.fingerprint,
+            "xaibench.cell": canonical(cell.facts),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with open(temporary, "wb") as file:
+            pq.write_table(table.replace_schema_metadata(metadata), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    def write_error(self, cell: Cell, message: str, traceback: str) -> None:
+        """Record why a cell could not be computed."""
+        path = self.error_path(cell)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({"error": message, "traceback": traceback, "cell": cell.facts}, indent=2, default=str))
+
+    def error(self, cell: Cell) -> str | None:
+        path = self.error_path(cell)
+        return str(json.loads(path.read_text())["error"]) if path.exists() else None
+
+    def merge(self, cell: Cell, parts: int) -> None:
+        """One file instead of the parts, once all are there."""
+        whole = self.whole_path(cell)
+        paths = [self.part_path(cell, part, parts) for part in range(parts)]
+        if whole.exists() or parts == 1 or not all(path.exists() for path in paths):
+            return
+        self._save(pa.concat_tables([pq.read_table(path, schema=SCHEMA) for path in paths]), cell, whole)
+        for path in paths:
+            path.unlink()
+
+    def complete(self, cell: Cell) -> bool:
+        return self.whole_path(cell).exists()
+
+    def read(self, cell: Cell) -> pd.DataFrame:
+        """The rows of a complete cell."""
+        frame = pq.read_table(self.whole_path(cell), schema=SCHEMA).to_pandas()
+        assert isinstance(frame, pd.DataFrame)
+        return frame
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file as a whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def parts_of(ids: Sequence[str], size: int = PART_SIZE) -> list[range]:
+    """Consecutive ranges of at most `size` samples; they depend on nothing but the number of samples."""
+    return [range(start, min(start + size, len(ids))) for start in range(0, len(ids), size)] or [range(0)]
+
+
+def rows_of(
+    sample_ids: Iterable[str], labels: Iterable[int], values: Iterable[float], parts: Iterable[list[float] | None],
+    seconds: float,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Rows of pairs; a value that is not a number is `undefined`."""
+    return [
+        {
+            "sample_id": sample,
+            "label": label,
+            "value": value,
+            "status": "ok" if value == value else "undefined",
+            "seconds": seconds,
+            "parts": part if value == value else None,
+        }
+        for sample, label, value, part in zip(sample_ids, labels, values, parts, strict=True)
+    ]

@@ -1,0 +1,297 @@
+"""One small registry for methods, metrics and data sets: register by decorator, key = the function's own name.
+
+Facts are data: what a method needs, a metric's direction and range, a data set's classes are fields of the
+registration; `show`, `list`, `validate`, the docs and the tables are made from them. Parameters are the keyword-only
+arguments of the function, checked against their annotations by pydantic.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from xaibench.errors import UsageError, unknown
+
+# What a method may need and a Classifier (or a batch) may offer. `xaibench.classifier.Classifier.offers` says which.
+NEEDS = {
+    "features": "the activations of a named layer as a grid [B, K, h, w]",
+    "gradients": "gradients of logits with respect to that layer",
+    "linear_head": "logits = head_weight · (spatial mean of the last features) + bias, checked numerically",
+    "input_gradients": "gradients of logits with respect to the input",
+    "attention": "attention matrices of transformer blocks of equal token grid",
+    "attention_gradients": "gradients of logits with respect to those attention matrices",
+    "relu": "ReLU activations only",
+    "masks": "ground-truth masks of the data set",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered callable and its facts. `parameters` are its keyword-only arguments."""
+
+    name: str
+    function: Callable[..., Any]
+    source: str
+    version: int
+
+    @cached_property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        signature = inspect.signature(self.function)
+        return {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+    @cached_property
+    def annotations(self) -> Mapping[str, Any]:
+        target = self.function.__init__ if inspect.isclass(self.function) else self.function  # type: ignore[misc]
+        return typing.get_type_hints(target)
+
+    @property
+    def summary(self) -> str:
+        return inspect.getdoc(self.function).splitlines()[0] if inspect.getdoc(self.function) else ""  # type: ignore[union-attr]
+
+    @property
+    def documentation(self) -> str:
+        return inspect.getdoc(self.function) or ""
+
+    @property
+    def location(self) -> str:
+        return f"{inspect.getsourcefile(self.function)}:{inspect.getsourcelines(self.function)[1]}"
+
+    def problems(self, given: Mapping[str, Any]) -> dict[str, str]:
+        """What is wrong with these parameters, by key; {} when all is well."""
+        import pydantic
+
+        found: dict[str, str] = {}
+        for key, value in given.items():
+            if key not in self.parameters:
+                allowed = ", ".join(self.parameters) or "none"
+                found[key] = f"{self.name} has no parameter {key!r}" + (
+                    _hint(key, self.parameters) or f"; its parameters: {allowed}"
+                )
+                continue
+            try:
+                pydantic.TypeAdapter(self.annotations[key]).validate_python(value, strict=not isinstance(value, int))
+            except pydantic.ValidationError as error:
+                reasons = "; ".join(detail["msg"].lower() for detail in error.errors())
+                found[key] = f"{self.name}: parameter {key!r} = {value!r}: {reasons}"
+        missing = [n for n, p in self.parameters.items() if p.default is inspect.Parameter.empty and n not in given]
+        found.update({n: f"{self.name} needs the parameter {n!r}" for n in missing})
+        return found
+
+    def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All parameters, defaults filled in. Raises UsageError naming every problem."""
+        if problems := self.problems(given):
+            raise UsageError("; ".join(problems.values()))
+        return {n: given.get(n, p.default) for n, p in self.parameters.items()}
+
+
+def _hint(word: str, allowed: Mapping[str, Any]) -> str:
+    from xaibench.errors import closest
+
+    return closest(word, allowed)
+
+
+@dataclass(frozen=True)
+class Method(Entry):
+    """An attribution method: `function(forward, pairs, **parameters) -> Tensor [P, h, w]`, raw and signed."""
+
+    needs: tuple[str, ...] = ()
+    cost: str = ""
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class Metric(Entry):
+    """A metric: `function(evaluation, **parameters) -> Tensor [P]` (or [P, S], see `xaibench.scores`)."""
+
+    better: Literal["higher", "lower"] = "higher"
+    range: tuple[float, float] = (0.0, 1.0)
+    unit: str = "fraction"
+    needs: tuple[str, ...] = ()
+    aggregate: str = "mean"
+    group: str = ""
+    minimum_effect: float = 0.0
+    cost: str = ""
+
+    def aggregation(self, parameters: Mapping[str, Any]) -> str:
+        """The name of the aggregation; a parameter called `average` decides where there is one."""
+        return str(parameters.get("average", self.aggregate))
+
+
+@dataclass(frozen=True)
+class DatasetEntry(Entry):
+    """A data set class; its keyword-only constructor arguments are its options."""
+
+    classes: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    masks: bool = False
+    single_label: bool = False
+
+    def masks_with(self, options: Mapping[str, Any]) -> bool:
+        """Whether samples carry masks under these options (a class may know better: `offers_masks`)."""
+        decide = getattr(self.function, "offers_masks", None)
+        return bool(decide(options)) if decide is not None else self.masks
+
+
+E = TypeVar("E", bound=Entry)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Registry(Generic[E]):
+    """Names to entries. The package's modules are imported on the first look, so importing xaibench stays cheap."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind, self.package = kind, package
+        self._entries: dict[str, E] = {}
+        self._loaded = False
+
+    def add(self, entry: E) -> None:
+        module = entry.function.__module__
+        if module.split(".")[0] == self.package.split(".")[-1]:
+            raise ImportError(
+                f"{module} was imported as a top-level module; import it as xaibench.{module}, else every "
+                f"{self.kind} in it would be registered twice"
+            )
+        if entry.name in self._entries:
+            raise ValueError(
+                f"{self.kind} {entry.name!r} is defined twice: {self._entries[entry.name].location} and {entry.location}"
+            )
+        self._entries[entry.name] = entry
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        package = importlib.import_module(self.package)
+        for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
+            importlib.import_module(f"{self.package}.{module}")
+        _load_entry_points()
+
+    def __getitem__(self, name: str) -> E:
+        self._load()
+        if name not in self._entries:
+            raise UsageError(unknown(self.kind, name, self._entries))
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(sorted(self._entries))
+
+    def names(self, glob: str = "*") -> list[str]:
+        return fnmatch.filter(self, glob)
+
+    def unknown(self, name: str) -> str:
+        """The sentence for a name that is not registered."""
+        self._load()
+        return unknown(self.kind, name, self._entries)
+
+
+methods: Registry[Method] = Registry("method", "xaibench.methods")
+metrics: Registry[Metric] = Registry("metric", "xaibench.metrics")
+datasets: Registry[DatasetEntry] = Registry("dataset", "xaibench.datasets")
+
+
+def method(
+    *, source: str, needs: tuple[str, ...] = (), version: int = 1, cost: str = "", control: bool = False
+) -> Callable[[F], F]:
+    """Register an attribution method under its function's name; a `control` explains nothing and wins no table."""
+    _check_needs(needs)
+
+    def register(function: F) -> F:
+        methods.add(Method(function.__name__, function, source, version, needs, cost, control))
+        return function
+
+    return register
+
+
+def metric(
+    *,
+    better: Literal["higher", "lower"],
+    range: tuple[float, float],
+    source: str,
+    unit: str = "fraction",
+    needs: tuple[str, ...] = (),
+    aggregate: str = "mean",
+    group: str = "",
+    minimum_effect: float = 0.0,
+    version: int = 1,
+    cost: str = "",
+) -> Callable[[F], F]:
+    """Register a metric under its function's name."""
+    _check_needs(needs)
+
+    def register(function: F) -> F:
+        entry = Metric(
+            function.__name__, function, source, version, better, range, unit, needs, aggregate, group,
+            minimum_effect, cost,
+        )  # fmt: skip
+        metrics.add(entry)
+        return function
+
+    return register
+
+
+def metric_groups() -> dict[str, list[str]]:
+    """Group name to its metrics, in name order: what `metrics: [multi_label]` in a suite stands for."""
+    groups: dict[str, list[str]] = {}
+    for name in metrics:
+        if metrics[name].group:
+            groups.setdefault(metrics[name].group, []).append(name)
+    return groups
+
+
+def load_plugin(name: str) -> None:
+    """Import a user's module: a file (`my_methods.py`) or a module name."""
+    path = Path(name)
+    if path.suffix != ".py":
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UsageError(f"plugin {name!r}: {error}; give a module name or the path of a .py file") from error
+        return
+    if not path.is_file():
+        raise UsageError(f"plugin {name!r}: no such file")
+    module_name = f"xaibench_plugin_{path.stem}"
+    if module_name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+
+
+_entry_points_loaded = False
+
+
+def _load_entry_points() -> None:
+    global _entry_points_loaded
+    if not _entry_points_loaded:
+        _entry_points_loaded = True
+        for entry_point in importlib.metadata.entry_points(group="xaibench.plugins"):
+            entry_point.load()
+
+
+def _check_needs(needs: tuple[str, ...]) -> None:
+    for need in needs:
+        if need not in NEEDS:
+            raise ValueError(unknown("need", need, NEEDS))

@@ -1,0 +1,158 @@
+"""From values of pairs to one number with an interval.
+
+Everything is a function of moments: sums and counts per (image, label). A weighted sum over images gives the estimate
+(weights 1), a subset (weights 0 or 1) and a bootstrap resample (multinomial weights) alike, exactly and vectorised.
+The image is the unit of resampling, because the labels of one image are not independent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xaibench.errors import UsageError, unknown
+
+Array = npt.NDArray[np.float64]
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+PER_IMAGE = -1  # the label of a value that belongs to an image and not to a pair
+
+
+def identity(means: Array) -> Array:
+    """[..., 1] -> [...]"""
+    return means[..., 0]
+
+
+def harmonic(means: Array) -> Array:
+    """[..., 2] -> [...]: 2ab / (a + b), 0 where a + b = 0."""
+    a, b = means[..., 0], means[..., 1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(a + b == 0, 0.0, 2 * a * b / (a + b))
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """How statistics of pairs [n, S] become one value.
+
+    Attributes:
+        value: from mean statistics [..., S] to values [...]
+        per: "all": of the mean over all pairs; "label": per label, then the mean of labels; "macro": of the mean over
+            labels of the label means. Labels without a defined pair are left out of a mean over labels
+    """
+
+    value: Callable[[Array], Array]
+    per: str
+
+    def __call__(self, sums: Array, counts: Array) -> Array:
+        """Sums [..., L, S] and counts [..., L] to values [...]; NaN where there is nothing to average."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if self.per == "all":
+                return self.value(sums.sum(-2) / counts.sum(-1)[..., None])
+            labels = sums / counts[..., None]
+            if self.per == "label":
+                return _nanmean(self.value(labels), -1)
+            return self.value(_nanmean(labels, -2))
+
+
+def _nanmean(values: Array, axis: int) -> Array:
+    defined = ~np.isnan(values)
+    total = np.where(defined, values, 0).sum(axis)
+    return np.asarray(np.where(defined.any(axis), total / defined.sum(axis), np.nan))
+
+
+AGGREGATIONS = {
+    "mean": Aggregation(identity, "all"),
+    "label_macro": Aggregation(identity, "label"),
+    "label_macro_f1": Aggregation(harmonic, "label"),
+    "f1_of_macro": Aggregation(harmonic, "macro"),
+    "f1_of_mean": Aggregation(harmonic, "all"),
+}
+
+
+def aggregation(name: str) -> Aggregation:
+    if name not in AGGREGATIONS:
+        raise UsageError(unknown("aggregation", name, AGGREGATIONS))
+    return AGGREGATIONS[name]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One aggregated value.
+
+    Attributes:
+        n: pairs with a defined value; n_undefined: pairs without; n_error: samples that could not be read
+        std, stderr: over the defined pairs' own values (plain, not per label)
+        ci_low, ci_high: percentile bootstrap over images
+    """
+
+    value: float
+    n: int
+    n_undefined: int
+    n_error: int
+    std: float
+    stderr: float
+    ci_low: float
+    ci_high: float
+
+
+def score(frame: pd.DataFrame, aggregate: str, seed: int = 0, resamples: int = RESAMPLES) -> Score:
+    """Aggregate rows with columns sample_id, label, value, status and parts (statistics, or None)."""
+    rule = aggregation(aggregate)
+    ok = frame[frame["status"] == "ok"]
+    sums, counts = moments(ok)
+    value = float(rule(sums.sum(0), counts.sum(0)))
+    low, high = _interval(rule, sums, counts, seed, resamples)
+    values = ok["value"].to_numpy(float)
+    std = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    return Score(
+        value=value,
+        n=len(ok),
+        n_undefined=int((frame["status"] == "undefined").sum()),
+        n_error=int((frame["status"] == "error").sum()),
+        std=std,
+        stderr=std / len(values) ** 0.5 if len(values) else float("nan"),
+        ci_low=low,
+        ci_high=high,
+    )
+
+
+def moments(ok: pd.DataFrame) -> tuple[Array, Array]:
+    """Sums [I, L, S] and counts [I, L] over the images and labels that occur."""
+    if ok.empty:
+        return np.zeros((0, 1, 1)), np.zeros((0, 1))
+    has_parts = ok["parts"].notna().all()
+    statistics = np.stack(ok["parts"].to_list()) if has_parts else ok["value"].to_numpy(float)[:, None]
+    images, image = np.unique(ok["sample_id"].to_numpy(str), return_inverse=True)
+    labels, label = np.unique(ok["label"].to_numpy(int), return_inverse=True)
+    sums = np.zeros((len(images), len(labels), statistics.shape[1]))
+    counts = np.zeros((len(images), len(labels)))
+    np.add.at(sums, (image, label), statistics)
+    np.add.at(counts, (image, label), 1)
+    return sums, counts
+
+
+def _interval(rule: Aggregation, sums: Array, counts: Array, seed: int, resamples: int) -> tuple[float, float]:
+    images = len(sums)
+    if images < 2 or resamples == 0:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(images, np.full(images, 1 / images), size=resamples).astype(float)
+    values = rule(np.tensordot(weights, sums, 1), weights @ counts)
+    values = values[~np.isnan(values)]
+    if len(values) == 0:
+        return float("nan"), float("nan")
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def stable_seed(*parts: Any) -> int:
+    """A seed from text, the same in every process."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:6], "big")

@@ -284,7 +284,8 @@ class Forward:
                     output = output.detach().requires_grad_()
             self._captured[name] = output
             # what follows gets a copy, so that an in-place activation or `x += shortcut` cannot change the capture
-            return output if name.endswith(SUFFIX) else output.clone()
+            follower: Tensor = output if name.endswith(SUFFIX) else output.clone()
+            return follower
 
         return hook
 

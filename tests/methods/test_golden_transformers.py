@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.conftest import GoldenTransformer
 
 import xaibench
+from tests.conftest import GoldenTransformer
 
 TOLERANCE = 1e-6
 

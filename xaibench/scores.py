@@ -107,7 +107,7 @@ def score(frame: pd.DataFrame, aggregate: str, seed: int = 0, resamples: int = R
     rule = aggregation(aggregate)
     ok = frame[frame["status"] == "ok"]
     sums, counts = moments(ok)
-    value = float(rule(sums.sum(0), counts.sum(0)))
+    value = float(rule(sums.sum(0), counts.sum(0))) if len(ok) else float("nan")
     low, high = _interval(rule, sums, counts, seed, resamples)
     values = ok["value"].to_numpy(float)
     std = float(values.std(ddof=1)) if len(values) > 1 else float("nan")

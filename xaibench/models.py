@@ -23,6 +23,8 @@ def create_module(name: str, *, pretrained: bool = False, **options: Any) -> nn.
     Raises:
         UsageError: no such model, or an option that it does not take
     """
+    if name in ARCHITECTURES and pretrained:
+        raise UsageError(f"model {name!r} has no weights to fetch; give a checkpoint")
     if name in ARCHITECTURES:
         return ARCHITECTURES[name](**options)
     timm = import_timm()

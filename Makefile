@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 DEMO   ?=
 TESTS  ?= tests
 
-.PHONY: demo test slow lint types bench docs wheel-check clean
+.PHONY: demo test slow lint types bench docs leaderboards wheel-check clean
 
 demo: $(VENV)/.base
 	$(BIN)/xaibench run shapes $(DEMO)
@@ -27,10 +27,18 @@ types: $(VENV)/.lint
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml --python-executable ../../$(BIN)/python xaibench
 
 bench: $(VENV)/.test
-	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-enable --benchmark-columns=min,median,rounds -s
+	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' -o python_functions='bench_*' --benchmark-enable --benchmark-columns=min,median,rounds -s
 
-docs: $(VENV)/.base
+docs: $(VENV)/.docs
 	$(BIN)/python docs/make_cards.py
+	$(BIN)/python docs/make_figures.py
+
+# the committed tables, from scratch
+leaderboards: $(VENV)/.base
+	rm -rf build/leaderboards && $(BIN)/xaibench run shapes --out build/leaderboards/shapes --device cpu
+	cp build/leaderboards/shapes/leaderboard.csv leaderboards/shapes.csv
+	cp build/leaderboards/shapes/leaderboard.md leaderboards/shapes.md
+	cp build/leaderboards/shapes/scores.csv leaderboards/shapes.scores.csv
 
 # the wheel, alone in a clean environment, away from the checkout
 wheel-check: $(VENV)/.test
@@ -50,6 +58,10 @@ $(VENV)/.base: constraints.txt pyproject.toml
 
 $(VENV)/.test: $(VENV)/.base
 	$(PIP) --no-build-isolation --editable '.[test]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	$(PIP) --no-build-isolation --editable '.[docs]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.base

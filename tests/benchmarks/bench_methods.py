@@ -1,0 +1,101 @@
+"""Maps of five labels an image against one bare forward of the batch: resnet18, 8 x 3 x 224 x 224."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import xaibench
+from xaibench.models import create_module
+
+LABELS = 5
+
+
+@pytest.fixture(scope="module")
+def network() -> tuple[xaibench.Classifier, torch.Tensor, xaibench.Pairs]:
+    classifier = xaibench.load_classifier("resnet18", num_classes=20)
+    images = torch.randn(8, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    pairs = xaibench.Pairs(torch.arange(8).repeat_interleave(LABELS), torch.arange(LABELS).repeat(8))
+    return classifier, images, pairs
+
+
+FAMILY = ["cam", "grad_cam", "minmax_cam", "d_minmax_cam", "minmax_grad_cam", "d_minmax_grad_cam"]
+
+
+@pytest.mark.parametrize("method", FAMILY)
+def bench_five_labels(
+    method: str, network: tuple[xaibench.Classifier, torch.Tensor, xaibench.Pairs], ratio: Callable[..., float]
+) -> None:
+    classifier, images, pairs = network
+    ratio(
+        f"{method}, 5 labels / forward",
+        lambda: xaibench.explain(classifier, images, pairs, method=method),
+        lambda: classifier.logits(images),
+        1.3,
+    )
+
+
+def bench_a_suite_of_ten_last_layer_methods(
+    network: tuple[xaibench.Classifier, torch.Tensor, xaibench.Pairs], ratio: Callable[..., float]
+) -> None:
+    """All ten on one shared pass."""
+    classifier, images, pairs = network
+    names = [*FAMILY, "grad_cam_pp", "hires_cam", "layer_cam", "vgatt"]
+    methods = [xaibench.registry.methods[name] for name in names]
+    plan = xaibench.forward.Plan()
+    for method in methods:
+        plan = plan | xaibench.forward.Plan.of(classifier, method.needs, method.bind({}))
+
+    def suite() -> None:
+        forward = xaibench.Forward(classifier, images, plan=plan)
+        with torch.no_grad():
+            for method in methods:
+                method.function(forward, pairs, **method.bind({}))
+
+    ratio("ten last-layer methods, 5 labels / forward", suite, lambda: classifier.logits(images), 1.5)
+
+
+@pytest.mark.parametrize("method", ["saliency", "input_x_gradient"])
+def bench_input_gradients(
+    method: str, network: tuple[xaibench.Classifier, torch.Tensor, xaibench.Pairs], ratio: Callable[..., float]
+) -> None:
+    """One forward and five backward passes, no more: the yardstick is exactly that in plain torch."""
+    classifier, images, pairs = network
+    module = create_module("resnet18", num_classes=20).eval().requires_grad_(False)
+
+    def plain() -> None:
+        x = images.clone().requires_grad_()
+        logits = module(x)
+        for label in range(LABELS):
+            torch.autograd.grad(logits[:, label].sum(), x, retain_graph=True)
+
+    ratio(
+        f"{method}, 5 labels / (forward + 5 backwards)",
+        lambda: xaibench.explain(classifier, images, pairs, method=method),
+        plain,
+        1.1,
+    )
+
+
+def bench_keep_and_drop(
+    network: tuple[xaibench.Classifier, torch.Tensor, xaibench.Pairs], ratio: Callable[..., float]
+) -> None:
+    """All seven multi-label metrics of two labels an image cost the forward, one keep and one drop pass."""
+    classifier, images, pairs = network
+    few = pairs[(pairs.label < 2).nonzero()[:, 0]]
+    maps = xaibench.explain(classifier, images, few, method="cam")
+    twice = images[few.image]
+
+    def bare() -> None:
+        classifier.logits(images)
+        classifier.logits(twice)
+        classifier.logits(twice)
+
+    ratio(
+        "seven multi-label metrics / (forward + keep + drop)",
+        lambda: xaibench.evaluate(classifier, images, few, maps, ["multi_label"]),
+        bare,
+        1.1,
+    )

@@ -1,0 +1,46 @@
+"""Ratios within one run: work and yardstick are timed in turns, so that a busy machine slows both alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+ROUNDS = 7
+_ratios: list[tuple[str, float, float]] = []
+
+
+@pytest.fixture
+def ratio(benchmark: Any) -> Callable[..., float]:
+    """ratio(name, work, yardstick, target): median of time(work) / time(yardstick), kept for the closing table."""
+
+    def measure(name: str, work: Callable[[], object], yardstick: Callable[[], object], target: float) -> float:
+        work(), yardstick()  # warm caches and lazy imports
+        quotients = []
+        for _ in range(ROUNDS):
+            quotients.append(_seconds(work) / _seconds(yardstick))
+        benchmark.pedantic(work, rounds=3)
+        found = statistics.median(quotients)
+        benchmark.extra_info.update(ratio=found, target=target)
+        _ratios.append((name, found, target))
+        return found
+
+    return measure
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _ratios:
+        terminalreporter.section("ratios within this run (target)")
+        width = max(len(name) for name, _, _ in _ratios)
+        for name, found, target in _ratios:
+            mark = "ok  " if found <= target else "OVER"
+            terminalreporter.write_line(f"{mark} {name:<{width}}  {found:6.2f}  (<= {target:.2f})")

@@ -107,6 +107,8 @@ class Plan:
                 features.update(classifier.attention.layers)
             elif need == "attention_gradients":
                 gradients.update(classifier.attention.layers)
+            elif need == "transformer_blocks":
+                features.update(classifier.blocks)
         return Plan(frozenset(features), frozenset(gradients))
 
 
@@ -204,6 +206,17 @@ class Forward:
         layers = self.classifier.attention.layers
         self._require(Plan(gradients=frozenset(layers)))
         return torch.stack([self._gradient(pairs, layer) for layer in layers], 1)
+
+    def attention_gradient(self, pairs: Pairs, block: int) -> Tensor:
+        """Gradient of each pair's logit with respect to one block's attention [P, heads, N, N]."""
+        layers = self.classifier.attention.layers
+        self._require(Plan(gradients=frozenset(layers)))
+        return self._gradient(pairs, layers[block])
+
+    def activations(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """What each named module returned, as it is: [B, ...], without a graph."""
+        self._require(Plan(features=frozenset(names)))
+        return {name: self._activation(name) for name in names}
 
     def readout(self, tokens: int) -> Tensor:
         """[N] weights with which the head reads the tokens (class token: 1 there, 0 elsewhere)."""

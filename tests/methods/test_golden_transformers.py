@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 from tests.conftest import GoldenTransformer
 
 import xaibench
+from xaibench.errors import UsageError
 
-TOLERANCE = 1e-6
+TOLERANCE = 1e-6  # of the largest value; attention and gradients
+LRP_TOLERANCE = 1e-5  # of each map's own largest value
 
 
 def close(found: np.ndarray, reference: np.ndarray) -> None:
     assert found.shape == reference.shape
     assert np.abs(found - reference).max() <= TOLERANCE * np.abs(reference).max()
+
+
+def close_maps(found: np.ndarray, reference: np.ndarray, tolerance: float = LRP_TOLERANCE) -> None:
+    """[..., tokens or pixels], each map by its own largest value."""
+    assert found.shape == reference.shape
+    largest = np.abs(reference).max(-1, keepdims=True)
+    assert largest.min() > 0
+    assert (np.abs(found - reference) / largest).max() <= tolerance
 
 
 def test_the_network_is_the_reference_network(transformer: GoldenTransformer) -> None:
@@ -51,3 +64,63 @@ def test_rollout_from_every_block(transformer: GoldenTransformer) -> None:
 
 def test_generic_attention(transformer: GoldenTransformer) -> None:
     close(transformer.maps("generic_attention"), transformer.arrays["out/generic_attention_mm"])
+
+
+def flat(pixels: np.ndarray) -> np.ndarray:
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+LRP: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"transformer_attribution__start{s}": ("transformer_lrp", {"start_layer": s}) for s in range(4)},
+    **{
+        f"transformer_attribution_origlrp__start{s}": ("transformer_lrp", {"start_layer": s, "rules": "orig"})
+        for s in (0, 1)
+    },
+    **{
+        f"lrp_rollout_{rules}__start{s}": ("lrp_rollout", {"start_layer": s, "rules": rules})
+        for s in (0, 1)
+        for rules in ("ours", "orig")
+    },
+    **{
+        f"{layer}_{'ablation_' if gradient else ''}{rules}": (
+            "partial_lrp",
+            {"block": block, "gradient": gradient, "rules": rules},
+        )
+        for layer, block in (("last_layer", -1), ("second_layer", 1))
+        for gradient in (False, True)
+        for rules in ("ours", "orig")
+    },
+    **{f"full_lrp_{rules}": ("full_lrp", {"rules": rules}) for rules in ("ours", "orig")},
+}
+
+
+@pytest.mark.parametrize("key", LRP)
+def test_relevance_propagation(transformer: GoldenTransformer, key: str) -> None:
+    method, parameters = LRP[key]
+    if f"out/{key}" in transformer.arrays:
+        reference = transformer.arrays[f"out/{key}"]
+        close_maps(transformer.maps(method, **parameters), flat(reference))
+    else:  # block 3 exists in one network only, and full_lrp refuses a convolutional stem
+        with pytest.raises(UsageError, match=r"blocks 0\.\.2|its stem"):
+            transformer.maps(method, **parameters)
+
+
+def test_relevance_of_every_attention_matrix(transformer: GoldenTransformer) -> None:
+    from xaibench.relprop import attention_relevance
+
+    first = transformer.pairs[np.arange(0, len(transformer.pairs), 3)]
+    forward = xaibench.Forward(transformer.classifier, transformer.images)
+    reference = transformer.arrays["out/lrp_ours__attn_cam__target0"]
+    blocks = []
+    for block, relevance in attention_relevance(forward, first, rules="ours", start_layer=0):
+        blocks.append(block)
+        expected = reference[:, block]
+        close_maps(relevance.numpy().reshape(len(first), -1), expected.reshape(len(expected), -1))
+    assert blocks == list(reversed(range(reference.shape[1])))
+
+
+def test_defaults_are_those_of_the_evaluation_scripts(transformer: GoldenTransformer) -> None:
+    close_maps(transformer.maps("transformer_lrp"), transformer.arrays["out/transformer_attribution__start1"])
+    close_maps(transformer.maps("partial_lrp"), transformer.arrays["out/last_layer_orig"])
+    if not json.loads(str(transformer.arrays["config"]))["hybrid"]:
+        close_maps(transformer.maps("full_lrp"), flat(transformer.arrays["out/full_lrp_orig"]))

@@ -1,0 +1,252 @@
+"""Relevance propagation through timm's plain transformers: the rules of chefer2021, in closed form.
+
+Every rule takes forward activations of images [B, ...] and relevance of pairs [P, ...]; `image` [P] says which image a
+pair belongs to, so that what depends on the image alone (Z, 1/Z) is computed once and shared by its labels. Biases get
+no relevance; normalisation, activation functions, softmax, dropout and LayerScale pass it on unchanged. Nothing is
+conserved from input to output, by design of the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xaibench.errors import IncompatibleError, UsageError
+from xaibench.forward import Forward, Pairs
+
+Rules = Literal["ours", "orig"]
+EPS = 1e-9
+
+
+# -- the rules ----------------------------------------------------------------------------------------------------
+
+
+def inverse(b: Tensor) -> Tensor:
+    """1 / (b + 1e-9) and 0 where b = 0: the original's safe division, which does not look at the sign of b."""
+    shifted = b + EPS
+    return shifted.where(shifted != 0, EPS).reciprocal().where(b != 0, 0)
+
+
+def linear(x: Tensor, weight: Tensor, relevance: Tensor, image: Tensor, rules: Rules) -> Tensor:
+    """R_i = sum_j [x_i w_ji]+ R_j / sum_i' [x_i' w_ji']+  ("ours": alpha 1, beta 0).
+
+    "orig" normalises x+ w+ and x- w- separately, so that each part carries all of R_j.
+
+    Args:
+        x: input [B, n, I]
+        weight: [J, I]
+        relevance: of the output [P, n, J]
+
+    Returns:
+        relevance of the input [P, n, I]
+    """
+    weight = weight.detach()
+    x_positive, x_negative = x.clamp(min=0), x.clamp(max=0)
+    w_positive, w_negative = weight.clamp(min=0), weight.clamp(max=0)
+    z_positive, z_negative = x_positive @ w_positive.T, x_negative @ w_negative.T
+    if rules == "ours":
+        share = inverse(z_positive + z_negative)
+        s_positive = s_negative = relevance * share[image]
+    else:
+        s_positive, s_negative = relevance * inverse(z_positive)[image], relevance * inverse(z_negative)[image]
+    return x_positive[image] * (s_positive @ w_positive) + x_negative[image] * (s_negative @ w_negative)
+
+
+def add(skip: Tensor, branch: Tensor, relevance: Tensor, image: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
+    """Relevance [P, n, D] of m = skip + branch [B, n, D], split in proportion: R skip / m and R branch / m.
+
+    "ours" rescales both parts by their sums A, B over all tokens and channels of the pair to |A| Q / ((|A| + |B|) A)
+    and |B| Q / ((|A| + |B|) B), Q = sum R: nothing changes unless A and B differ in sign.
+    """
+    share = inverse(skip + branch)
+    parts = relevance * (skip * share)[image], relevance * (branch * share)[image]
+    if rules == "orig":
+        return parts
+    a, b = (part.sum((1, 2), keepdim=True) for part in parts)
+    unit = inverse(a.abs() + b.abs()) * relevance.sum((1, 2), keepdim=True)
+    return parts[0] * (a.abs() * unit * inverse(a)), parts[1] * (b.abs() * unit * inverse(b))
+
+
+def clone(x: Tensor, first: Tensor, second: Tensor, image: Tensor) -> Tensor:
+    """Relevance of x [B, n, D] used twice: x (R1 / x + R2 / x), their sum up to the stabiliser, 0 where x = 0."""
+    return (first + second) * (x * inverse(x))[image]
+
+
+def product(left: Tensor, right: Tensor, relevance: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Relevance of o = left · right (matrices [B, H, n, k] and [B, H, k, d]): half to each factor, in proportion."""
+    s = relevance * inverse(left @ right)[image]
+    return left[image] * (s @ right[image].mT) / 2, right[image] * (left[image].mT @ s) / 2
+
+
+def pick(tokens: Tensor, picked: Tensor, relevance: Tensor, image: Tensor) -> Tensor:
+    """Relevance [P, n, D] of tokens [B, n, D] with sum `picked` [B, D], in proportion, from its relevance [P, D]."""
+    return tokens[image] * (relevance * inverse(picked)[image])[:, None]
+
+
+def patches(images: Tensor, convolution: nn.Conv2d, relevance: Tensor, image: Tensor) -> Tensor:
+    """z^B rule of the patch embedding, summed over colours: [P, D, h, w] to [P, H, W].
+
+    R = X·(S * W) - L·(S * W+) - U·(S * W-) with Z = X * W - L * W+ - U * W- + 1e-9 and S = R / Z; L and U are the
+    smallest and largest value of the image itself, not of the data set.
+    """
+    weight, stride = convolution.weight.detach(), convolution.stride
+    low = images.amin((1, 2, 3), keepdim=True).expand_as(images)
+    high = images.amax((1, 2, 3), keepdim=True).expand_as(images)
+    terms = [(images, weight), (-low, weight.clamp(min=0)), (-high, weight.clamp(max=0))]
+    z = sum(F.conv2d(x, w, stride=stride) for x, w in terms) + EPS
+    s = relevance / z[image]
+    size = images.shape[-2:]
+    maps = torch.zeros((len(image), *size), dtype=images.dtype, device=images.device)
+    for x, w in terms:
+        back = F.conv_transpose2d(s, w, stride=stride)
+        maps[:, : back.shape[-2], : back.shape[-1]] += (x[image, :, : back.shape[-2], : back.shape[-1]] * back).sum(1)
+    return maps
+
+
+# -- the walk -----------------------------------------------------------------------------------------------------
+
+
+def attention_relevance(
+    forward: Forward, pairs: Pairs, *, rules: Rules, start_layer: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Block and relevance R_A of its attention [P, heads, N, N], from the last block down to `start_layer`."""
+    depth = len(forward.classifier.attention.layers)
+    if not 0 <= start_layer < depth:
+        raise UsageError(f"start_layer {start_layer}: the model has blocks 0..{depth - 1}")
+    walk = _Walk(forward, pairs, rules)
+    relevance = walk.head()
+    for index in reversed(range(start_layer, depth)):
+        attention, values, skip = walk.down_to_attention(index, relevance)
+        yield index, F.pad(attention, (0, 0, 0, attention.shape[-1] - attention.shape[-2]))
+        if index > start_layer:
+            relevance = walk.below_attention(index, attention, values, skip)
+
+
+def pixel_relevance(forward: Forward, pairs: Pairs, *, rules: Rules) -> Tensor:
+    """Relevance of every pixel [P, H, W], signed."""
+    _check_patch_embedding(forward)
+    walk = _Walk(forward, pairs, rules)
+    relevance = walk.head()
+    for index in reversed(range(len(forward.classifier.attention.layers))):
+        relevance = walk.below_attention(index, *walk.down_to_attention(index, relevance))
+    return walk.pixels(relevance)
+
+
+class _Walk:
+    """One pass of relevance from the logits down, by the captured activations of the pass of `forward`.
+
+    Above the attention of the last block only the tokens that the head reads carry relevance. They come first, so that
+    activations are cut to as many tokens as the relevance has.
+    """
+
+    def __init__(self, forward: Forward, pairs: Pairs, rules: Rules) -> None:
+        self.module = forward.classifier.module
+        self.attention = forward.classifier.attention
+        self.images = forward.images
+        self.activations = forward.activations(forward.classifier.blocks)
+        self.image, self.label, self.rules = pairs.image, pairs.label, rules
+
+    def head(self) -> Tensor:
+        """Relevance of the last block's output [P, n, D], n the number of leading tokens that the head reads."""
+        tokens = self.activations["norm"]
+        classes = self.module.head.out_features
+        start = F.one_hot(self.label, classes).to(tokens.dtype)
+        if self.attention.readout == "distilled":
+            heads = [self.module.head, self.module.head_dist]
+            read = [tokens[:, index] for index in range(2)]
+            logits = [h(x)[:, None] for x, h in zip(read, heads, strict=True)]
+            starts = add(logits[0], logits[1], start[:, None], self.image, self.rules)
+            below = [
+                pick(x[:, None], x, self._linear(x[:, None], h, r)[:, 0], self.image)
+                for x, h, r in zip(read, heads, starts, strict=True)
+            ]
+            return torch.cat(below, 1)
+        features = self.activations["fc_norm"]
+        relevance = self._linear(features[:, None], self.module.head, start[:, None])[:, 0]
+        if self.attention.readout == "token":
+            return pick(tokens[:, :1], tokens[:, 0], relevance, self.image)
+        first = self.attention.pooled
+        pooled = tokens[:, first:]
+        return F.pad(pick(pooled, pooled.sum(1), relevance, self.image), (0, 0, first, 0))
+
+    def down_to_attention(self, index: int, relevance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """From a block's output to its attention: relevance of A [P, heads, n, N], of v and of the skip [P, n, D]."""
+        block, n = self.module.blocks[index], relevance.shape[1]
+        x, a, n2, u, f = (
+            self._of(index, name)[:, :n] for name in ("input", "drop_path1", "norm2", "mlp.norm", "drop_path2")
+        )
+        m = x + a
+        skip, branch = add(m, f, relevance, self.image, self.rules)
+        branch = self._linear(u, block.mlp.fc2, branch)
+        branch = self._linear(n2, block.mlp.fc1, branch)
+        skip, branch = add(x, a, clone(m, skip, branch, self.image), self.image, self.rules)
+        _, _, values = self._qkv(index)
+        attention = self._of(index, "attn.attn_drop")[:, :, :n]
+        mixed = (attention @ values).transpose(1, 2).flatten(2)
+        if (norm := getattr(block.attn, "norm", None)) is not None:
+            mixed = norm(mixed)
+        branch = self._linear(mixed, block.attn.proj, branch).unflatten(-1, (attention.shape[1], -1)).transpose(1, 2)
+        return *product(attention, values, branch, self.image), skip
+
+    def below_attention(self, index: int, attention: Tensor, values: Tensor, skip: Tensor) -> Tensor:
+        """From a block's attention to its input [P, N, D]."""
+        n, tokens = attention.shape[-2:]
+        query, key, _ = self._qkv(index)
+        queries, keys = product(query[:, :, :n], key.mT, attention, self.image)
+        queries = F.pad(queries, (0, 0, 0, tokens - n))
+        qkv = torch.stack([queries, keys.mT, values], 1)  # [P, 3, heads, N, d]
+        branch = self._linear(
+            self._of(index, "norm1"), self.module.blocks[index].attn.qkv, qkv.permute(0, 3, 1, 2, 4).flatten(2)
+        )
+        return clone(self._of(index, "input"), F.pad(skip, (0, 0, 0, tokens - n)), branch, self.image)
+
+    def pixels(self, relevance: Tensor) -> Tensor:
+        """From the first block's input [P, N, D] to the image [P, H, W]."""
+        embed, prefix = self.module.patch_embed, self.attention.prefix
+        tokens, embedded = self.activations["patch_drop"], self.activations["patch_embed"]
+        if embedded.ndim == 4:  # dynamic image size: [B, h, w, D]
+            embedded = embedded.flatten(1, 2)
+        if self.module.pos_embed is not None:
+            if not self.module.no_embed_class:
+                first = [getattr(self.module, name, None) for name in ("cls_token", "dist_token", "reg_token")]
+                first = [token.detach().expand(len(embedded), -1, -1) for token in first if token is not None]
+                embedded = torch.cat([*first, embedded], 1)
+            else:
+                relevance, tokens, prefix = relevance[:, prefix:], tokens[:, prefix:], 0
+            relevance, _ = add(embedded, tokens - embedded, relevance, self.image, self.rules)
+        h, w = (size // patch for size, patch in zip(self.images.shape[-2:], embed.proj.stride, strict=True))
+        grid = relevance[:, prefix:].transpose(1, 2).unflatten(-1, (h, w))
+        return patches(self.images, embed.proj, grid, self.image)
+
+    def _linear(self, x: Tensor, layer: nn.Linear, relevance: Tensor) -> Tensor:
+        return linear(x, layer.weight, relevance, self.image, self.rules)
+
+    def _of(self, index: int, name: str) -> Tensor:
+        if name == "input":
+            return self.activations[f"blocks.{index - 1}" if index else "norm_pre"]
+        return self.activations[f"blocks.{index}.{name}"]
+
+    def _qkv(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys after their norms, and values: each [B, heads, N, d]."""
+        query, key = self._of(index, "attn.q_norm"), self._of(index, "attn.k_norm")
+        qkv = self._of(index, "attn.qkv").unflatten(-1, (3, query.shape[1], -1))
+        return query, key, qkv[:, :, 2].transpose(1, 2)
+
+
+def _check_patch_embedding(forward: Forward) -> None:
+    """Raise IncompatibleError unless the stem is timm's plain convolution over an image of whole patches."""
+    from timm.layers import PatchEmbed
+
+    embed = forward.classifier.module.patch_embed
+    if type(embed) is not PatchEmbed:
+        raise IncompatibleError(
+            f"model {forward.classifier.name}: full_lrp has no rules for its stem ({type(embed).__name__}), only for "
+            f"a convolution that embeds patches"
+        )
+    sizes = zip(forward.images.shape[-2:], embed.proj.stride, strict=True)
+    if any(size % patch for size, patch in sizes):
+        raise IncompatibleError(f"model {forward.classifier.name}: full_lrp needs images of whole patches")

@@ -42,7 +42,7 @@ def attention_rollout(forward: Forward, pairs: Pairs, *, start_layer: int = 1) -
 def generic_attention(forward: Forward, pairs: Pairs, *, start_layer: int = 0) -> Tensor:
     """r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(G^b A^b). Maps [P, h, w]."""
     attention = _from(forward.attentions, start_layer)[pairs.image]
-    gradients = _from(forward.attention_gradients(pairs), start_layer)
+    gradients = forward.attention_gradients(pairs, start_layer)
     row = forward.readout(attention.shape[-1]).expand(len(pairs), -1)
     for m in reversed((gradients * attention).relu().mean(2).unbind(1)):
         row = row + einsum("pn,pnm->pm", row, m)

@@ -35,7 +35,8 @@ def transformer_lrp(forward: Forward, pairs: Pairs, *, start_layer: int = 1, rul
     lot. Maps [P, h, w], non-negative.
     """
     walk = attention_relevance(forward, pairs, rules=rules, start_layer=start_layer)
-    return _rollout(forward, ((forward.attention_gradient(pairs, b) * r).relu().mean(1) for b, r in walk))
+    gradients = forward.block_gradients(pairs, start_layer)
+    return _rollout(forward, ((gradients[block] * r).relu().mean(1) for block, r in walk))
 
 
 @method(needs=("transformer_blocks",), source="chefer2021, ablation", cost="as transformer_lrp, no backward")
@@ -60,7 +61,7 @@ def partial_lrp(
     chosen = block % blocks
     *_, (_, relevance) = attention_relevance(forward, pairs, rules=rules, start_layer=chosen)
     if gradient:
-        relevance = forward.attention_gradient(pairs, chosen) * relevance
+        relevance = forward.block_gradients(pairs, chosen)[chosen] * relevance
     return forward.token_map(forward.readout(relevance.shape[-1]) @ relevance.relu().mean(1))
 
 

@@ -106,7 +106,7 @@ class Plan:
             elif need == "attention":
                 features.update(classifier.attention.layers)
             elif need == "attention_gradients":
-                gradients.update(classifier.attention.layers)
+                gradients.update(classifier.attention.layers[max(int(parameters.get("start_layer", 0)), 0) :])
             elif need == "transformer_blocks":
                 features.update(classifier.blocks)
         return Plan(frozenset(features), frozenset(gradients))
@@ -201,17 +201,19 @@ class Forward:
         self._require(Plan(features=frozenset(layers)))
         return torch.stack([self._activation(layer).detach() for layer in layers], 1)
 
-    def attention_gradients(self, pairs: Pairs) -> Tensor:
-        """Gradient of each pair's logit with respect to every block's attention [P, blocks, heads, N, N]."""
-        layers = self.classifier.attention.layers
-        self._require(Plan(gradients=frozenset(layers)))
-        return torch.stack([self._gradient(pairs, layer) for layer in layers], 1)
+    def attention_gradients(self, pairs: Pairs, start_layer: int = 0) -> Tensor:
+        """Gradient of each pair's logit with respect to the attention of the blocks from `start_layer` on.
 
-    def attention_gradient(self, pairs: Pairs, block: int) -> Tensor:
-        """Gradient of each pair's logit with respect to one block's attention [P, heads, N, N]."""
-        layers = self.classifier.attention.layers
-        self._require(Plan(gradients=frozenset(layers)))
-        return self._gradient(pairs, layers[block])
+        [P, blocks, heads, N, N]
+        """
+        return torch.stack(list(self.block_gradients(pairs, start_layer).values()), 1)
+
+    def block_gradients(self, pairs: Pairs, start_layer: int = 0) -> dict[int, Tensor]:
+        """The same, by block and not copied: {block: [P, heads, N, N]}."""
+        layers = dict(enumerate(self.classifier.attention.layers))
+        wanted = {block: name for block, name in layers.items() if block >= start_layer}
+        self._require(Plan(gradients=frozenset(wanted.values())))
+        return {block: self._gradient(pairs, name) for block, name in wanted.items()}
 
     def activations(self, names: Sequence[str]) -> dict[str, Tensor]:
         """What each named module returned, as it is: [B, ...], without a graph."""

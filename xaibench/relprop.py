@@ -45,15 +45,22 @@ def linear(x: Tensor, weight: Tensor, relevance: Tensor, image: Tensor, rules: R
         relevance of the input [P, n, I]
     """
     weight = weight.detach()
+    if rules == "ours":  # [t]+ = (t + |t|) / 2, which needs one copy of the weight and not two
+        size = weight.abs()
+        z = positive_part(x @ weight.T, x.abs() @ size.T, weight.shape[1])
+        s = relevance * (inverse(z) / 2)[image]
+        return torch.addcmul(x[image] * (s @ weight), x.abs()[image], s @ size)
     x_positive, x_negative = x.clamp(min=0), x.clamp(max=0)
     w_positive, w_negative = weight.clamp(min=0), weight.clamp(max=0)
-    z_positive, z_negative = x_positive @ w_positive.T, x_negative @ w_negative.T
-    if rules == "ours":
-        share = inverse(z_positive + z_negative)
-        s_positive = s_negative = relevance * share[image]
-    else:
-        s_positive, s_negative = relevance * inverse(z_positive)[image], relevance * inverse(z_negative)[image]
+    s_positive = relevance * inverse(x_positive @ w_positive.T)[image]
+    s_negative = relevance * inverse(x_negative @ w_negative.T)[image]
     return x_positive[image] * (s_positive @ w_positive) + x_negative[image] * (s_negative @ w_negative)
+
+
+def positive_part(total: Tensor, size: Tensor, terms: int) -> Tensor:
+    """sum [t]+ from sum t and sum |t|; exactly 0 where their rounding hides it, as where no term is positive."""
+    positive = (total + size) / 2
+    return positive.where(positive > 2 * terms**0.5 * torch.finfo(size.dtype).eps * size, 0)
 
 
 def add(skip: Tensor, branch: Tensor, relevance: Tensor, image: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
@@ -158,7 +165,7 @@ class _Walk:
         if self.attention.readout == "distilled":
             heads = [self.module.head, self.module.head_dist]
             read = [tokens[:, index] for index in range(2)]
-            logits = [h(x)[:, None] for x, h in zip(read, heads, strict=True)]
+            logits = [h(x).detach()[:, None] for x, h in zip(read, heads, strict=True)]
             starts = add(logits[0], logits[1], start[:, None], self.image, self.rules)
             below = [
                 pick(x[:, None], x, self._linear(x[:, None], h, r)[:, 0], self.image)
@@ -188,7 +195,7 @@ class _Walk:
         attention = self._of(index, "attn.attn_drop")[:, :, :n]
         mixed = (attention @ values).transpose(1, 2).flatten(2)
         if (norm := getattr(block.attn, "norm", None)) is not None:
-            mixed = norm(mixed)
+            mixed = norm(mixed).detach()
         branch = self._linear(mixed, block.attn.proj, branch).unflatten(-1, (attention.shape[1], -1)).transpose(1, 2)
         return *product(attention, values, branch, self.image), skip
 

@@ -58,6 +58,8 @@ def find_attention(module: nn.Module) -> Attention | str:
         return f"{family} has no attention over one fixed set of patch tokens (timm VisionTransformer and DeiT have)"
     for block in module.blocks:
         attention = getattr(block, "attn", None)
+        if attention is None:
+            return f"{family} is built of {type(block).__name__}, whose attention matrices are not read yet"
         if type(attention) is not TimmAttention:
             return f"{family} uses {type(attention).__name__}, whose matrices are not read yet"
         if getattr(attention, "gate", None) is not None:

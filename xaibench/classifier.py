@@ -220,7 +220,9 @@ class Classifier:
         patches, (height, width) = tokens.shape[-1], images.shape[-2:]
         embed = getattr(self.module, "patch_embed", None)
         h, w = getattr(embed, "grid_size", None) or (0, 0)
-        if h * w != patches:  # dynamic image size: the grid has the image's aspect
+        if getattr(self.module, "dynamic_img_size", False):
+            h, w = embed.dynamic_feat_size((height, width))  # type: ignore[union-attr, operator]
+        if h * w != patches:  # another size than the model's own: the grid has the image's aspect
             h = round((patches * height / width) ** 0.5)
             w = patches // max(h, 1)
         if h * w != patches:

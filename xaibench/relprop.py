@@ -106,12 +106,7 @@ def patches(images: Tensor, convolution: nn.Conv2d, relevance: Tensor, image: Te
     terms = [(images, weight), (-low, weight.clamp(min=0)), (-high, weight.clamp(max=0))]
     z = sum(F.conv2d(x, w, stride=stride) for x, w in terms) + EPS
     s = relevance / z[image]
-    size = images.shape[-2:]
-    maps = torch.zeros((len(image), *size), dtype=images.dtype, device=images.device)
-    for x, w in terms:
-        back = F.conv_transpose2d(s, w, stride=stride)
-        maps[:, : back.shape[-2], : back.shape[-1]] += (x[image, :, : back.shape[-2], : back.shape[-1]] * back).sum(1)
-    return maps
+    return sum((x[image] * F.conv_transpose2d(s, w, stride=stride)).sum(1) for x, w in terms)  # type: ignore[return-value]
 
 
 # -- the walk -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""Layer-wise relevance propagation in transformers (rules: `xaibench.relprop`).
+"""Layer-wise relevance propagation in transformers.
+
+The rules of chefer2021 (`xaibench.relprop`) come first, AttnLRP and CP-LRP (`xaibench.surrogate`) last. For the former:
 
 A^b = post-softmax attention of block b [heads, N, N], R_A^b its relevance, G^b = dS_c/dA^b, r = the row of tokens that
 the head reads (the class token). Relevance starts at 1, not at the logit, and walks down from the last block B; a
@@ -14,14 +16,18 @@ the relevance.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from torch import Tensor, einsum
 
-from xaibench.errors import UsageError
-from xaibench.forward import Forward, Pairs
+from xaibench.blocks import Blocks, check_patch_embedding
+from xaibench.forward import Forward, Hook, Pairs, Plan
 from xaibench.registry import method
 from xaibench.relprop import Rules, attention_relevance, pixel_relevance
+from xaibench.surrogate import Rule, relevance_hooks
+
+Level = Literal["tokens", "pixels"]
 
 
 @method(
@@ -55,10 +61,7 @@ def partial_lrp(
     `block` counts from 0, or from the end: -1 is the last. The evaluation scripts of chefer2021 use the rules "orig".
     Maps [P, h, w], non-negative.
     """
-    blocks = len(forward.classifier.attention.layers)
-    if not -blocks <= block < blocks:
-        raise UsageError(f"block {block}: the model has blocks 0..{blocks - 1}")
-    chosen = block % blocks
+    chosen = Blocks(forward).check("block", block)
     *_, (_, relevance) = attention_relevance(forward, pairs, rules=rules, start_layer=chosen)
     if gradient:
         relevance = forward.block_gradients(pairs, chosen)[chosen] * relevance
@@ -83,3 +86,50 @@ def _rollout(forward: Forward, matrices: Iterable[Tensor]) -> Tensor:
         row = row + einsum("pn,pnm->pm", row, m)
     assert row is not None
     return forward.token_map(row)
+
+
+@method(needs=("transformer_blocks",), source="achtibat2024", cost="1 forward, 1 backward per label")
+def attn_lrp(
+    forward: Forward, pairs: Pairs, *, level: Level = "tokens", rule: Rule = "epsilon", gamma: float = 0.05,
+    conv_gamma: float = 0.25,
+) -> Tensor:  # fmt: skip
+    """AttnLRP: input times gradient, where attention, normalisation and activation have rules of their own.
+
+    Gradients of queries and keys are quartered and those of values halved, so that softmax(q k^T) v shares relevance
+    equally among its factors; the standard deviation of a normalisation is a constant; GELU passes relevance unchanged.
+    Other layers keep their gradient (epsilon rule at 0) or follow `rule` = "gamma", for which the authors tune `gamma`
+    and `conv_gamma` (of the patch embedding) per model; epsilon is noisy in vision transformers.
+
+    Args:
+        level: "tokens": relevance of the input of the first block, patch by patch; "pixels": of the image, summed over
+            colours (only where the stem is one convolution: through a normalising stem it is zero)
+
+    Returns:
+        maps [P, h, w] or [P, H, W], signed, logit units
+    """
+    hooks = relevance_hooks(forward, query=1 / 4, key=1 / 4, value=1 / 2, rule=rule, gamma=gamma, conv_gamma=conv_gamma)
+    return _input_x_gradient(forward, pairs, hooks, level)
+
+
+@method(
+    needs=("transformer_blocks",), source="ali2022; achtibat2024, baseline", cost="1 forward, 1 backward per label"
+)
+def cp_lrp(
+    forward: Forward, pairs: Pairs, *, level: Level = "tokens", rule: Rule = "epsilon", gamma: float = 0.05,
+    conv_gamma: float = 0.25,
+) -> Tensor:  # fmt: skip
+    """CP-LRP: as attn_lrp, but attention matrices are constants and values keep their gradient.
+
+    The authors of attn_lrp advise it with rule = "gamma" for vision transformers. Maps [P, h, w] or [P, H, W], signed,
+    logit units.
+    """
+    hooks = relevance_hooks(forward, query=0, key=0, value=1, rule=rule, gamma=gamma, conv_gamma=conv_gamma)
+    return _input_x_gradient(forward, pairs, hooks, level)
+
+
+def _input_x_gradient(forward: Forward, pairs: Pairs, hooks: Mapping[str, Hook], level: Level) -> Tensor:
+    if level == "pixels":
+        check_patch_embedding(forward)
+    layer = "input" if level == "pixels" else "norm_pre"
+    hooked = forward.hooked(hooks, Plan(gradients=frozenset({layer})))
+    return einsum("pkhw,pkhw->phw", hooked.features(layer)[pairs.image], hooked.gradients(pairs, layer))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from xaibench.attention import SUFFIX, exposed
 from xaibench.classifier import Classifier, output_logits
 from xaibench.errors import UsageError
+
+Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 
 
 class Pairs:
@@ -148,6 +150,7 @@ class Forward:
         self.seed = seed
         classifier.inspect(images)
         self._plan = plan or Plan()
+        self._hooks: Mapping[str, Hook] = {}
         self._captured: dict[str, Tensor] = {}
         self._graph_logits: Tensor | None = None
         self._gradients: _Gradients | None = None
@@ -220,6 +223,20 @@ class Forward:
         self._require(Plan(features=frozenset(names)))
         return {name: self._activation(name) for name in names}
 
+    def hooked(self, hooks: Mapping[str, Hook], plan: Plan) -> Forward:
+        """Another pass of the same batch, with forward hooks on named modules: for rules that change gradients."""
+        other = Forward(self.classifier, self.images, plan=plan, ids=self.ids, seed=self.seed)
+        other._hooks = hooks
+        return other
+
+    @staticmethod
+    def rank_gradients(logits: Tensor, target: Tensor, pairs: Pairs) -> Tensor:
+        """Gradient of each pair's entry of `logits` [B, L] with respect to `target` [B, ...]: [P, ...].
+
+        One backward pass per label rank. Neither has to belong to this pass.
+        """
+        return _Gradients(logits, {"target": target}).of(pairs, "target")
+
     def readout(self, tokens: int) -> Tensor:
         """[N] weights with which the head reads the tokens (class token: 1 there, 0 elsewhere)."""
         return self.classifier.attention.row(tokens, self.images)
@@ -275,6 +292,8 @@ class Forward:
                 stack.enter_context(self.classifier.prepared())
                 stack.enter_context(exposed(module, attention))
                 stack.enter_context(torch.no_grad())  # a tap turns the graph on where the plan first needs it
+                for name, hook in self._hooks.items():
+                    stack.callback(module.get_submodule(name).register_forward_hook(hook).remove)
                 for name in taps:
                     handle = module.get_submodule(name).register_forward_hook(self._tap(name))
                     stack.callback(handle.remove)

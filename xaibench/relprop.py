@@ -9,13 +9,14 @@ conserved from input to output, by design of the original.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.blocks import Blocks, check_patch_embedding
+from xaibench.errors import UsageError
 from xaibench.forward import Forward, Pairs
 
 Rules = Literal["ours", "orig"]
@@ -116,25 +117,24 @@ def attention_relevance(
     forward: Forward, pairs: Pairs, *, rules: Rules, start_layer: int
 ) -> Iterator[tuple[int, Tensor]]:
     """Block and relevance R_A of its attention [P, heads, N, N], from the last block down to `start_layer`."""
-    depth = len(forward.classifier.attention.layers)
-    if not 0 <= start_layer < depth:
-        raise UsageError(f"start_layer {start_layer}: the model has blocks 0..{depth - 1}")
     walk = _Walk(forward, pairs, rules)
+    if not 0 <= start_layer < walk.blocks.depth:
+        raise UsageError(f"start_layer {start_layer}: the model has blocks 0..{walk.blocks.depth - 1}")
     relevance = walk.head()
-    for index in reversed(range(start_layer, depth)):
-        attention, values, skip = walk.down_to_attention(index, relevance)
-        yield index, F.pad(attention, (0, 0, 0, attention.shape[-1] - attention.shape[-2]))
-        if index > start_layer:
-            relevance = walk.below_attention(index, attention, values, skip)
+    for block in reversed(range(start_layer, walk.blocks.depth)):
+        attention, values, skip = walk.down_to_attention(block, relevance)
+        yield block, F.pad(attention, (0, 0, 0, attention.shape[-1] - attention.shape[-2]))
+        if block > start_layer:
+            relevance = walk.below_attention(block, attention, values, skip)
 
 
 def pixel_relevance(forward: Forward, pairs: Pairs, *, rules: Rules) -> Tensor:
     """Relevance of every pixel [P, H, W], signed."""
-    _check_patch_embedding(forward)
+    check_patch_embedding(forward)
     walk = _Walk(forward, pairs, rules)
     relevance = walk.head()
-    for index in reversed(range(len(forward.classifier.attention.layers))):
-        relevance = walk.below_attention(index, *walk.down_to_attention(index, relevance))
+    for block in reversed(range(walk.blocks.depth)):
+        relevance = walk.below_attention(block, *walk.down_to_attention(block, relevance))
     return walk.pixels(relevance)
 
 
@@ -146,109 +146,77 @@ class _Walk:
     """
 
     def __init__(self, forward: Forward, pairs: Pairs, rules: Rules) -> None:
-        self.module = forward.classifier.module
+        self.module: Any = forward.classifier.module
         self.attention = forward.classifier.attention
         self.images = forward.images
-        self.activations = forward.activations(forward.classifier.blocks)
+        self.blocks = Blocks(forward)
         self.image, self.label, self.rules = pairs.image, pairs.label, rules
 
     def head(self) -> Tensor:
         """Relevance of the last block's output [P, n, D], n the number of leading tokens that the head reads."""
-        tokens = self.activations["norm"]
-        classes = self.module.head.out_features
-        start = F.one_hot(self.label, classes).to(tokens.dtype)
+        tokens = self.blocks.activations["norm"]
+        start = F.one_hot(self.label, self.module.head.out_features).to(tokens.dtype)[:, None]
         if self.attention.readout == "distilled":
-            heads = [self.module.head, self.module.head_dist]
-            read = [tokens[:, index] for index in range(2)]
-            logits = [h(x).detach()[:, None] for x, h in zip(read, heads, strict=True)]
-            starts = add(logits[0], logits[1], start[:, None], self.image, self.rules)
-            below = [
-                pick(x[:, None], x, self._linear(x[:, None], h, r)[:, 0], self.image)
-                for x, h, r in zip(read, heads, starts, strict=True)
-            ]
-            return torch.cat(below, 1)
-        features = self.activations["fc_norm"]
-        relevance = self._linear(features[:, None], self.module.head, start[:, None])[:, 0]
+            heads = (self.module.head, self.module.head_dist)
+            logits = [head(tokens[:, index : index + 1]).detach() for index, head in enumerate(heads)]
+            starts = add(logits[0], logits[1], start, self.image, self.rules)
+            return torch.cat([self._read(index, heads[index], starts[index]) for index in range(2)], 1)
         if self.attention.readout == "token":
-            return pick(tokens[:, :1], tokens[:, 0], relevance, self.image)
+            return self._read(0, self.module.head, start, self.blocks.activations["fc_norm"])
         first = self.attention.pooled
+        relevance = self._linear(self.blocks.activations["fc_norm"][:, None], self.module.head, start)[:, 0]
         pooled = tokens[:, first:]
         return F.pad(pick(pooled, pooled.sum(1), relevance, self.image), (0, 0, first, 0))
 
-    def down_to_attention(self, index: int, relevance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _read(self, index: int, head: nn.Linear, relevance: Tensor, features: Tensor | None = None) -> Tensor:
+        """Relevance [P, 1, D] of the token that a linear head reads, as it is or through a norm as `features`."""
+        token = self.blocks.activations["norm"][:, index]
+        below = self._linear((token if features is None else features)[:, None], head, relevance)
+        return pick(token[:, None], token, below[:, 0], self.image)
+
+    def down_to_attention(self, block: int, relevance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From a block's output to its attention: relevance of A [P, heads, n, N], of v and of the skip [P, n, D]."""
-        block, n = self.module.blocks[index], relevance.shape[1]
+        layer, n = self.module.blocks[block], relevance.shape[1]
         x, a, n2, u, f = (
-            self._of(index, name)[:, :n] for name in ("input", "drop_path1", "norm2", "mlp.norm", "drop_path2")
+            self.blocks.of(block, name)[:, :n] for name in ("input", "drop_path1", "norm2", "mlp.norm", "drop_path2")
         )
         m = x + a
         skip, branch = add(m, f, relevance, self.image, self.rules)
-        branch = self._linear(u, block.mlp.fc2, branch)
-        branch = self._linear(n2, block.mlp.fc1, branch)
+        branch = self._linear(n2, layer.mlp.fc1, self._linear(u, layer.mlp.fc2, branch))
         skip, branch = add(x, a, clone(m, skip, branch, self.image), self.image, self.rules)
-        _, _, values = self._qkv(index)
-        attention = self._of(index, "attn.attn_drop")[:, :, :n]
-        mixed = (attention @ values).transpose(1, 2).flatten(2)
-        if (norm := getattr(block.attn, "norm", None)) is not None:
-            mixed = norm(mixed).detach()
-        branch = self._linear(mixed, block.attn.proj, branch).unflatten(-1, (attention.shape[1], -1)).transpose(1, 2)
-        return *product(attention, values, branch, self.image), skip
+        attention, values = self.blocks.of(block, "attn.attn_drop")[:, :, :n], self.blocks.qkv(block)[2]
+        branch = self._linear(self.blocks.mixed(block, attention, values).detach(), layer.attn.proj, branch)
+        heads = branch.unflatten(-1, (attention.shape[1], -1)).transpose(1, 2)
+        return *product(attention, values, heads, self.image), skip
 
-    def below_attention(self, index: int, attention: Tensor, values: Tensor, skip: Tensor) -> Tensor:
+    def below_attention(self, block: int, attention: Tensor, values: Tensor, skip: Tensor) -> Tensor:
         """From a block's attention to its input [P, N, D]."""
         n, tokens = attention.shape[-2:]
-        query, key, _ = self._qkv(index)
+        query, key, _ = self.blocks.qkv(block)
         queries, keys = product(query[:, :, :n], key.mT, attention, self.image)
-        queries = F.pad(queries, (0, 0, 0, tokens - n))
-        qkv = torch.stack([queries, keys.mT, values], 1)  # [P, 3, heads, N, d]
+        qkv = torch.stack([F.pad(queries, (0, 0, 0, tokens - n)), keys.mT, values], 1)  # [P, 3, heads, N, d]
         branch = self._linear(
-            self._of(index, "norm1"), self.module.blocks[index].attn.qkv, qkv.permute(0, 3, 1, 2, 4).flatten(2)
+            self.blocks.of(block, "norm1"), self.module.blocks[block].attn.qkv, qkv.permute(0, 3, 1, 2, 4).flatten(2)
         )
-        return clone(self._of(index, "input"), F.pad(skip, (0, 0, 0, tokens - n)), branch, self.image)
+        return clone(self.blocks.of(block, "input"), F.pad(skip, (0, 0, 0, tokens - n)), branch, self.image)
 
     def pixels(self, relevance: Tensor) -> Tensor:
         """From the first block's input [P, N, D] to the image [P, H, W]."""
-        embed, prefix = self.module.patch_embed, self.attention.prefix
-        tokens, embedded = self.activations["patch_drop"], self.activations["patch_embed"]
+        tokens, embedded = self.blocks.activations["patch_drop"], self.blocks.activations["patch_embed"]
+        convolution, prefix = self.module.patch_embed.proj, self.attention.prefix
         if embedded.ndim == 4:  # dynamic image size: [B, h, w, D]
             embedded = embedded.flatten(1, 2)
         if self.module.pos_embed is not None:
-            if not self.module.no_embed_class:
-                first = [getattr(self.module, name, None) for name in ("cls_token", "dist_token", "reg_token")]
-                first = [token.detach().expand(len(embedded), -1, -1) for token in first if token is not None]
-                embedded = torch.cat([*first, embedded], 1)
-            else:
+            if self.module.no_embed_class:
                 relevance, tokens, prefix = relevance[:, prefix:], tokens[:, prefix:], 0
+            else:
+                first = (getattr(self.module, name, None) for name in ("cls_token", "dist_token", "reg_token"))
+                extra = [token.detach().expand(len(embedded), -1, -1) for token in first if token is not None]
+                embedded = torch.cat([*extra, embedded], 1)
             relevance, _ = add(embedded, tokens - embedded, relevance, self.image, self.rules)
-        h, w = (size // patch for size, patch in zip(self.images.shape[-2:], embed.proj.stride, strict=True))
+        h, w = (size // patch for size, patch in zip(self.images.shape[-2:], convolution.stride, strict=True))
         grid = relevance[:, prefix:].transpose(1, 2).unflatten(-1, (h, w))
-        return patches(self.images, embed.proj, grid, self.image)
+        return patches(self.images, convolution, grid, self.image)
 
     def _linear(self, x: Tensor, layer: nn.Linear, relevance: Tensor) -> Tensor:
         return linear(x, layer.weight, relevance, self.image, self.rules)
-
-    def _of(self, index: int, name: str) -> Tensor:
-        if name == "input":
-            return self.activations[f"blocks.{index - 1}" if index else "norm_pre"]
-        return self.activations[f"blocks.{index}.{name}"]
-
-    def _qkv(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys after their norms, and values: each [B, heads, N, d]."""
-        query, key = self._of(index, "attn.q_norm"), self._of(index, "attn.k_norm")
-        qkv = self._of(index, "attn.qkv").unflatten(-1, (3, query.shape[1], -1))
-        return query, key, qkv[:, :, 2].transpose(1, 2)
-
-
-def _check_patch_embedding(forward: Forward) -> None:
-    """Raise IncompatibleError unless the stem is timm's plain convolution over an image of whole patches."""
-    from timm.layers import PatchEmbed
-
-    embed = forward.classifier.module.patch_embed
-    if type(embed) is not PatchEmbed:
-        raise IncompatibleError(
-            f"model {forward.classifier.name}: full_lrp has no rules for its stem ({type(embed).__name__}), only for "
-            f"a convolution that embeds patches"
-        )
-    sizes = zip(forward.images.shape[-2:], embed.proj.stride, strict=True)
-    if any(size % patch for size, patch in sizes):
-        raise IncompatibleError(f"model {forward.classifier.name}: full_lrp needs images of whole patches")

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import GoldenTransformer
 
 import xaibench
-from xaibench.errors import UsageError
+from xaibench.errors import IncompatibleError, UsageError
 
 TOLERANCE = 1e-6  # of the largest value; attention and gradients
 LRP_TOLERANCE = 1e-5  # of each map's own largest value
@@ -64,6 +64,12 @@ def test_rollout_from_every_block(transformer: GoldenTransformer) -> None:
 
 def test_generic_attention(transformer: GoldenTransformer) -> None:
     close(transformer.maps("generic_attention"), transformer.arrays["out/generic_attention_mm"])
+
+
+def test_attention_grad_cam(transformer: GoldenTransformer) -> None:
+    close(transformer.maps("attention_grad_cam"), transformer.arrays["out/attn_gradcam_raw"])
+    emptied = np.isnan(transformer.arrays["out/attn_gradcam"]).all(-1)
+    np.testing.assert_array_equal((transformer.maps("attention_grad_cam") == 0).all(-1), emptied)
 
 
 def flat(pixels: np.ndarray) -> np.ndarray:
@@ -124,3 +130,47 @@ def test_defaults_are_those_of_the_evaluation_scripts(transformer: GoldenTransfo
     close_maps(transformer.maps("partial_lrp"), transformer.arrays["out/last_layer_orig"])
     if not json.loads(str(transformer.arrays["config"]))["hybrid"]:
         close_maps(transformer.maps("full_lrp"), flat(transformer.arrays["out/full_lrp_orig"]))
+
+
+@pytest.mark.parametrize("level", ["tokens", "pixels"])
+@pytest.mark.parametrize(("rule", "tolerance"), [("epsilon", TOLERANCE), ("gamma", 1e-4)])
+@pytest.mark.parametrize("method", ["attn_lrp", "cp_lrp"])
+def test_modified_backward(
+    transformer: GoldenTransformer, method: str, rule: str, tolerance: float, level: str
+) -> None:
+    key = f"out/{method.replace('_', '')}_{'eps' if rule == 'epsilon' else rule}__{level}"
+    if key in transformer.arrays:
+        reference = flat(transformer.arrays[key])
+        if level == "tokens":
+            reference = reference[..., 1:]  # the class token has no place in the map
+        close_maps(transformer.maps(method, rule=rule, level=level), reference, tolerance)
+    else:
+        with pytest.raises(IncompatibleError, match="its stem"):
+            transformer.maps(method, rule=rule, level=level)
+
+
+COVERED = (
+    {f"out/{key}" for key in LRP}
+    | {
+        f"out/{method}_{rule}__{level}"
+        for method in ("attnlrp", "cplrp")
+        for rule in ("eps", "gamma")
+        for level in ("tokens", "pixels")
+    }
+    | {f"out/rollout__start{start}" for start in range(4)}
+    | {"out/attention", "out/last_layer_attn", "out/attn_gradcam_raw", "out/generic_attention_mm", "logits"}
+    | {"out/lrp_ours__attn_cam__target0", "out/lrp_ours__attn_grad__target0"}
+)
+NOT_COVERED = {
+    "w/": "weights",
+    "config": "description",
+    "images": "input",
+    "targets": "which labels",
+    "out/attn_gradcam": "attn_gradcam_raw after a min-max that is 0/0 in places",
+    "out/transformer_attribution__start1__upsampled_minmax": "post-processing of a map that is compared",
+}
+
+
+def test_every_golden_key_is_compared_or_explained(transformer: GoldenTransformer) -> None:
+    left = [k for k in transformer.arrays if k not in COVERED and k not in NOT_COVERED and not k.startswith("w/")]
+    assert not left

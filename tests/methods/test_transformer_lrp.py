@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.methods.vit import CONFIGURATIONS, classifier, images, some_pairs
 from torch import Tensor, nn
 
 import xaibench
+from tests.methods.vit import CONFIGURATIONS, classifier, images, some_pairs
 from xaibench import relprop
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.models import import_timm
@@ -98,11 +98,12 @@ def test_clone_is_a_sum_but_where_the_value_is_zero() -> None:
 def test_patch_rule() -> None:
     """z^B: every pixel gets (x w - l w+ - h w-) R / Z, and all of R arrives."""
     pictures, relevance = random(2, 3, 4, 6), random(3, 5, 2, 3, seed=1)
-    convolution = nn.Conv2d(3, 5, 2, stride=2).double()
+    convolution = nn.Conv2d(3, 5, 2, stride=2).double().requires_grad_(False)
+    convolution.weight.copy_(random(5, 3, 2, 2, seed=2))
     image = torch.tensor([1, 0, 1])
     found = relprop.patches(pictures, convolution, relevance, image)
     torch.testing.assert_close(found.sum((1, 2)), relevance.sum((1, 2, 3)), rtol=1e-6, atol=1e-6)
-    weight = convolution.weight.detach()
+    weight = convolution.weight
     for p, row, column in ((0, 0, 0), (1, 3, 5), (2, 1, 2)):
         x = pictures[image[p]]
         low, high = x.min(), x.max()
@@ -214,8 +215,9 @@ def relevance_twin(module: Any, image: Tensor, label: int, start_layer: int) -> 
         n2 = block.norm2(m)
         u = block.mlp.norm(block.mlp.act(block.mlp.fc1(n2)))
         f = block.ls2(block.mlp.fc2(u))
-        trace.append({name: value.detach() for name, value in dict(
-            x=x, n1=n1, q=q, k=k, v=v, A=weights, o=o, a=a, m=m, n2=n2, u=u, f=f).items()})  # fmt: skip
+        names = ("x", "n1", "q", "k", "v", "A", "o", "a", "m", "n2", "u", "f")
+        values = (x, n1, q, k, v, weights, o, a, m, n2, u, f)
+        trace.append({name: value.detach() for name, value in zip(names, values, strict=True)})
         x = m + f
     z = module.norm(x)
     prefix, count = module.num_prefix_tokens, len(x)
@@ -321,7 +323,7 @@ def variant(**options: Any) -> nn.Module:
     import_timm()
     from timm.models.vision_transformer import VisionTransformer
 
-    small = dict(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, num_classes=3)
+    small = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 3}
     return VisionTransformer(**{**small, **options}).eval()
 
 

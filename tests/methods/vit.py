@@ -36,8 +36,8 @@ def classifier(name: str, dtype: torch.dtype = torch.float64) -> xaibench.Classi
 
     options = dict(CONFIGURATIONS[name])
     family = VisionTransformerDistilled if options.pop("distilled", False) else VisionTransformer
-    small = dict(img_size=24, patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=CLASSES, mlp_ratio=2.0)
-    module = family(**{**small, **options})
+    small = {"img_size": 24, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "mlp_ratio": 2.0}
+    module = family(**{**small, "num_classes": CLASSES, **options})
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():  # timm starts LayerScale, tokens and biases at values that hide mistakes
         scale = 0.3 if parameter.ndim > 1 else 0.1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class Blocks:
     """
 
     def __init__(self, forward: Forward) -> None:
-        self.module = forward.classifier.module
+        self.module: Any = forward.classifier.module  # a timm VisionTransformer
         self.activations = forward.activations(forward.classifier.blocks)
         self.depth = len(forward.classifier.attention.layers)
 
@@ -46,15 +46,15 @@ class Blocks:
     def mixed(self, block: int, attention: Tensor, values: Tensor) -> Tensor:
         """[B, n, heads · d]: what the output projection sees, for attention [B, heads, n, N]."""
         out = (attention @ values).transpose(1, 2).flatten(2)
-        norm = getattr(self.module.blocks[block].attn, "norm", None)  # type: ignore[union-attr, index]
-        return out if norm is None else norm(out)  # type: ignore[no-any-return]
+        norm = getattr(self.module.blocks[block].attn, "norm", None)
+        return out if norm is None else cast(Tensor, norm(out))
 
     def output(self, block: int, attention: Tensor) -> Tensor:
         """The block's output [B, N, D] as a function of its attention [B, heads, N, N]."""
-        layer = self.module.blocks[block]  # type: ignore[index]
+        layer = self.module.blocks[block]
         mixed = self.mixed(block, attention, self.qkv(block)[2])
         m = self.of(block, "input") + layer.drop_path1(layer.ls1(layer.attn.proj_drop(layer.attn.proj(mixed))))
-        return m + layer.drop_path2(layer.ls2(layer.mlp(layer.norm2(m))))  # type: ignore[no-any-return]
+        return cast(Tensor, m + layer.drop_path2(layer.ls2(layer.mlp(layer.norm2(m)))))
 
     def logits(self, tokens: Tensor, pool: Pool) -> Tensor:
         """[B, L] that the model's head makes of tokens [B, N, D], which need not be those of the last block.
@@ -63,11 +63,11 @@ class Blocks:
             pool: "head": read as the model does; "mean": the mean of all tokens, normalised after the mean
         """
         if pool == "head":
-            return self.module.forward_head(self.module.norm(tokens))  # type: ignore[operator, no-any-return]
-        pooled = self.module.fc_norm(self.module.norm(tokens.mean(1)))  # type: ignore[operator]
-        logits = self.module.head(pooled)  # type: ignore[operator]
+            return cast(Tensor, self.module.forward_head(self.module.norm(tokens)))
+        pooled = self.module.fc_norm(self.module.norm(tokens.mean(1)))
+        logits: Tensor = self.module.head(pooled)
         distilled = getattr(self.module, "head_dist", None)
-        return logits if distilled is None else (logits + distilled(pooled)) / 2  # type: ignore[no-any-return]
+        return logits if distilled is None else cast(Tensor, (logits + distilled(pooled)) / 2)
 
 
 def own_gradients(forward: Forward, pairs: Pairs, *, start_layer: int, pool: Pool) -> dict[int, Tensor]:

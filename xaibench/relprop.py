@@ -105,9 +105,9 @@ def patches(images: Tensor, convolution: nn.Conv2d, relevance: Tensor, image: Te
     low = images.amin((1, 2, 3), keepdim=True).expand_as(images)
     high = images.amax((1, 2, 3), keepdim=True).expand_as(images)
     terms = [(images, weight), (-low, weight.clamp(min=0)), (-high, weight.clamp(max=0))]
-    z = sum(F.conv2d(x, w, stride=stride) for x, w in terms) + EPS
+    z = torch.stack([F.conv2d(x, w, stride=stride) for x, w in terms]).sum(0) + EPS
     s = relevance / z[image]
-    return sum((x[image] * F.conv_transpose2d(s, w, stride=stride)).sum(1) for x, w in terms)  # type: ignore[return-value]
+    return torch.stack([(x[image] * F.conv_transpose2d(s, w, stride=stride)).sum(1) for x, w in terms]).sum(0)
 
 
 # -- the walk -----------------------------------------------------------------------------------------------------

@@ -65,20 +65,17 @@ def gamma_rule(gamma: float) -> Hook:
         part = parameter.clamp(min=0) if upwards else parameter.clamp(max=0)
         return (parameter + gamma * part).detach()
 
-    def apply(module: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        if isinstance(module, nn.Conv2d):
-            return module._conv_forward(x, weight, bias)  # type: ignore[arg-type]
-        return F.linear(x, weight, bias)  # type: ignore[arg-type]
+    def apply(module: Any, x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
+        return module._conv_forward(x, weight, bias) if isinstance(module, nn.Conv2d) else F.linear(x, weight, bias)
 
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
         positive, negative = args[0].relu(), -(-args[0]).relu()
         y = output.detach()
         total = torch.zeros_like(y)
         for upwards in (True, False):
-            one, other = grown(module.weight, upwards), grown(module.weight, not upwards)  # type: ignore[arg-type]
-            z = apply(module, positive, one, grown(module.bias, upwards))  # type: ignore[arg-type]
-            z = z + apply(module, negative, other, None)
-            below = z.detach() + torch.where(z >= 0, STABILISER, -STABILISER)
+            one, other = grown(module.weight, upwards), grown(module.weight, not upwards)
+            z = apply(module, positive, one, grown(module.bias, upwards)) + apply(module, negative, other, None)
+            below = z.detach() + (STABILISER if upwards else -STABILISER)  # Z has the sign of y where it is used
             total = total + z * (y / below).where(y > 0 if upwards else y < 0, 0)
         return keep(output, total)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import xaibench
-from tests.methods.vit import CONFIGURATIONS, classifier, images, some_pairs
+from tests.methods.vit import CONFIGURATIONS, classifier, first_pooled, images, some_pairs
 from xaibench.errors import IncompatibleError, UsageError
 
 METHODS = ("raw_attention", "attention_rollout", "generic_attention", "attention_grad_cam", "getam", "legrad")
@@ -32,14 +32,14 @@ class Trace:
             self.attentions.append(weights)
             self.outputs.append(x)
         self.logits = module.forward_head(module.norm(x))[0]
-        tokens, prefix = x.shape[1], module.num_prefix_tokens
+        tokens = x.shape[1]
         self.read = torch.zeros(tokens, dtype=x.dtype)
         if hasattr(module, "head_dist"):
             self.read[:2] = 0.5
         elif module.global_pool == "token":
             self.read[0] = 1
         else:
-            self.read[prefix:] = 1 / (tokens - prefix)
+            self.read[first_pooled(module) :] = 1 / (tokens - first_pooled(module))
 
     def gradients(self, label: int) -> list[Tensor]:
         found = torch.autograd.grad(self.logits[label], self.attentions, retain_graph=True)

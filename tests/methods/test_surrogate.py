@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import xaibench
-from tests.methods.vit import CONFIGURATIONS, classifier, images, some_pairs
+from tests.methods.vit import CONFIGURATIONS, classifier, first_pooled, images, some_pairs
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.surrogate import gamma_rule, linear_norm, secant
 
@@ -127,7 +127,7 @@ def twin(module: Any, image: Tensor, label: int, method: str) -> Tensor:
     elif module.global_pool == "token":
         logits = module.head(norm(module.fc_norm, z[:, 0]))
     else:
-        logits = module.head(norm(module.fc_norm, z[:, module.num_prefix_tokens :].mean(1)))
+        logits = module.head(norm(module.fc_norm, z[:, first_pooled(module) :].mean(1)))
     (gradient,) = torch.autograd.grad(logits[0, label], start)
     return (start * gradient).sum(-1)[0, module.num_prefix_tokens :].detach()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from tests.methods.vit import CONFIGURATIONS, classifier, images, some_pairs
+from tests.methods.vit import CONFIGURATIONS, classifier, first_pooled, images, some_pairs
 from xaibench import relprop
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.models import import_timm
@@ -220,7 +220,7 @@ def relevance_twin(module: Any, image: Tensor, label: int, start_layer: int) -> 
         trace.append({name: value.detach() for name, value in zip(names, values, strict=True)})
         x = m + f
     z = module.norm(x)
-    prefix, count = module.num_prefix_tokens, len(x)
+    prefix, first, count = module.num_prefix_tokens, first_pooled(module), len(x)
     row = torch.zeros(count, dtype=x.dtype)
     if hasattr(module, "head_dist"):
         logits = [module.head(z[0]), module.head_dist(z[1])]
@@ -230,8 +230,8 @@ def relevance_twin(module: Any, image: Tensor, label: int, start_layer: int) -> 
         score = module.head(module.fc_norm(z[0]))[label]
         row[0] = 1
     else:
-        score = module.head(module.fc_norm(z[prefix:].mean(0)))[label]
-        row[prefix:] = 1 / (count - prefix)
+        score = module.head(module.fc_norm(z[first:].mean(0)))[label]
+        row[first:] = 1 / (count - first)
     gradients = torch.autograd.grad(score, matrices)
     start = torch.eye(module.num_classes, dtype=x.dtype)[label]
     z, r = z.detach(), torch.zeros_like(z)
@@ -243,9 +243,9 @@ def relevance_twin(module: Any, image: Tensor, label: int, start_layer: int) -> 
     elif module.global_pool == "token":
         r[0] = z[0] * divide(dense(module.head, module.fc_norm(z[0]), start), z[0])
     else:
-        mean = z[prefix:].mean(0)
+        mean = z[first:].mean(0)
         below = dense(module.head, module.fc_norm(mean), start)
-        r[prefix:] = through(lambda t: t.mean(0), [z[prefix:]], below)[0]
+        r[first:] = through(lambda t: t.mean(0), [z[first:]], below)[0]
     for index in reversed(range(start_layer, len(trace))):
         block, t = module.blocks[index], trace[index]
         skip, branch = plus(t["m"], t["f"], r)

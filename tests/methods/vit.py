@@ -22,6 +22,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "pooled": {"global_pool": "avg", "class_token": False},
     "pooled_registers": {"global_pool": "avg", "class_token": False, "reg_tokens": 1},
     "pooled_beside_a_class_token": {"global_pool": "avg", "fc_norm": False},
+    "pooled_with_the_class_token": {"global_pool": "avg", "pool_include_prefix": True},
     "pre_norm": {"pre_norm": True, "qkv_bias": False},
     "distilled": {"distilled": True},
     "dynamic": {"dynamic_img_size": True},
@@ -46,6 +47,11 @@ def classifier(name: str, dtype: torch.dtype = torch.float64) -> xaibench.Classi
             parameter.copy_(offset + scale * torch.randn(parameter.shape, generator=generator))
     nn.init.constant_(module.head.bias, 0.1)
     return xaibench.Classifier(module.to(dtype).eval(), name=name)
+
+
+def first_pooled(module: Any) -> int:
+    """The first token of the mean that a pooling model reads."""
+    return 0 if module.pool_include_prefix else int(module.num_prefix_tokens)
 
 
 def images(name: str, count: int) -> Tensor:

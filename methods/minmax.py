@@ -34,20 +34,26 @@ def minmax_cam(forward: Forward, pairs: Pairs) -> Tensor:
 
 @method(needs=("features", "linear_head"), source="david2022; official src/minmax.py", cost="1 forward")
 def d_minmax_cam(forward: Forward, pairs: Pairs) -> Tensor:
-    """CAM with w_u = relu(W_u) - relu(sum_N W_n) / max(c - 1, 1) + min(0, sum_C W_n) / max(c, 1). Raw maps [P, h, w]."""
+    """CAM with w_u = relu(W_u) - relu(sum_N W_n) / max(c - 1, 1) + min(0, sum_C W_n) / max(c, 1).
+
+    Raw maps [P, h, w].
+    """
     weights = d_minmax(*_head(forward, pairs))
     return einsum("pk,pkhw->phw", weights, forward.features("last")[pairs.image])
 
 
-@method(needs=("features", "gradients"), source="david2022; official src/minmax.py", cost="1 forward, 1 head backward per label")
+@method(needs=("features", "gradients"), source="david2022; official src/minmax.py", cost="as grad_cam, for all detected labels")
 def minmax_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
-    """Grad-CAM of J_u = S_u - (sum_{n in N} S_n) / max(c - 1, 1), gradients summed over positions. Raw maps [P, h, w]."""
+    """Grad-CAM of J_u = S_u - (sum_{n in N} S_n) / max(c - 1, 1), gradients summed over positions.
+
+    Raw maps [P, h, w].
+    """
     own, others, _, count = _gradients(forward, pairs, layer)
     weights = minmax(own, others, count).sum((2, 3))
     return einsum("pk,pkhw->phw", weights, forward.features(layer)[pairs.image])
 
 
-@method(needs=("features", "gradients"), source="david2022; official src/minmax.py", cost="1 forward, 1 head backward per label")
+@method(needs=("features", "gradients"), source="david2022; official src/minmax.py", cost="as grad_cam, for all detected labels")
 def d_minmax_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     """Grad-CAM with the D-MinMax weights of the gradients at each position, THEN summed over positions.
 
@@ -70,10 +76,9 @@ def _gradients(forward: Forward, pairs: Pairs, layer: str) -> tuple[Tensor, Tens
     detected = forward.detected_pairs
     per_label = forward.gradients(detected, layer)
     every = per_label.new_zeros((len(forward.images), *per_label.shape[1:])).index_add(0, detected.image, per_label)
-    own = forward.gradients(pairs, layer)
-    is_detected = forward.detected[pairs.image, pairs.label]
-    every = every[pairs.image]
-    count = forward.detected.sum(1)[pairs.image]
+    own, every = forward.gradients(pairs, layer), every[pairs.image]
+    is_detected = forward.detected[pairs.image, pairs.label][:, None, None, None]
+    count = forward.detected.sum(1)[pairs.image][:, None, None, None]
     # a lone detected label has no others: exactly 0, not the rounding of a difference
-    others = torch.where((is_detected & (count == 1))[:, None, None, None], 0, every - own * is_detected[:, None, None, None])
-    return own, others, every, count[:, None, None, None].to(own.dtype)
+    others = torch.where(is_detected & (count == 1), 0, every - own * is_detected)
+    return own, others, every, count.to(own.dtype)

@@ -111,9 +111,7 @@ def attn_lrp(
     return _input_x_gradient(forward, pairs, hooks, level)
 
 
-@method(
-    needs=("transformer_blocks",), source="ali2022; achtibat2024, baseline", cost="1 forward, 1 backward per label"
-)
+@method(needs=("transformer_blocks",), source="ali2022; achtibat2024, baseline", cost="1 forward, 1 backward per label")
 def cp_lrp(
     forward: Forward, pairs: Pairs, *, level: Level = "tokens", rule: Rule = "epsilon", gamma: float = 0.05,
     conv_gamma: float = 0.25,

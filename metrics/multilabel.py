@@ -47,7 +47,10 @@ def loss_of_others(evaluation: Evaluation, probe: Probe, labels: Labels, lone: L
     return mean if lone == "zero" else mean.where(count > 0, torch.nan)
 
 
-@metric(better="higher", range=(0, 1), aggregate="label_macro", group="multi_label", source=f"chattopadhay2018, sec. 4.1; {OFFICIAL}", cost=KEEP, minimum_effect=0.01)  # fmt: skip
+@metric(
+    better="higher", range=(0, 1), aggregate="label_macro", group="multi_label",
+    source=f"chattopadhay2018, sec. 4.1; {OFFICIAL}", cost=KEEP, minimum_effect=0.01,
+)  # fmt: skip
 def increase_in_confidence(
     evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model",
     ties: Literal["strict", "count"] = "strict", average: Average = "label_macro",
@@ -58,7 +61,10 @@ def increase_in_confidence(
     return increased.where(~o.isnan(), torch.nan)
 
 
-@metric(better="lower", range=(0, 1), aggregate="label_macro", group="multi_label", source=f"chattopadhay2018, sec. 4.1; {OFFICIAL}", cost=KEEP, minimum_effect=0.005)  # fmt: skip
+@metric(
+    better="lower", range=(0, 1), aggregate="label_macro", group="multi_label",
+    source=f"chattopadhay2018, sec. 4.1; {OFFICIAL}", cost=KEEP, minimum_effect=0.005,
+)  # fmt: skip
 def average_drop(
     evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model", average: Average = "label_macro"
 ) -> Tensor:
@@ -66,7 +72,10 @@ def average_drop(
     return loss(evaluation.confidence, evaluation.probe("keep", normalise, space).confidence)
 
 
-@metric(better="higher", range=(0, 1), aggregate="label_macro", group="multi_label", source=OFFICIAL, cost=DROP, minimum_effect=0.005)  # fmt: skip
+@metric(
+    better="higher", range=(0, 1), aggregate="label_macro", group="multi_label",
+    source=OFFICIAL, cost=DROP, minimum_effect=0.005,
+)  # fmt: skip
 def average_retention(
     evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model", average: Average = "label_macro"
 ) -> Tensor:
@@ -74,7 +83,10 @@ def average_retention(
     return loss(evaluation.confidence, evaluation.probe("drop", normalise, space).confidence)
 
 
-@metric(better="higher", range=(0, 1), aggregate="label_macro", group="multi_label", source=OFFICIAL, cost=KEEP, minimum_effect=0.005)  # fmt: skip
+@metric(
+    better="higher", range=(0, 1), aggregate="label_macro", group="multi_label",
+    source=OFFICIAL, cost=KEEP, minimum_effect=0.005,
+)  # fmt: skip
 def average_drop_of_others(
     evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
     lone: Lone = "zero", average: Average = "label_macro",
@@ -83,7 +95,10 @@ def average_drop_of_others(
     return loss_of_others(evaluation, evaluation.probe("keep", normalise, space), labels, lone)
 
 
-@metric(better="lower", range=(0, 1), aggregate="label_macro", group="multi_label", source=OFFICIAL, cost=DROP, minimum_effect=0.005)  # fmt: skip
+@metric(
+    better="lower", range=(0, 1), aggregate="label_macro", group="multi_label",
+    source=OFFICIAL, cost=DROP, minimum_effect=0.005,
+)  # fmt: skip
 def average_retention_of_others(
     evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
     lone: Lone = "zero", average: Average = "label_macro",
@@ -92,7 +107,10 @@ def average_retention_of_others(
     return loss_of_others(evaluation, evaluation.probe("drop", normalise, space), labels, lone)
 
 
-@metric(better="higher", range=(0, 1), aggregate="label_macro_f1", group="multi_label", source=OFFICIAL, cost=f"{KEEP} or drop", minimum_effect=0.005)  # fmt: skip
+@metric(
+    better="higher", range=(0, 1), aggregate="label_macro_f1", group="multi_label",
+    source=OFFICIAL, cost=f"{KEEP} or drop", minimum_effect=0.005,
+)  # fmt: skip
 def f1_plus(
     evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
     lone: Lone = "zero", average: AverageF1 = "label_macro_f1",
@@ -103,7 +121,10 @@ def f1_plus(
     return torch.stack([retention, drop], 1)
 
 
-@metric(better="lower", range=(0, 1), aggregate="label_macro_f1", group="multi_label", source=OFFICIAL, cost=f"{KEEP} or drop", minimum_effect=0.005)  # fmt: skip
+@metric(
+    better="lower", range=(0, 1), aggregate="label_macro_f1", group="multi_label",
+    source=OFFICIAL, cost=f"{KEEP} or drop", minimum_effect=0.005,
+)  # fmt: skip
 def f1_minus(
     evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
     lone: Lone = "zero", average: AverageF1 = "label_macro_f1",

@@ -45,7 +45,7 @@ def load_cnn(name: str) -> Golden:
     if desc["source"]:
         scope: dict[str, Any] = {"torch": torch, "nn": nn}
         exec(desc["source"], scope)  # the reference's own source, from our repository
-        module = scope["Plain"](**{k: v for k, v in desc["kwargs"].items()})
+        module = scope["Plain"](**desc["kwargs"])
     else:
         module = create_module(desc["timm_name"], **desc["kwargs"])
     module.load_state_dict({k[2:]: torch.tensor(arrays[k]) for k in arrays if k.startswith("w/")})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ def find_attention(module: nn.Module) -> Attention | str:
     if not isinstance(module, VisionTransformer):
         return f"{family} has no attention over one fixed set of patch tokens (timm VisionTransformer and DeiT have)"
     for block in module.blocks:
-        attention = getattr(block, "attn", None)
+        attention: Any = getattr(block, "attn", None)
         if attention is None:
             return f"{family} is built of {type(block).__name__}, whose attention matrices are not read yet"
         if type(attention) is not TimmAttention:
@@ -99,7 +100,7 @@ def find_blocks(module: nn.Module) -> tuple[str, ...] | str:
 @contextlib.contextmanager
 def exposed(module: nn.Module, layers: tuple[str, ...]) -> Iterator[None]:
     """Fused attention off in the blocks of `layers`, as it was afterwards."""
-    owners = [module.get_submodule(name.removesuffix(SUFFIX)) for name in layers]
+    owners: list[Any] = [module.get_submodule(name.removesuffix(SUFFIX)) for name in layers]
     before = [owner.fused_attn for owner in owners]
     try:
         for owner in owners:

@@ -227,7 +227,7 @@ class Classifier:
             w = patches // max(h, 1)
         if h * w != patches:
             raise IncompatibleError(f"model {self.name}: {patches} tokens form no grid for a {height}x{width} image")
-        return tokens.unflatten(-1, (h, w))
+        return tokens.reshape(*tokens.shape[:-1], h, w)
 
     @cached_property
     def weights_hash(self) -> str:
@@ -301,8 +301,8 @@ def _linear_head(module: nn.Module, outputs: dict[str, Tensor], grid: Tensor, lo
         if weight.shape != (logits.shape[1], grid.shape[1]):
             continue
         predicted = grid.mean((2, 3)) @ weight.T + (0 if candidate.bias is None else candidate.bias.detach())
-        if (predicted - logits).abs().max() <= LINEAR_HEAD_TOLERANCE * logits.abs().max().clamp(min=1):
-            return name
+        if float((predicted - logits).abs().max()) <= LINEAR_HEAD_TOLERANCE * max(float(logits.abs().max()), 1.0):
+            return str(name)
     return None
 
 
@@ -375,9 +375,10 @@ def load_classifier(
 
 
 def _adjust(preprocess: Preprocess, given: dict[str, Any]) -> Preprocess:
-    if "size" in given and isinstance(given["size"], int):
-        given = {**given, "size": (given["size"], given["size"])}
-    return replace(preprocess, **{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
+    changes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    if isinstance(changes.get("size"), int):
+        changes["size"] = (changes["size"], changes["size"])
+    return replace(preprocess, **changes)
 
 
 __all__ = ["Activation", "Anatomy", "Classifier", "MissingError", "load_classifier", "output_logits"]

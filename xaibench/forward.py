@@ -186,7 +186,7 @@ class Forward:
     def gradients(self, pairs: Pairs, layer: str = "last") -> Tensor:
         """Gradient of each pair's logit with respect to a layer's activations: [P, K, h, w].
 
-        One backward pass per label rank (the r-th label of every image together), shared by all layers of the plan.
+        One backward pass per label rank (the r-th label of every image together); the planned layers above come with it.
         """
         name = self.classifier.layer_name(layer)
         gradient = self._gradient(pairs, name)
@@ -277,7 +277,7 @@ class Forward:
         self._require(Plan(gradients=frozenset({name})))
         logits = self._run()
         if self._gradients is None:
-            targets = {layer: self._captured[layer] for layer in sorted(self._plan.gradients)}
+            targets = {layer: kept for layer, kept in self._captured.items() if layer in self._plan.gradients}
             self._gradients = _Gradients(logits, targets)
         return self._gradients.of(pairs, name)
 
@@ -318,43 +318,70 @@ class Forward:
                     output = output.detach().requires_grad_()
             self._captured[name] = output
             # what follows gets a copy, so that an in-place activation or `x += shortcut` cannot change the capture
-            return output if name.endswith(SUFFIX) else output.clone()
+            follower: Tensor = output if name.endswith(SUFFIX) else output.clone()
+            return follower
 
         return hook
 
 
 class _Gradients:
-    """Gradients of pairs of one pass, each computed once, for all target activations in the same backward passes."""
+    """Gradients of pairs of one pass, each computed once.
+
+    Args:
+        logits: [B, L] with their graph
+        targets: activations in the order of the pass. A backward pass to one of them yields those after it for nothing
+    """
 
     def __init__(self, logits: Tensor, targets: dict[str, Tensor]) -> None:
         self.logits, self.targets = logits, targets
-        self.row = torch.full(logits.shape, -1, dtype=torch.long, device=logits.device)  # [B, L] -> row in `rows`
-        self.rows: dict[str, Tensor] = {}
+        self.stores = {name: _Rows(logits, target) for name, target in targets.items()}
 
     def of(self, pairs: Pairs, name: str) -> Tensor:
         """[P, *target shape without the batch]"""
-        missing = pairs.matrix(self.row.shape) & (self.row < 0)
-        if missing.any() or not self.rows:
-            self._compute(Pairs.where(missing))
-        wanted = self.row[pairs.image, pairs.label]
-        stored = self.rows[name]
-        if len(wanted) == len(stored) and torch.equal(wanted, torch.arange(len(wanted), device=wanted.device)):
-            return stored
-        return stored[wanted]
+        missing = self.stores[name].missing(pairs)
+        if missing.any():
+            self._compute(Pairs.where(missing), list(self.targets)[list(self.targets).index(name) :])
+        return self.stores[name].get(pairs)
 
-    def _compute(self, pairs: Pairs) -> None:
-        start = len(next(iter(self.rows.values()))) if self.rows else 0
-        self.row[pairs.image, pairs.label] = torch.arange(start, start + len(pairs), device=self.row.device)
-        new = {n: t.new_empty((len(pairs), *t.shape[1:])) for n, t in self.targets.items()}
+    def _compute(self, pairs: Pairs, names: list[str]) -> None:
+        """One backward pass per label rank: the r-th label of every image together."""
+        new = {n: self.targets[n].new_empty((len(pairs), *self.targets[n].shape[1:])) for n in names}
         rank = pairs.rank()
-        for r in range(int(rank.max()) + 1 if len(pairs) else 0):
+        for r in range(int(rank.max()) + 1):
             chosen = (rank == r).nonzero()[:, 0]
             images, labels = pairs.image[chosen], pairs.label[chosen]
             with torch.enable_grad():
                 total = self.logits[images, labels].sum()
             gradients = torch.autograd.grad(
-                total, list(self.targets.values()), retain_graph=True, materialize_grads=True
+                total, [self.targets[n] for n in names], retain_graph=True, materialize_grads=True
             )
-            for name, gradient in zip(self.targets, gradients, strict=True):
+            for name, gradient in zip(names, gradients, strict=True):
                 new[name][chosen] = gradient[images]
-        self.rows = {n: torch.cat([self.rows[n], new[n]]) if start else new[n] for n in self.targets}
+        for name in names:
+            self.stores[name].add(pairs, new[name])
+
+
+class _Rows:
+    """A growing table with one row per pair, found by (image, label)."""
+
+    def __init__(self, logits: Tensor, target: Tensor) -> None:
+        self.where = torch.full(logits.shape, -1, dtype=torch.long, device=logits.device)  # [B, L] -> row
+        self.rows = target.new_empty((0, *target.shape[1:]))
+
+    def missing(self, pairs: Pairs) -> Tensor:
+        """bool [B, L]: the pairs without a row."""
+        return pairs.matrix(self.where.shape) & (self.where < 0)
+
+    def add(self, pairs: Pairs, rows: Tensor) -> None:
+        """Rows of new pairs; those that are there stay."""
+        fresh = self.where[pairs.image, pairs.label] < 0
+        pairs, rows = (pairs, rows) if bool(fresh.all()) else (pairs[fresh], rows[fresh])
+        start = len(self.rows)
+        self.where[pairs.image, pairs.label] = torch.arange(start, start + len(pairs), device=self.where.device)
+        self.rows = torch.cat([self.rows, rows]) if start else rows
+
+    def get(self, pairs: Pairs) -> Tensor:
+        wanted = self.where[pairs.image, pairs.label]
+        if len(wanted) == len(self.rows) and torch.equal(wanted, torch.arange(len(wanted), device=wanted.device)):
+            return self.rows
+        return self.rows[wanted]

@@ -14,19 +14,24 @@ from xaibench.errors import MissingError, UsageError, unknown
 from xaibench.torchvision_ops import ensure_torchvision_schemas
 
 
-def create_module(name: str, **options: Any) -> nn.Module:
+def create_module(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
     """A timm model, or a bundled architecture (`shapes_vit`), with random weights.
+
+    Args:
+        pretrained: let timm fetch its weights (needs a network)
 
     Raises:
         UsageError: no such model, or an option that it does not take
     """
+    if name in ARCHITECTURES and pretrained:
+        raise UsageError(f"model {name!r} has no weights to fetch; give a checkpoint")
     if name in ARCHITECTURES:
         return ARCHITECTURES[name](**options)
     timm = import_timm()
     if not known_model(name):
         raise UsageError(unknown("model", name, model_names()))
     try:
-        module = timm.create_model(name, pretrained=False, **options)
+        module = timm.create_model(name, pretrained=pretrained, **options)
     except (TypeError, AssertionError) as error:
         raise UsageError(f"model {name!r} does not take these options: {options} ({error})") from error
     assert isinstance(module, nn.Module)

@@ -40,7 +40,7 @@ class Preprocess:
     def image(self, image: Image.Image) -> Tensor:
         """float32 [C, H, W], normalised."""
         array = np.asarray(self._geometry(image, INTERPOLATIONS[self.interpolation]), np.float32) / 255
-        mean, std = np.float32(self.mean), np.float32(self.std)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return torch.from_numpy(np.ascontiguousarray(((array - mean) / std).transpose(2, 0, 1)))
 
     def mask(self, mask: npt.NDArray[np.uint8]) -> Tensor:

@@ -87,7 +87,7 @@ class Cell:
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+-]", "_", name)
+    return re.sub(r"^\.|[^A-Za-z0-9._+-]", "_", name)
 
 
 class Records:

@@ -22,6 +22,9 @@ from xaibench.records import Cell, Records, digest, parts_of, rows_of
 from xaibench.scores import PER_IMAGE, aggregation
 from xaibench.suite import BoundMethod, BoundMetric, Explain, ModelSection, Suite
 
+Key = tuple[str, str]  # (method label, metric label)
+Rows = list[dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -54,6 +57,13 @@ class Batch:
     mask: Tensor | None
     bad: list[tuple[str, str]]
 
+    def halves(self) -> list[Batch]:
+        middle = len(self.ids) // 2
+        return [
+            Batch(self.ids[s], self.images[s], self.labels[s], None if self.mask is None else self.mask[s], [])
+            for s in (slice(middle), slice(middle, None))
+        ]
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -63,7 +73,7 @@ class Prepared:
     classifier: Classifier
     methods: list[BoundMethod]
     skipped: list[str]
-    cells: dict[tuple[str, str], Cell]  # by (method label, metric label)
+    cells: dict[Key, Cell]
 
 
 @dataclass
@@ -171,7 +181,7 @@ class Runner:
 
     def _run_model(self, prepared: Prepared) -> None:
         count = len(self.parts)
-        failed: set[tuple[str, str]] = set()
+        failed: set[Key] = set()
         missing = {
             index: [key for key, cell in prepared.cells.items() if not self.records.has(cell, index, count)]
             for index in range(count)
@@ -188,33 +198,53 @@ class Runner:
             self.records.merge(cell, count)
 
     def _part(
-        self, prepared: Prepared, samples: range, wanted: list[tuple[str, str]], failed: set[tuple[str, str]]
-    ) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        self, prepared: Prepared, samples: range, wanted: list[Key], failed: set[Key]
+    ) -> dict[Key, Rows]:
         """Rows of the wanted cells for one part; cells that fail on the way are added to `failed`."""
-        rows: dict[tuple[str, str], list[dict[str, Any]]] = {key: [] for key in wanted}
+        rows: dict[Key, Rows] = {key: [] for key in wanted}
         classifier = prepared.classifier
         # the plan of all the model's methods, so that a resumed part runs exactly as a fresh one
         plan = Plan()
         for method in prepared.methods:
             plan = plan | Plan.of(classifier, method.entry.needs, dict(method.parameters))
-        metrics = {metric.label: metric for metric in self.metrics}
         for batch in self._batches(samples, classifier):
             for sample_id, reason in batch.bad:
                 self._bad_sample(sample_id, reason, rows)
             if batch.ids:
-                forward = Forward(
-                    classifier, batch.images, plan=plan, mask=batch.mask, present=batch.labels, ids=batch.ids,
-                    seed=self.suite.seed,
-                )  # fmt: skip
-                for method in prepared.methods:
-                    own = [metrics[k] for m, k in wanted if m == method.label and (m, k) not in failed]
-                    self._explain_and_measure(prepared, forward, method, own, rows, failed)
+                keys = [key for key in wanted if key not in failed]
+                for key, own in self._batch_rows(prepared, plan, batch, keys, failed).items():
+                    rows[key] += own
             self.progress.images(len(batch.ids) + len(batch.bad))
+        return rows
+
+    def _batch_rows(
+        self, prepared: Prepared, plan: Plan, batch: Batch, wanted: list[Key], failed: set[Key]
+    ) -> dict[Key, Rows]:
+        """Rows of one batch; where memory runs out, of its two halves."""
+        rows: dict[Key, Rows] = {key: [] for key in wanted}
+        metrics = {metric.label: metric for metric in self.metrics}
+        forward = Forward(
+            prepared.classifier, batch.images, plan=plan, mask=batch.mask, present=batch.labels, ids=batch.ids,
+            seed=self.suite.seed,
+        )  # fmt: skip
+        try:
+            for method in prepared.methods:
+                own = [metrics[k] for m, k in wanted if m == method.label]
+                self._explain_and_measure(prepared, forward, method, own, rows, failed)
+            return rows
+        except torch.OutOfMemoryError:
+            if len(batch.ids) == 1:
+                raise
+        del forward
+        rows = {key: [] for key in wanted}
+        for half in batch.halves():
+            for key, own_rows in self._batch_rows(prepared, plan, half, wanted, failed).items():
+                rows[key] += own_rows
         return rows
 
     def _explain_and_measure(
         self, prepared: Prepared, forward: Forward, method: BoundMethod, metrics: list[BoundMetric],
-        rows: dict[tuple[str, str], list[dict[str, Any]]], failed: set[tuple[str, str]],
+        rows: dict[Key, Rows], failed: set[Key],
     ) -> None:  # fmt: skip
         """One method on one batch: maps once for the union of the pairs, then each metric on its own rows."""
         if not metrics:
@@ -229,6 +259,8 @@ class Runner:
             with torch.no_grad():
                 maps = method.entry.function(forward, pairs, **method.parameters)
             check_maps(maps, pairs, method.label)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             for metric in metrics:
                 self._failed(prepared, (method.label, metric.label), error, failed)
@@ -244,6 +276,8 @@ class Runner:
             try:
                 with torch.no_grad():
                     values, parts = measure(evaluation, metric)
+            except torch.OutOfMemoryError:
+                raise
             except Exception as error:
                 self._failed(prepared, (method.label, metric.label), error, failed)
                 continue
@@ -253,7 +287,7 @@ class Runner:
             rows[method.label, metric.label] += rows_of(sample_ids, labels, values, parts, seconds)
 
     def _failed(
-        self, prepared: Prepared, key: tuple[str, str], error: Exception, failed: set[tuple[str, str]]
+        self, prepared: Prepared, key: Key, error: Exception, failed: set[Key]
     ) -> None:
         if self.settings.fail_fast:
             raise error
@@ -265,7 +299,7 @@ class Runner:
         self.outcome.failed.append(sentence)
         self.progress.note(f"failed: {sentence}")
 
-    def _bad_sample(self, sample_id: str, reason: str, rows: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
+    def _bad_sample(self, sample_id: str, reason: str, rows: dict[Key, Rows]) -> None:
         if sample_id not in self.outcome.bad:
             self.outcome.bad[sample_id] = reason
             self.progress.note(f"bad sample {sample_id}: {reason}")

@@ -106,9 +106,11 @@ def score(frame: pd.DataFrame, aggregate: str, seed: int = 0, resamples: int = R
     """Aggregate rows with columns sample_id, label, value, status and parts (statistics, or None)."""
     rule = aggregation(aggregate)
     ok = frame[frame["status"] == "ok"]
-    sums, counts = moments(ok)
-    value = float(rule(sums.sum(0), counts.sum(0)))
-    low, high = _interval(rule, sums, counts, seed, resamples)
+    value = low = high = float("nan")
+    if len(ok):
+        sums, counts = moments(ok)
+        value = float(rule(sums.sum(0), counts.sum(0)))
+        low, high = _interval(rule, sums, counts, seed, resamples)
     values = ok["value"].to_numpy(float)
     std = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
     return Score(
@@ -124,9 +126,7 @@ def score(frame: pd.DataFrame, aggregate: str, seed: int = 0, resamples: int = R
 
 
 def moments(ok: pd.DataFrame) -> tuple[Array, Array]:
-    """Sums [I, L, S] and counts [I, L] over the images and labels that occur."""
-    if ok.empty:
-        return np.zeros((0, 1, 1)), np.zeros((0, 1))
+    """Sums [I, L, S] and counts [I, L] over the images and labels that occur in defined rows."""
     has_parts = ok["parts"].notna().all()
     statistics = np.stack(ok["parts"].to_list()) if has_parts else ok["value"].to_numpy(float)[:, None]
     images, image = np.unique(ok["sample_id"].to_numpy(str), return_inverse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,7 +63,7 @@ class Document:
 
     def _build(self, loader: Any, node: yaml.Node, at: Location) -> Any:
         self._values[at] = (node.start_mark.line + 1, node.start_mark.column + 1)
-        if isinstance(node, yaml.MappingNode):
+        if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             loader.flatten_mapping(node)
             mapping: dict[Any, Any] = {}
             for key_node, value_node in node.value:
@@ -76,7 +76,7 @@ class Document:
                 self._keys[(*at, key)] = position
                 mapping[key] = self._build(loader, value_node, (*at, key))
             return mapping
-        if isinstance(node, yaml.SequenceNode):
+        if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
             return [self._build(loader, item, (*at, index)) for index, item in enumerate(node.value)]
         return loader.construct_object(node, deep=True)
 
@@ -113,26 +113,37 @@ class Document:
             raise UsageError(f"--set {assignment!r}: {'.'.join(map(str, parents))} is a single value")
         target[last] = yaml.safe_load(value)  # type: ignore[index, call-overload]
 
-    def validate(self, model: type[M]) -> M | None:
+    def validate(self, model: type[M], stand_ins: Mapping[str, Any] | None = None) -> M | None:
         """The document as a pydantic model; problems are noted, their keys dropped, and the rest is tried again.
 
-        None when what is left is not enough (a required key is missing or wrong).
+        Args:
+            stand_ins: values for required top-level keys that are missing or wrong, so that the rest can be checked too
+
+        Returns:
+            None when what is left is not enough. `raise_problems` afterwards says what was noted.
         """
+        dropped: set[Location] = set()
         for _ in range(100):
             try:
                 return model.model_validate(self.data)
             except pydantic.ValidationError as error:
-                dropped = False
+                changed = False
                 for detail in error.errors():
-                    at = tuple(part for part in detail["loc"] if not _is_tag(part, self.data, detail["loc"]))
-                    self.add(at, _sentence(detail, at, model), key=detail["type"] == "extra_forbidden")
-                    dropped |= detail["type"] != "missing" and _drop(self.data, at)
-                if not dropped:
+                    at = tuple(part for part in detail["loc"] if not _is_tag(part, self.data))
+                    if at not in dropped:
+                        self.add(at, _sentence(detail, at, model), key=detail["type"] == "extra_forbidden")
+                    if at and at[0] in (stand_ins or {}) and (len(at) == 1 or detail["type"] == "missing"):
+                        self.data[at[0]] = (stand_ins or {})[str(at[0])]
+                        changed = True
+                    elif detail["type"] != "missing" and _drop(self.data, at):
+                        dropped.add(at)
+                        changed = True
+                if not changed:
                     return None
         return None
 
 
-def _is_tag(part: str | int, data: Any, loc: Location) -> bool:
+def _is_tag(part: str | int, data: Any) -> bool:
     """pydantic puts names of union branches and types into locations; they stand in no file."""
     return isinstance(part, str) and ("[" in part or part in ("int", "str", "float", "bool")) and part not in str(data)
 

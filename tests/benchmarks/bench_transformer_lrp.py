@@ -1,7 +1,7 @@
 """transformer_lrp on a model of ViT-B/16's size, in forwards of that model: CPU time of both from the same run.
 
-    pytest tests/benchmarks/bench_transformer_lrp.py --benchmark-only      # wall time, ratio in extra_info
-    python -m tests.benchmarks.bench_transformer_lrp                       # the ratios alone
+pytest tests/benchmarks/bench_transformer_lrp.py --benchmark-only      # wall time, ratio in extra_info
+python -m tests.benchmarks.bench_transformer_lrp                       # the ratios alone
 """
 
 from __future__ import annotations

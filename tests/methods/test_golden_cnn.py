@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from tests.conftest import Golden
 
 import xaibench
+from tests.conftest import Golden
 
 TOLERANCE = 1e-5  # of the map's maximum: the arrays are float32
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import GoldenTransformer
 
 import xaibench
+from tests.conftest import GoldenTransformer
 from xaibench.errors import IncompatibleError, UsageError
 
 TOLERANCE = 1e-6  # of the largest value; attention and gradients

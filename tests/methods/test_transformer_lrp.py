@@ -189,9 +189,7 @@ def relevance_twin(module: Any, image: Tensor, label: int, start_layer: int) -> 
         parts = through(lambda p, q: p + q, [x, y], relevance)
         sums = [part.sum() for part in parts]
         total = sums[0].abs() + sums[1].abs()
-        return [
-            part * divide(divide(s.abs(), total) * relevance.sum(), s) for part, s in zip(parts, sums, strict=True)
-        ]
+        return [part * divide(divide(s.abs(), total) * relevance.sum(), s) for part, s in zip(parts, sums, strict=True)]
 
     def twice(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
         return x * (divide(first, x) + divide(second, x))

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.conftest import GOLDEN, Golden
 
 import xaibench
+from tests.conftest import GOLDEN, Golden
 from xaibench.evaluation import Evaluation, Probe
 from xaibench.forward import Pairs
 from xaibench.scores import score

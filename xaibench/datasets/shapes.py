@@ -29,8 +29,8 @@ PARTNER = {0: 1, 1: 0, 2: 3, 3: 2, 4: 5, 5: 4, 6: 7, 7: 6}
 PARTNER_PROBABILITY = 0.5  # that the next object is the partner of the one before; chance alone would be 1/8
 SPLITS = {"train": 6000, "val": 1000, "test": 1000}
 SIZE = 96
-MIN_RADIUS, MAX_RADIUS = 11.0, 22.0
-MIN_VISIBLE = 0.4  # of an object's area; a placement that hides more of any object is drawn again
+MIN_RADIUS, MAX_RADIUS = 12.0, 22.0
+MIN_VISIBLE = 0.5  # of an object's area; a placement that hides more of any object is drawn again
 PLACEMENTS = 30
 REVISION = "1"
 
@@ -39,7 +39,7 @@ REVISION = "1"
 
 def _regular_polygon(x: Floats, y: Floats, sides: int, inradius: float) -> Bools:
     angles = 2 * np.pi * (np.arange(sides) + 0.5) / sides
-    return np.stack([x * np.sin(a) - y * np.cos(a) <= inradius for a in angles]).all(0)
+    return np.asarray(np.stack([x * np.sin(a) - y * np.cos(a) <= inradius for a in angles]).all(0))
 
 
 def _star(x: Floats, y: Floats) -> Bools:
@@ -47,7 +47,7 @@ def _star(x: Floats, y: Floats) -> Bools:
     angle = np.abs((np.arctan2(x, -y) + sector / 2) % sector - sector / 2)  # 0 at a tip, sector / 2 in a notch
     inner, half = 0.42, sector / 2
     edge = inner * np.sin(half) / (np.sin(half - angle) * inner + np.sin(angle))  # the line from tip to notch
-    return np.hypot(x, y) <= edge
+    return np.asarray(np.hypot(x, y) <= edge)
 
 
 SHAPES: tuple[Callable[[Floats, Floats], Bools], ...] = (
@@ -105,7 +105,7 @@ def draw(seed: int, split: str, index: int, size: int = SIZE) -> tuple[npt.NDArr
         texture = _texture(rng, size)
         # a shade that differs from what lies behind, else the shape could not be seen at all
         contrast = np.abs(texture[inside].mean(0) - canvas[inside].mean(0)).sum()
-        if contrast < 0.45:
+        if contrast < 0.55:
             texture = (texture + 0.5) % 1.0
         canvas[inside] = texture[inside]
         mask[inside] = label + 1
@@ -161,7 +161,7 @@ def _texture(rng: Any, size: int) -> Floats:
         4 * _low_frequency(rng, size, cells=18),
     )[kind]
     shade = 0.5 * depth * pattern + 0.6 * coarse
-    return np.clip(colour + shade[..., None] * (0.6 + 0.4 * rng.random(3)), 0, 1)
+    return np.asarray(np.clip(colour + shade[..., None] * (0.6 + 0.4 * rng.random(3)), 0, 1))
 
 
 def _low_frequency(rng: Any, size: int, cells: int = 5) -> Floats:

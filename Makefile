@@ -1,0 +1,60 @@
+# make demo   a leaderboard from a bare machine (Python 3.11+ and make are enough)
+# make test   all quick tests     make slow   the slow ones     make lint types bench docs wheel-check
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DEMO   ?=
+TESTS  ?= tests
+
+.PHONY: demo test slow lint types bench docs wheel-check clean
+
+demo: $(VENV)/.base
+	$(BIN)/xaibench run shapes $(DEMO)
+
+test: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TESTS)
+
+slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow $(TESTS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+
+# mypy reads the installed package: it cannot see through the import hook of an editable install
+types: $(VENV)/.lint
+	rm -rf build/typed && $(PIP) --no-deps --no-build-isolation --target build/typed .
+	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml --python-executable ../../$(BIN)/python xaibench
+
+bench: $(VENV)/.test
+	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-enable --benchmark-columns=min,median,rounds -s
+
+docs: $(VENV)/.base
+	$(BIN)/python docs/make_cards.py
+
+# the wheel, alone in a clean environment, away from the checkout
+wheel-check: $(VENV)/.test
+	rm -rf build/wheel && $(BIN)/python -m build --wheel --outdir build/wheel . >/dev/null
+	rm -rf build/clean && $(PYTHON) -m venv build/clean
+	build/clean/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	build/clean/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt build/wheel/*.whl
+	cd build/clean && bin/xaibench list methods && bin/xaibench list suites && bin/xaibench validate shapes
+
+$(VENV)/.base: constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) setuptools
+	$(PIP) --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	$(PIP) --no-build-isolation --editable '.[test]'
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.base
+	$(PIP) --no-build-isolation --editable '.[lint]'
+	touch $@
+
+clean:
+	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

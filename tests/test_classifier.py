@@ -1,0 +1,167 @@
+"""What is found in a model: target layer, linear head, attention; and what loading refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import xaibench
+from xaibench.classifier import Classifier, load_classifier
+from xaibench.errors import IncompatibleError, MissingError, UsageError
+from xaibench.models import create_module, read_checkpoint
+
+QUICK = [
+    ("resnet18", "layer4", True),
+    ("test_resnet", "layer4", True),
+    ("test_efficientnet", None, True),
+    ("test_convnext", None, False),
+    ("test_vit", "blocks.5.norm1", False),
+]
+SLOW = [
+    ("resnet50", "layer4", True),
+    ("wide_resnet50_2", "layer4", True),
+    ("vgg11_bn", None, False),
+    ("densenet121", None, True),
+    ("efficientnet_b0", None, True),
+    ("convnext_atto", None, False),
+    ("regnety_002", None, True),
+    ("mobilenetv3_small_100", None, False),
+    ("vit_tiny_patch16_224", "blocks.11.norm1", False),
+    ("deit_tiny_distilled_patch16_224", "blocks.11.norm1", False),
+    ("swin_tiny_patch4_window7_224", None, True),
+]
+
+
+def look(name: str, last: str | None, linear: bool) -> None:
+    size = 224 if "224" in name else 160 if name == "test_vit" else 64
+    module = create_module(name, num_classes=5)
+    classifier = Classifier(module, name=name)
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    anatomy = classifier.inspect(x)
+    forward = xaibench.Forward(classifier, x)
+    features = forward.features("last")
+    assert features.ndim == 4
+    if last is not None:
+        assert anatomy.last == last
+    assert ("linear_head" in classifier.offers()) == linear
+    if linear:
+        head = module.get_submodule(str(anatomy.head))
+        predicted = features.mean((2, 3)) @ classifier.head_weight.T + head.bias.detach()
+        torch.testing.assert_close(predicted, forward.logits, rtol=1e-3, atol=1e-4)
+    pairs = xaibench.Pairs([0, 1], [0, 4])
+    assert forward.gradients(pairs, "last").shape[1:] == features.shape[1:]
+    assert forward.gradients(pairs, "last").abs().max() > 0
+
+
+@pytest.mark.parametrize(("name", "last", "linear"), QUICK)
+def test_anatomy(name: str, last: str | None, linear: bool) -> None:
+    look(name, last, linear)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "last", "linear"), SLOW)
+def test_anatomy_of_the_zoo(name: str, last: str | None, linear: bool) -> None:
+    look(name, last, linear)
+
+
+def test_a_named_layer_wins() -> None:
+    classifier = Classifier(create_module("test_resnet", num_classes=4), layer="layer2")
+    x = torch.randn(1, 3, 64, 64)
+    assert classifier.inspect(x).last == "layer2"
+    assert classifier.inspect(x).head is None  # logits are not linear in layer2
+
+
+def test_a_layer_that_is_not_there() -> None:
+    with pytest.raises(UsageError, match="did you mean 'layer4'"):
+        Classifier(create_module("test_resnet"), layer="layer5")
+
+
+def test_softmax_and_threshold() -> None:
+    classifier = Classifier(create_module("test_resnet", num_classes=4), activation="softmax", threshold=0.25)
+    x = torch.randn(3, 3, 64, 64)
+    forward = xaibench.Forward(classifier, x)
+    torch.testing.assert_close(forward.probabilities.sum(1), torch.ones(3))
+    assert torch.equal(forward.detected, forward.probabilities > 0.25)
+
+
+def test_swin_refuses_attention_and_says_why() -> None:
+    classifier = Classifier(create_module("swin_tiny_patch4_window7_224", num_classes=3), name="swin")
+    with pytest.raises(IncompatibleError, match="SwinTransformer has no attention over one fixed set"):
+        _ = classifier.attention
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_checkpoints_round_trip(tmp_path: Path, suffix: str) -> None:
+    from safetensors.torch import save_file
+
+    module = create_module("test_resnet", num_classes=4)
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        save_file(module.state_dict(), path)
+    else:
+        torch.save({"state_dict": {f"module.{k}": v for k, v in module.state_dict().items()}}, path)
+    loaded = load_classifier("test_resnet", num_classes=4, checkpoint=path, seed=9)
+    assert loaded.weights_hash == Classifier(module).weights_hash
+    assert loaded.trained
+    assert not load_classifier("test_resnet", num_classes=4).trained
+
+
+def test_a_pickle_with_code_is_not_executed(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pth"
+    torch.save(create_module("test_resnet", num_classes=2), path)  # a whole module needs its classes
+    with pytest.raises(UsageError, match="not a plain state dict"):
+        read_checkpoint(path)
+
+
+def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(create_module("test_resnet", num_classes=4).state_dict(), path)
+    with pytest.raises(UsageError, match="does not fit the model"):
+        load_classifier("test_resnet", num_classes=5, checkpoint=path)
+    with pytest.raises(MissingError, match="no such file"):
+        load_classifier("test_resnet", checkpoint=tmp_path / "absent.pth")
+
+
+def test_unknown_models_and_options() -> None:
+    with pytest.raises(UsageError, match="did you mean 'resnet50'"):
+        load_classifier("resnet5O")
+    with pytest.raises(UsageError, match="does not take these options"):
+        load_classifier("test_resnet", options={"no_such_option": 1})
+
+
+def test_untrained_weights_are_the_same_in_every_process() -> None:
+    state = torch.random.get_rng_state()
+    first, second = load_classifier("test_resnet", seed=4), load_classifier("test_resnet", seed=4)
+    assert first.weights_hash == second.weights_hash != load_classifier("test_resnet", seed=5).weights_hash
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_logits_in_chunks_are_the_same() -> None:
+    classifier = Classifier(create_module("test_resnet", num_classes=4))
+    x = torch.randn(7, 3, 64, 64)
+    whole = classifier.logits(x)
+    classifier.chunk = 3
+    np.testing.assert_allclose(classifier.logits(x).numpy(), whole.numpy(), atol=1e-5)
+
+
+def test_out_of_memory_halves_the_chunk() -> None:
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Conv2d(3, 4, 1)
+            self.sizes: list[int] = []
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 2:
+                raise torch.OutOfMemoryError("too much")
+            self.sizes.append(len(x))
+            return self.fc(x).mean((2, 3))
+
+    module = Small()
+    assert Classifier(module).logits(torch.randn(7, 3, 8, 8)).shape == (7, 4)
+    assert max(module.sizes) == 2
+    assert sum(module.sizes) == 7

@@ -1,0 +1,301 @@
+"""From a suite to a leaderboard: resume, crashes, partial runs, failures, bad samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import xaibench
+from xaibench import registry
+from xaibench.datasets import Dataset, Sample, dataset
+from xaibench.errors import SampleError, UsageError
+from xaibench.evaluation import Evaluation
+from xaibench.forward import Forward, Pairs
+from xaibench.records import PART_SIZE
+from xaibench.rundir import Run
+
+SUITE = """\
+name: tiny
+dataset: {name: shapes, samples: 10}
+models:
+  - {name: test_resnet, input: {size: 64, resize: squash}}
+explain: present
+methods: [cam, saliency, random, oracle]
+metrics: [average_drop, f1_plus, energy_pointing_game]
+"""
+
+
+def run(tmp_path: Path, text: str = SUITE, out: str = "run", **options: Any) -> Run:
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    return xaibench.run(path, out=tmp_path / out, **options)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    folder = tmp_path_factory.mktemp("done")
+    return folder, run(folder)
+
+
+def test_the_files_of_a_run(done: tuple[Path, Run]) -> None:
+    folder, result = done
+    out = folder / "run"
+    assert (out / "suite.yaml").read_text() == SUITE
+    resolved = json.loads((out / "suite.resolved.json").read_text())
+    assert resolved["metrics"][0]["parameters"]["normalise"] == "native"
+    (attempt,) = (out / "attempts").glob("*.json")
+    facts = json.loads(attempt.read_text())
+    assert facts["exit_code"] == 0
+    assert facts["versions"]["torch"] == torch.__version__
+    table = pd.read_csv(out / "leaderboard.csv")
+    assert list(table.columns) == ["model", "method", "average_drop", "f1_plus", "energy_pointing_game", "note"]
+    assert list(table["method"]) == ["cam", "saliency", "random", "oracle"]
+    assert len(list(out.glob("cells/shapes/test_resnet/*/*.parquet"))) == 12
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(out / "scores.parquet")[["n", "value"]], pd.read_csv(out / "scores.csv")[["n", "value"]]
+    )
+    assert result.scores.set_index(["method", "metric"]).loc[("oracle", "energy_pointing_game"), "value"] == 1
+
+
+def test_an_untrained_model_is_marked_everywhere(done: tuple[Path, Run]) -> None:
+    folder, result = done
+    assert result.scores["untrained"].all()
+    assert any("untrained" in note for note in result.leaderboard.notes)
+    assert "untrained" in (folder / "run" / "leaderboard.md").read_text()
+    assert pd.read_csv(folder / "run" / "leaderboard.csv")["note"].str.contains("untrained").all()
+
+
+def test_the_second_run_computes_nothing(done: tuple[Path, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, first = done
+
+    def no_forward(*_: Any, **__: Any) -> None:
+        raise AssertionError("a forward pass was made")
+
+    before = (folder / "run" / "leaderboard.csv").read_text()
+    monkeypatch.setattr("xaibench.runner.Forward", no_forward)
+    again = run(folder)
+    assert again.outcome.computed == 0
+    assert (folder / "run" / "leaderboard.csv").read_text() == before
+    pd.testing.assert_frame_equal(again.scores, first.scores)
+
+
+def test_the_scores_are_those_of_the_api(done: tuple[Path, Run]) -> None:
+    """The same numbers without runner, records and batches."""
+    from xaibench.runner import collate
+    from xaibench.suite import load_suite
+
+    folder, result = done
+    samples = xaibench.load_dataset("shapes", samples=10)[:]
+    suite = load_suite(folder / "run" / "suite.yaml")
+    classifier = xaibench.load_classifier(
+        "test_resnet", num_classes=8, input=suite.models[0].input.model_dump(exclude_none=True), seed=suite.seed
+    )
+    batch = collate(samples, classifier)
+    pairs = Pairs.where(batch.labels)
+    scores = result.scores.set_index(["method", "metric"])["value"]
+    for method in ("cam", "saliency"):
+        maps = xaibench.explain(classifier, batch.images, pairs, method=method)
+        table = xaibench.evaluate(
+            classifier, batch.images, pairs, maps, ["average_drop", "f1_plus", "energy_pointing_game"],
+            masks=batch.mask, labels=batch.labels, reduce="scores",
+        ).set_index("metric")  # fmt: skip
+        for metric, value in table["value"].items():
+            assert value == pytest.approx(scores[method, metric], abs=1e-5)
+
+
+def test_batch_size_does_not_change_scores(done: tuple[Path, Run], tmp_path: Path) -> None:
+    other = run(tmp_path, batch_size=3)
+    np.testing.assert_allclose(other.scores["value"], done[1].scores["value"], atol=1e-5)
+    assert list(other.scores["fingerprint"]) == list(done[1].scores["fingerprint"])
+
+
+def test_limit_marks_the_run_partial(tmp_path: Path) -> None:
+    result = run(tmp_path, limit=4)
+    assert result.scores["partial"].all()
+    assert any("Partial" in note for note in result.leaderboard.notes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("seed", "name: tiny\nseed: 1"),
+        ("threshold", "name: tiny\nthreshold: 0.4"),
+        ("explain", "explain: predicted"),
+    ],
+)
+def test_fingerprints_cover_what_changes_numbers(done: tuple[Path, Run], tmp_path: Path, change: tuple[str, str]) -> None:
+    text = SUITE.replace("explain: present", change[1]) if change[0] == "explain" else SUITE.replace("name: tiny", change[1])
+    other = run(tmp_path, text)
+    assert not set(other.scores["fingerprint"]) & set(done[1].scores["fingerprint"])
+
+
+def test_parameters_are_part_of_the_fingerprint(tmp_path: Path) -> None:
+    text = SUITE.replace("[cam, saliency, random, oracle]", "[{name: saliency, reduce: sum}, {name: saliency, as: other}]")
+    result = run(tmp_path, text)
+    assert result.scores["fingerprint"].is_unique
+    by_label = result.scores.set_index(["method", "metric"])["value"]
+    assert by_label["saliency", "average_drop"] != by_label["other", "average_drop"]
+
+
+KILL = SUITE.replace("samples: 10", f"samples: {3 * PART_SIZE}").replace("[cam, saliency, random, oracle]", "[cam, random]")
+
+
+def test_killed_half_way_and_run_again(tmp_path: Path) -> None:
+    """SIGKILL after the first part; the second run finishes with the same scores to the last digit."""
+    path = tmp_path / "suite.yaml"
+    path.write_text(KILL)
+    command = [sys.executable, "-m", "xaibench.cli", "run", str(path), "--out", str(tmp_path / "killed"), "--progress", "none",
+               "--device", "cpu"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list((tmp_path / "killed").glob("cells/**/*.1of3.parquet")):
+        assert process.poll() is None, "finished before it could be killed"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "leaderboard.csv").exists()
+    resumed = run(tmp_path, KILL, out="killed")
+    whole = run(tmp_path, KILL, out="whole")
+    assert 0 < resumed.outcome.computed < whole.outcome.computed
+    columns = ["value", "n", "n_undefined", "std", "ci_low", "ci_high", "fingerprint"]
+    pd.testing.assert_frame_equal(resumed.scores[columns], whole.scores[columns], check_exact=True)
+
+
+# -- failures -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def extra(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A place to register entries that are gone after the test."""
+    for kind in (registry.methods, registry.metrics, registry.datasets):
+        list(kind)  # loaded before the copy
+        monkeypatch.setattr(kind, "_entries", dict(kind._entries))
+    return registry
+
+
+def test_a_failing_metric_costs_its_cells_only(tmp_path: Path, extra: Any) -> None:
+    @registry.metric(better="higher", range=(0, 1), source="test", cost="none")
+    def breaks(evaluation: Evaluation) -> Tensor:
+        """Fails on purpose."""
+        raise ValueError("on purpose")
+
+    text = SUITE.replace("average_drop,", "breaks,")
+    result = run(tmp_path, text)
+    assert len(result.outcome.failed) == 4
+    assert "on purpose" in result.outcome.failed[0]
+    assert set(result.scores["metric"]) == {"f1_plus", "energy_pointing_game"}
+    (error, *_) = (tmp_path / "run").glob("cells/**/*.error.json")
+    assert "ValueError: on purpose" in json.loads(error.read_text())["error"]
+    mended = dataclasses.replace(registry.metrics["breaks"], function=registry.metrics["sparseness"].function)
+    registry.metrics._entries["breaks"] = mended
+    assert not run(tmp_path, text).outcome.failed  # mended: computed now, and the error is gone
+    assert not list((tmp_path / "run").glob("cells/**/*.error.json"))
+
+
+def test_a_method_that_returns_nonsense_is_refused(tmp_path: Path, extra: Any) -> None:
+    @registry.method(source="test", cost="none")
+    def flat(forward: Forward, pairs: Pairs) -> Tensor:
+        """Not maps."""
+        return torch.zeros(len(pairs))
+
+    result = run(tmp_path, SUITE.replace("[cam, saliency, random, oracle]", "[flat, cam]"))
+    assert "method flat returned" in result.outcome.failed[0]
+    assert set(result.scores["method"]) == {"cam"}
+
+
+def test_out_of_memory_halves_the_batch(tmp_path: Path, extra: Any, done: tuple[Path, Run]) -> None:
+    sizes: list[int] = []
+    original = registry.methods["cam"].function
+
+    @registry.method(source="test", needs=("features", "linear_head"), cost="none")
+    def hungry(forward: Forward, pairs: Pairs) -> Tensor:
+        """CAM that runs out of memory on more than two images."""
+        if len(forward.images) > 2:
+            raise torch.OutOfMemoryError("too much")
+        sizes.append(len(forward.images))
+        return original(forward, pairs)
+
+    result = run(tmp_path, SUITE.replace("[cam, saliency, random, oracle]", "[hungry]"))
+    assert sum(sizes) == 10
+    assert max(sizes) <= 2
+    expected = done[1].scores.query("method == 'cam'")["value"]
+    np.testing.assert_allclose(result.scores["value"], expected, atol=1e-5)
+
+
+def register_broken() -> None:
+    @dataset(classes=("a", "b"), splits=("test",), source="test")
+    class broken(Dataset):
+        """Six images; numbers 1 and 4 cannot be read."""
+
+        def __init__(self, *, split: str = "test") -> None:
+            super().__init__(split=split)
+
+        @property
+        def ids(self) -> list[str]:
+            return [f"s{i}" for i in range(6)]
+
+        @property
+        def revision(self) -> str:
+            return "1"
+
+        def load(self, index: int) -> Sample:
+            if index in (1, 4):
+                raise SampleError(f"/data/s{index}.jpg: truncated")
+            image = Image.fromarray(np.full((40, 40, 3), 40 * index, np.uint8))
+            return Sample(f"s{index}", image, np.array([1, 0], np.uint8), np.zeros(2, np.uint8), None, "test")
+
+
+BROKEN = """\
+name: broken
+dataset: broken
+models: [{name: test_resnet, input: {size: 64, resize: squash}}]
+explain: present
+methods: [cam]
+metrics: [average_drop]
+"""
+
+
+def test_bad_samples_fail_the_run_or_are_counted(tmp_path: Path, extra: Any) -> None:
+    register_broken()
+    with pytest.raises(SampleError, match=r"/data/s1.jpg: truncated"):
+        run(tmp_path, BROKEN)
+    result = run(tmp_path, BROKEN + "max_bad_samples: 2\n")
+    assert set(result.outcome.bad) == {"s1", "s4"}
+    assert result.scores["n_error"].tolist() == [2]
+    assert result.scores["n"].tolist() == [4]
+    assert any("could not be read" in note for note in result.leaderboard.notes)
+    again = run(tmp_path, BROKEN + "max_bad_samples: 2\n")  # from the records: still counted
+    assert again.scores["n_error"].tolist() == [2]
+
+
+def test_metrics_that_need_masks_are_refused_before_anything_runs(tmp_path: Path, extra: Any) -> None:
+    register_broken()
+    with pytest.raises(UsageError, match=r"suite.yaml:6:11: metric 'pointing_game' needs masks, which data set 'broken'"):
+        run(tmp_path, BROKEN.replace("[average_drop]", "[pointing_game]"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_with_no_fitting_method_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no method of the suite goes with test_resnet"):
+        run(tmp_path, SUITE.replace("[cam, saliency, random, oracle]", "[raw_attention]"))
+
+
+def test_images_without_detections_are_no_error(tmp_path: Path) -> None:
+    text = SUITE.replace("explain: present", "explain: detected\nthreshold: 1.0")
+    result = run(tmp_path, text)
+    assert (result.scores["n"] == 0).all()
+    assert result.scores["value"].isna().all()

@@ -1,0 +1,87 @@
+"""The wheel holds every package folder and every data file, and works alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FOLDERS = {"xaibench": "xaibench", "methods": "xaibench.methods", "metrics": "xaibench.metrics", "suites": "xaibench.suites"}
+
+
+def packages_on_disk() -> set[str]:
+    found = set()
+    for folder, package in FOLDERS.items():
+        for init in (ROOT / folder).rglob("__init__.py"):
+            inner = init.parent.relative_to(ROOT / folder).parts
+            found.add(".".join((package, *inner)))
+    return found
+
+
+def test_every_package_folder_is_listed() -> None:
+    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == packages_on_disk()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    source = tmp_path_factory.mktemp("source")
+    # from a copy, so that no build folder of an earlier day slips in
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in files.stdout.splitlines():
+        if not name.startswith(("tests/", "docs/")) and (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_the_wheel_contains_everything(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for folder, package in FOLDERS.items():
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".yaml", ".safetensors", ".json", ".typed"):
+                inside = "/".join((*package.split("."), *path.relative_to(ROOT / folder).parts))
+                assert inside in names, f"{inside} is not in the wheel"
+    assert not [name for name in names if name.startswith(("tests/", "methods/", "metrics/", "suites/"))]
+
+
+def test_bundled_weights_stay_small(wheel: Path) -> None:
+    sizes = [info.file_size for info in zipfile.ZipFile(wheel).infolist() if info.filename.endswith(".safetensors")]
+    assert len(sizes) >= 2
+    assert sum(sizes) < 6_000_000
+
+
+def test_the_wheel_works_alone(wheel: Path, tmp_path: Path) -> None:
+    """In an environment of its own that sees this one's dependencies, but not this checkout."""
+    venv.create(tmp_path / "env", with_pip=False)
+    python = tmp_path / "env" / "bin" / "python"
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    site = tmp_path / "env" / "lib" / version / "site-packages"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    dependencies = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "dependencies.pth").write_text("\n".join(dependencies) + "\n")
+
+    def xaibench(*arguments: str) -> str:
+        command = [str(python), "-c", "from xaibench.cli import main; main()", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    where = subprocess.run(
+        [str(python), "-c", "import xaibench, xaibench.methods; print(xaibench.__file__, xaibench.methods.__file__)"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert where.count(str(site)) == 2
+    assert "grad_cam" in xaibench("list", "methods")
+    assert "shapes" in xaibench("list", "suites")

@@ -1,0 +1,199 @@
+"""The command line: verbs only. Everything heavy is imported inside a verb, so that `xaibench --help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="The benchmark for multi-label explanation: attribution methods, metrics, suites and leaderboards.",
+    epilog="Exit codes: 0 ok; 1 a negative answer; 2 usage or configuration; 3 some cells failed; "
+    "4 missing data, weights or dependency; 130 interrupted (everything finished is kept).",
+)
+
+SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A .yaml file, or the name of a shipped suite.")]
+DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the data sets.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Directory to write; default runs/<suite>.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps, or auto.")]
+ProgressOption = Annotated[
+    Literal["auto", "plain", "none"], typer.Option("--progress", help="Bars, plain lines, or silence (stderr).")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the suite, e.g. dataset.samples=100.")
+]
+Plugin = Annotated[
+    list[str] | None, typer.Option("--plugin", metavar="MODULE", help="A module or .py file with methods or metrics.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def version(value: bool) -> None:
+    if value:
+        import xaibench
+
+        typer.echo(xaibench.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    suites: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Suite files, or names of shipped suites.")],
+    out: Out = None,
+    data_root: DataRoot = None,
+    method: Annotated[str, typer.Option("--method", metavar="GLOB", help="Only these methods.")] = "*",
+    metric: Annotated[str, typer.Option("--metric", metavar="GLOB", help="Only these metrics.")] = "*",
+    model: Annotated[str, typer.Option("--model", metavar="GLOB", help="Only these models.")] = "*",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first N samples; marks the run partial.")
+    ] = None,
+    overrides: Set = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the suite's.")] = None,
+    device: Device = "auto",
+    batch_size: Annotated[str, typer.Option("--batch-size", metavar="N|auto", help="Images per batch.")] = "auto",
+    max_bad_samples: Annotated[
+        int | None, typer.Option("--max-bad-samples", min=0, help="Unreadable samples to put up with.")
+    ] = None,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first error in a method or metric.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
+    progress: ProgressOption = "auto",
+    plugin: Plugin = None,
+) -> None:
+    """Evaluate every missing cell of SUITE, write records, print the leaderboard. The same command again goes on."""
+    from xaibench import commands
+
+    _plugins(plugin)
+    changed = list(overrides or [])
+    changed += [f"seed={seed}"] if seed is not None else []
+    changed += [f"max_bad_samples={max_bad_samples}"] if max_bad_samples is not None else []
+    codes = [
+        commands.run(
+            suite,
+            out=(out if len(suites) == 1 else out / Path(suite).stem) if out else None,
+            overrides=changed,
+            globs={"methods": method, "metrics": metric, "models": model},
+            data_root=data_root,
+            device=commands.pick_device(device),
+            batch_size=batch_size,
+            limit=limit,
+            fail_fast=fail_fast,
+            dry_run=dry_run,
+            progress=progress,
+        )
+        for suite in suites
+    ]
+    raise typer.Exit(max(codes))
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[Literal["methods", "metrics", "models", "datasets", "suites"], typer.Argument(help="What to list.")],
+    glob: Annotated[str, typer.Argument(help="Only names that match.")] = "*",
+    model: Annotated[
+        str | None, typer.Option("--model", help="With `methods`: say which go with this model, and why others do not.")
+    ] = None,
+    long: Annotated[bool, typer.Option("--long", help="With facts.")] = False,
+    json: Json = False,
+    plugin: Plugin = None,
+) -> None:
+    """Methods, metrics, models, datasets or suites."""
+    from xaibench import commands
+
+    _plugins(plugin)
+    commands.list_(kind, glob, model=model, long=long, as_json=json)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A method, metric, model, data set or suite.")],
+    json: Json = False,
+    plugin: Plugin = None,
+) -> None:
+    """The card of NAME: what it is, formula, source, parameters, needs, cost, where it is defined."""
+    from xaibench import commands
+
+    _plugins(plugin)
+    commands.show(name, as_json=json)
+
+
+@app.command()
+def validate(
+    suites: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Suite files, or names of shipped suites.")],
+    data_root: DataRoot = None,
+    overrides: Set = None,
+    json: Json = False,
+    plugin: Plugin = None,
+) -> None:
+    """Check suites: format, names, parameters (exit 2), then model x method compatibility and data on disk (exit 1)."""
+    from xaibench import commands
+
+    _plugins(plugin)
+    raise typer.Exit(commands.validate(suites, data_root=data_root, overrides=overrides or [], as_json=json))
+
+
+@app.command()
+def leaderboard(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, or scores.csv files.")],
+    format: Annotated[Literal["table", "csv", "md"], typer.Option("--format", help="How to write it.")] = "table",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file instead of stdout.")] = None,
+) -> None:
+    """The table of one or several finished runs."""
+    from xaibench import commands
+
+    commands.leaderboard(runs, format, output)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A .yaml recipe, or the name of a bundled model.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory for weights and card.")] = Path("checkpoints"),
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that read and augment images.")] = 0,
+    progress: ProgressOption = "auto",
+) -> None:
+    """Multi-label fine-tuning of a timm model; writes safetensors and a card."""
+    from xaibench import commands
+
+    commands.train(recipe, out, data_root=data_root, device=commands.pick_device(device), workers=workers, progress=progress)
+
+
+def _plugins(names: list[str] | None) -> None:
+    if names:
+        from xaibench.registry import load_plugin
+
+        for name in names:
+            load_plugin(name)
+
+
+def main() -> None:
+    """The console script: errors the user can mend become one message and an exit code, never a traceback."""
+    from xaibench.errors import XaibenchError
+
+    try:
+        app()
+    except XaibenchError as error:
+        print(f"error: {error}" if "\n" not in str(error) else error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; everything finished is kept, the same command goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,376 @@
+"""What the verbs of the command line do."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from xaibench import registry
+from xaibench.display import Bars, ProgressMode, err, out
+from xaibench.errors import MissingError, UsageError, XaibenchError, unknown
+from xaibench.suite import Suite, find_suite, load_suite, select, shipped_suites
+
+BYTES_PER_ROW = 12  # of a Parquet cell, measured
+PAIRS_PER_IMAGE = 2.5  # a guess for the plan; the number of detected labels is known only when it is run
+
+
+# -- run ----------------------------------------------------------------------------------------------------------
+
+
+def pick_device(name: str) -> str:
+    """`auto` is CUDA where there is one. Raises UsageError for a device that is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def run(
+    name: str, *, out: Path | None, overrides: Sequence[str], globs: Mapping[str, str], data_root: Path | None,
+    device: str, batch_size: str, limit: int | None, fail_fast: bool, dry_run: bool, progress: ProgressMode,
+) -> int:  # fmt: skip
+    """Run one suite and print its leaderboard; returns the exit code."""
+    from xaibench.rundir import run_suite
+    from xaibench.runner import Progress, Settings
+
+    path = find_suite(name)
+    suite = select(load_suite(path, overrides), **globs)
+    settings = Settings(
+        data_root=data_root,
+        suite_folder=path.parent,
+        device=device,
+        batch_size=_batch_size(batch_size, device),
+        limit=limit,
+        fail_fast=fail_fast,
+    )
+    directory = out or Path("runs") / suite.name
+    if dry_run:
+        _print_plan(suite, directory, settings)
+        return 0
+    with Bars(progress).showing() as bars:
+        result = run_suite(suite, path.read_text(), directory, settings, Progress(bars.start, bars.advance, bars.note))
+    _print_leaderboard(result.leaderboard)
+    err.print(f"written to {directory}/ (leaderboard.csv, leaderboard.md, scores.csv)", markup=False)
+    for sentence in result.outcome.failed:
+        err.print(f"failed: {sentence}", markup=False, style="red")
+    return 3 if result.outcome.failed else 0
+
+
+def _batch_size(text: str, device: str) -> int:
+    if text == "auto":
+        return 16 if device == "cpu" else 64
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--batch-size {text!r}: a positive number, or auto")
+    return int(text)
+
+
+def _print_plan(suite: Suite, directory: Path, settings: Any) -> None:
+    from xaibench.records import Records
+    from xaibench.runner import Runner
+
+    runner = Runner(suite, Records(directory), settings)
+    table = Table(title=f"{suite.name}: what would be done", title_justify="left")
+    for column in ("model", "methods", "cells", "there already", "samples", "forwards", "backwards", "disk"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for section in suite.models:
+        prepared = runner.prepare(section)
+        plan = runner.plan(prepared)
+        left = plan["cells"] - plan["done"]
+        pairs = round(plan["samples"] * PAIRS_PER_IMAGE)
+        probes = sum("forward" in metric.entry.cost for metric in runner.metrics) > 0
+        forwards = plan["samples"] + (2 * pairs * len(prepared.methods) if probes else 0)
+        backward = any("gradients" in need for method in prepared.methods for need in method.entry.needs)
+        megabytes = left * pairs * BYTES_PER_ROW / 1e6
+        table.add_row(
+            section.label, str(len(prepared.methods)), str(plan["cells"]), str(plan["done"]), str(plan["samples"]),
+            f"~{forwards if left else 0}", f"~{pairs if left and backward else 0}", f"~{megabytes:.1f} MB",
+        )  # fmt: skip
+        for sentence in prepared.skipped:
+            err.print(f"note: {sentence}", markup=False)
+    out().print(table)
+    err.print(f"(counts marked ~ assume {PAIRS_PER_IMAGE} explained labels per image)")
+
+
+def _print_leaderboard(board: Any) -> None:
+    console = out()
+    for note in board.notes:
+        err.print(f"[bold red]note:[/] {escape(note)}")
+    for table in board.tables():
+        console.print(table)
+
+
+def leaderboard(runs: Sequence[Path], format: str, output: Path | None) -> None:
+    from xaibench.rundir import read_leaderboard
+
+    board = read_leaderboard(runs)
+    if format == "table" and output is None:
+        _print_leaderboard(board)
+        return
+    if format == "table":
+        format = "md" if output is not None and output.suffix == ".md" else "csv"
+    text = board.csv() if format == "csv" else board.markdown()
+    if output is None:
+        out().file.write(text)
+    else:
+        output.write_text(text)
+
+
+# -- list and show ------------------------------------------------------------------------------------------------
+
+
+def list_(kind: str, glob: str, *, model: str | None, long: bool, as_json: bool) -> None:
+    if model is not None and kind != "methods":
+        raise UsageError("--model goes with `list methods`")
+    rows = [row for row in _rows(kind, model) if fnmatch.fnmatch(row["name"], glob)]
+    if as_json:
+        out().file.write(json.dumps(rows, indent=2) + "\n")
+        return
+    if not rows:
+        raise UsageError(f"no {kind} match {glob!r}")
+    columns = list(rows[0]) if long or model else ["name", "summary"]
+    table = Table(box=None, pad_edge=False, show_header=len(columns) > 2)
+    for column in columns:
+        table.add_column(column, no_wrap=column == "name", style="bold" if column == "name" else "")
+    for row in rows:
+        table.add_row(*(escape(_words(row[column])) for column in columns))
+    out().print(table)
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _rows(kind: str, model: str | None) -> list[dict[str, Any]]:
+    if kind == "methods":
+        entries = [registry.methods[name] for name in registry.methods]
+        rows = [
+            {"name": e.name, "summary": e.summary, "needs": list(e.needs), "cost": e.cost, "source": e.source}
+            for e in entries
+        ]
+        return rows if model is None else [_fit(row, model) for row in rows]
+    if kind == "metrics":
+        return [
+            {
+                "name": e.name, "summary": e.summary, "better": e.better, "range": list(e.range), "group": e.group,
+                "needs": list(e.needs), "cost": e.cost, "source": e.source,
+            }
+            for e in (registry.metrics[name] for name in registry.metrics)
+        ]  # fmt: skip
+    if kind == "datasets":
+        return [
+            {"name": e.name, "summary": e.summary, "classes": len(e.classes), "splits": list(e.splits), "source": e.source}
+            for e in (registry.datasets[name] for name in registry.datasets)
+        ]
+    if kind == "suites":
+        return [
+            {"name": name, "summary": suite.title, "dataset": suite.dataset.name, "models": [m.label for m in suite.models]}
+            for name, suite in ((name, load_suite(path)) for name, path in shipped_suites().items())
+        ]
+    return _model_rows()
+
+
+def _model_rows() -> list[dict[str, Any]]:
+    from xaibench import bundled
+    from xaibench.models import model_names
+
+    rows = [
+        {"name": name, "summary": f"bundled; {_card_words(bundled.card(name))}", "kind": "bundled"}
+        for name in bundled.names()
+    ]
+    return rows + [{"name": name, "summary": "timm", "kind": "timm"} for name in model_names()]
+
+
+def _card_words(card: Mapping[str, Any]) -> str:
+    return f"mAP {card['mean_average_precision']:.3f} on {card['data']['name']} {card['data']['evaluated_on']}"
+
+
+def _fit(row: dict[str, Any], model: str) -> dict[str, Any]:
+    classifier = _classifier(model)
+    lacking = [n for n in registry.methods[row["name"]].needs if n != "masks" and n not in classifier.offers()]
+    return {"name": row["name"], "goes with it": "no: " + classifier.lack(lacking[0]) if lacking else "yes", **row}
+
+
+_classifiers: dict[str, Any] = {}
+
+
+def _classifier(model: str) -> Any:
+    if model not in _classifiers:
+        from xaibench.classifier import load_classifier
+
+        _classifiers[model] = load_classifier(model)
+    return _classifiers[model]
+
+
+def show(name: str, *, as_json: bool) -> None:
+    card = _card(name)
+    if as_json:
+        out().file.write(json.dumps(card, indent=2, default=str) + "\n")
+        return
+    console = out()
+    console.print(f"[bold]{escape(card.pop('name'))}[/] ({card.pop('kind')})")
+    console.print(escape(str(card.pop("documentation", ""))))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for key, value in card.items():
+        if isinstance(value, Mapping):
+            for inner, content in value.items():
+                table.add_row(f"[dim]{key}[/]", f"{escape(str(inner))}: {escape(str(content))}")
+        else:
+            table.add_row(f"[dim]{key}[/]", escape(_words(value)))
+    console.print(table)
+
+
+def _card(name: str) -> dict[str, Any]:
+    for kind, entries in (("method", registry.methods), ("metric", registry.metrics), ("dataset", registry.datasets)):
+        if name in entries:  # type: ignore[operator]
+            return _entry_card(kind, entries[name])  # type: ignore[index]
+    from xaibench import bundled
+    from xaibench.models import known_model
+
+    if name in bundled.names():
+        return {"name": name, "kind": "bundled model", **{k: v for k, v in bundled.card(name).items() if k != "name"}}
+    if name in shipped_suites():
+        suite = load_suite(shipped_suites()[name])
+        return {
+            "name": name, "kind": "suite", "documentation": suite.description or suite.title, "source": suite.source,
+            "dataset": suite.dataset.name, "models": [m.label for m in suite.models], "explain": suite.explain,
+            "methods": [m.label for m in suite.methods], "metrics": [m.label for m in suite.bound_metrics()],
+            "file": str(shipped_suites()[name]),
+        }  # fmt: skip
+    if known_model(name):
+        classifier = _classifier(name)
+        return {
+            "name": name, "kind": "timm model", "target layer": classifier.anatomy.last,
+            "offers": sorted(classifier.offers()), "input": vars(classifier.preprocess),
+            "methods": [m for m in registry.methods if set(registry.methods[m].needs) <= classifier.offers() | {"masks"}],
+        }  # fmt: skip
+    known = [*registry.methods, *registry.metrics, *registry.datasets, *bundled.names(), *shipped_suites()]
+    raise UsageError(unknown("name", name, known))
+
+
+def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
+    card: dict[str, Any] = {
+        "name": entry.name,
+        "kind": kind,
+        "documentation": entry.documentation,
+        "source": entry.source,
+        "version": entry.version,
+        "parameters": {n: _parameter_words(entry, p) for n, p in entry.parameters.items() if n != "data_root"},
+    }
+    if isinstance(entry, registry.Method):
+        card |= {"needs": {need: registry.NEEDS[need] for need in entry.needs}, "cost": entry.cost}
+    elif isinstance(entry, registry.Metric):
+        card |= {
+            "better": entry.better, "range": list(entry.range), "unit": entry.unit, "aggregate": entry.aggregate,
+            "needs": {need: registry.NEEDS[need] for need in entry.needs}, "cost": entry.cost, "group": entry.group,
+            "minimum effect": entry.minimum_effect,
+        }  # fmt: skip
+    elif isinstance(entry, registry.DatasetEntry):
+        card |= {"classes": list(entry.classes), "splits": list(entry.splits), "masks": entry.masks}
+    return card | {"defined in": entry.location}
+
+
+def _parameter_words(entry: registry.Entry, parameter: inspect.Parameter) -> str:
+    annotation = entry.annotations[parameter.name]
+    choices = [repr(choice) for choice in getattr(annotation, "__args__", ()) if isinstance(choice, str)]
+    kind = " | ".join(choices) or getattr(annotation, "__name__", str(annotation))
+    return kind if parameter.default is inspect.Parameter.empty else f"{kind}, default {parameter.default!r}"
+
+
+# -- validate and train -------------------------------------------------------------------------------------------
+
+
+def validate(names: Sequence[str], *, data_root: Path | None, overrides: Sequence[str], as_json: bool) -> int:
+    """Exit code 2 for mistakes in a file, 1 for what does not go together or is not there, 0 for all well."""
+    reports = [_validate(name, data_root, overrides) for name in names]
+    if as_json:
+        out().file.write(json.dumps(reports, indent=2) + "\n")
+    else:
+        for report in reports:
+            for kind in ("problems", "notes"):
+                for sentence in report[kind]:
+                    out().print(sentence if kind == "problems" else f"note: {sentence}", markup=False, soft_wrap=True)
+            if not report["problems"]:
+                out().print(f"{report['suite']}: ok", markup=False)
+    return max(int(report["exit_code"]) for report in reports)
+
+
+def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+    from xaibench.datasets import load_dataset
+    from xaibench.errors import IncompatibleError
+    from xaibench.records import Records
+    from xaibench.runner import Runner, Settings
+
+    report: dict[str, Any] = {"suite": name, "problems": [], "notes": [], "exit_code": 0}
+    try:
+        path = find_suite(name)
+        suite = load_suite(path, overrides)
+    except XaibenchError as error:
+        return report | {"problems": str(error).splitlines(), "exit_code": 2}
+    settings = Settings(data_root=data_root, suite_folder=path.parent)
+    try:
+        load_dataset(suite.dataset.name, data_root=data_root, split=suite.dataset.split, **suite.dataset.options)
+        runner = Runner(suite, Records(Path()), settings)
+    except XaibenchError as error:
+        return report | {"problems": [f"{path}: {error}"], "exit_code": 1}
+    fitting: set[str] = set()
+    for section in suite.models:
+        try:
+            prepared = runner.prepare(section)
+        except (IncompatibleError, MissingError, UsageError) as error:
+            report["problems"].append(f"{path}: {error}")
+            continue
+        fitting |= {method.label for method in prepared.methods}
+        report["notes"] += prepared.skipped
+        if not prepared.classifier.trained:
+            report["notes"].append(f"{section.label}: no checkpoint, so it runs untrained and its scores mean nothing")
+    if not report["problems"]:
+        lonely = [method.label for method in suite.methods if method.label not in fitting]
+        report["problems"] += [f"{path}: method {label!r} goes with no model of the suite" for label in lonely]
+    return report | {"exit_code": 1 if report["problems"] else 0}
+
+
+def train(
+    name: str, directory: Path, *, data_root: Path | None, device: str, workers: int, progress: ProgressMode
+) -> None:
+    from xaibench import bundled
+    from xaibench.training import read_recipe
+    from xaibench.training import train as fit
+
+    path = Path(name) if name.endswith((".yaml", ".yml")) else bundled.recipe_path(name)
+    if not path.is_file():
+        raise UsageError(f"recipe {name}: no such file")
+    recipe = read_recipe(path)
+    with Bars(progress).showing() as bars:
+        done = 0
+
+        def on_step(step: int, steps: int) -> None:
+            nonlocal done
+            if done == 0:
+                bars.start(recipe.name, steps * recipe.batch_size)
+            bars.advance((step - done) * recipe.batch_size)
+            done = step
+
+        weights = fit(
+            recipe,
+            directory,
+            data_root=data_root,
+            device=device,
+            workers=workers,
+            on_epoch=lambda epoch: bars.note(
+                f"epoch {epoch.number}/{recipe.epochs}: loss {epoch.loss:.4f}, mAP {epoch.mean_average_precision:.4f}"
+            ),
+            on_step=on_step,
+        )
+    err.print(f"written to {weights} and {weights.with_suffix('.card.json').name}", markup=False)

@@ -1,0 +1,80 @@
+"""What a person sees: progress and messages on stderr (rich; plain lines when not a terminal), tables on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+ProgressMode = Literal["auto", "plain", "none"]
+PLAIN_SECONDS = 10.0  # between two plain progress lines
+WIDE = 240  # columns of a table that goes to a file or a pipe: nothing may be cut off
+
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def out() -> Console:
+    """stdout: as wide as the terminal, or wide enough for any table."""
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, width=WIDE)
+
+
+class Rate(ProgressColumn):
+    """Images per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("– images/s" if speed is None else f"{speed:.1f} images/s")
+
+
+class Bars:
+    """Progress of work counted in images: one bar per model on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, mode: ProgressMode) -> None:
+        self.mode = "plain" if mode == "auto" and not err.is_terminal else mode
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._label, self._total, self._done = "", 0, 0
+        self._started = self._last = time.monotonic()
+
+    @contextmanager
+    def showing(self) -> Iterator[Bars]:
+        if self.mode != "auto":
+            yield self
+            return
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(),
+            TextColumn("ETA"), TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=err) as self._progress:
+            yield self
+
+    def start(self, label: str, total: int) -> None:
+        self._label, self._total, self._done = label, total, 0
+        self._started = self._last = time.monotonic()
+        if self._progress is not None:
+            self._task = self._progress.add_task(label, total=total)
+        elif self.mode == "plain":
+            err.print(f"{label}: {total} images to do" if total else f"{label}: everything is there already")
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        if self._progress is not None:
+            self._progress.advance(self._task, count)
+            return
+        now = time.monotonic()
+        if self.mode == "plain" and (now - self._last > PLAIN_SECONDS or self._done == self._total):
+            self._last = now
+            rate = self._done / max(now - self._started, 1e-9)
+            left = (self._total - self._done) / rate
+            err.print(f"{self._label}: {self._done}/{self._total} images, {rate:.1f} images/s, ETA {left:.0f} s")
+
+    def note(self, sentence: str) -> None:
+        (self._progress.console if self._progress is not None else err).print(f"note: {sentence}", markup=False)

@@ -57,5 +57,5 @@ def test_swiglu_keeps_its_attention_methods() -> None:
     model = xaibench.Classifier(module.eval())
     images, pairs = torch.zeros(1, 3, 28, 28), xaibench.Pairs([0], [1])
     assert xaibench.explain(model, images, pairs, method="generic_attention").shape == (1, 2, 2)
-    with pytest.raises(IncompatibleError, match="GluMlp|SwiGLU"):
+    with pytest.raises(IncompatibleError, match=r"GluMlp|SwiGLU"):
         xaibench.explain(model, images, pairs, method="transformer_lrp")

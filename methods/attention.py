@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, einsum
 
+from xaibench.blocks import Pool, own_gradients
 from xaibench.errors import UsageError
 from xaibench.forward import Forward, Pairs
 from xaibench.registry import method
@@ -37,16 +38,71 @@ def attention_rollout(forward: Forward, pairs: Pairs, *, start_layer: int = 1) -
 
 
 @method(
-    needs=("attention", "attention_gradients"), source="chefer2021generic, eq. 5-6", cost="1 forward, 1 backward per label"
-)
+    needs=("attention", "attention_gradients"), source="chefer2021generic, eq. 5-6",
+    cost="1 forward, 1 backward per label",
+)  # fmt: skip
 def generic_attention(forward: Forward, pairs: Pairs, *, start_layer: int = 0) -> Tensor:
     """r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(G^b A^b). Maps [P, h, w]."""
     attention = _from(forward.attentions, start_layer)[pairs.image]
-    gradients = _from(forward.attention_gradients(pairs), start_layer)
+    gradients = forward.attention_gradients(pairs, start_layer)
     row = forward.readout(attention.shape[-1]).expand(len(pairs), -1)
     for m in reversed((gradients * attention).relu().mean(2).unbind(1)):
         row = row + einsum("pn,pnm->pm", row, m)
     return forward.token_map(row)
+
+
+@method(
+    needs=("attention", "attention_gradients"), source="chefer2021, baseline", cost="1 forward, 1 backward per label"
+)
+def attention_grad_cam(forward: Forward, pairs: Pairs) -> Tensor:
+    """Grad-CAM on the attention of the last block: relu(mean_h w_h (r · A^B_h)), w_h = mean over patches of r · G^B_h.
+
+    Maps [P, h, w] before the original's min-max, which makes 0/0 of a map that the ReLU has emptied; here it is 0.
+    """
+    last = len(forward.classifier.attention.layers) - 1
+    r = forward.readout(forward.attentions.shape[-1])
+    attended = einsum("n,bhnm->bhm", r, forward.attentions[:, last])[pairs.image]
+    gradients = einsum("n,phnm->phm", r, forward.attention_gradients(pairs, last)[:, 0])
+    weights = forward.token_map(gradients).mean((-2, -1))
+    return forward.token_map(einsum("ph,phm->phm", weights, attended).mean(1).relu())
+
+
+@method(
+    needs=("attention", "attention_gradients"), source="sun2021; official DPT/DPT.py",
+    cost="1 forward, 1 backward per label",
+)  # fmt: skip
+def getam(forward: Forward, pairs: Pairs, *, start_layer: int = 0) -> Tensor:
+    """Attention, coupled twice with its gradient: r · sum_b (mean_h relu(G^b A^b)) ⊙ (mean_h relu(G^b)).
+
+    The sum runs over blocks from `start_layer` (0 is the first) on; the authors train with the last 6 of 12. Maps
+    [P, h, w], non-negative, before their pixel-adaptive refinement.
+    """
+    attention = _from(forward.attentions, start_layer)[pairs.image]
+    gradients = forward.attention_gradients(pairs, start_layer)
+    coupled = (gradients * attention).relu().mean(2) * gradients.relu().mean(2)  # [P, blocks, N, N]
+    return forward.token_map(einsum("n,pbnm->pm", forward.readout(attention.shape[-1]), coupled))
+
+
+@method(
+    needs=("transformer_blocks",), source="bousselham2024; official legrad/wrapper.py",
+    cost="1 forward; 1 block forward and 1 block backward per label for every block",
+)  # fmt: skip
+def legrad(forward: Forward, pairs: Pairs, *, start_layer: int = -2, pool: Pool = "mean") -> Tensor:
+    """Positive gradients of every block's own score: sum_b mean_h mean_i relu(ds^b/dA^b)[h, i, :].
+
+    s^b is the label's logit that the model's head makes of block b's output, so each gradient goes through one block
+    only; attention itself does not enter. i runs over all tokens. The sum runs over blocks from `start_layer` on;
+    negative numbers count from the end, and -2 is the default of the authors' code.
+
+    Args:
+        pool: what the head is given: "mean" of all tokens, as the authors do for CLIP (their score is then a cosine
+            with a text, here it is the logit); "head": the tokens the model reads
+
+    Returns:
+        maps [P, h, w], non-negative
+    """
+    gradients = own_gradients(forward, pairs, start_layer=start_layer, pool=pool)
+    return forward.token_map(torch.stack([g.relu().mean((1, 2)) for g in gradients.values()]).sum(0))
 
 
 def _from(blocks: Tensor, start_layer: int) -> Tensor:

@@ -25,18 +25,20 @@ class Attention:
         layers: dotted names of the modules that the post-softmax matrices [B, heads, N, N] pass through
         prefix: number of tokens before the patch tokens (class, distillation, registers)
         readout: tokens the head reads: "token" the class token, "distilled" class and distillation token, "avg" the
-            mean of all patch tokens
+            mean of the tokens from `pooled` on
+        pooled: the first token of that mean: `prefix`, or 0 where the pooling includes the prefix tokens
     """
 
     layers: tuple[str, ...]
     prefix: int
     readout: str
+    pooled: int = 0
 
     def row(self, tokens: int, like: Tensor) -> Tensor:
         """[N] weights with which the head reads the tokens: where a rollout starts."""
         row = torch.zeros(tokens, dtype=like.dtype, device=like.device)
         if self.readout == "avg":
-            row[self.prefix :] = 1 / (tokens - self.prefix)
+            row[self.pooled :] = 1 / (tokens - self.pooled)
         elif self.readout == "distilled":
             row[:2] = 0.5
         else:
@@ -49,7 +51,7 @@ def find_attention(module: nn.Module) -> Attention | str:
     from xaibench.models import import_timm
 
     import_timm()
-    from timm.layers.attention import Attention as TimmAttention
+    from timm.models.vision_transformer import Attention as TimmAttention
     from timm.models.vision_transformer import VisionTransformer
 
     family = type(module).__name__
@@ -57,15 +59,42 @@ def find_attention(module: nn.Module) -> Attention | str:
         return f"{family} has no attention over one fixed set of patch tokens (timm VisionTransformer and DeiT have)"
     for block in module.blocks:
         attention: Any = getattr(block, "attn", None)
+        if attention is None:
+            return f"{family} is built of {type(block).__name__}, whose attention matrices are not read yet"
         if type(attention) is not TimmAttention:
             return f"{family} uses {type(attention).__name__}, whose matrices are not read yet"
-        if attention.gate is not None:
+        if getattr(attention, "gate", None) is not None:
             return f"{family} gates its attention output, for which attention maps do not account"
     readout = "distilled" if hasattr(module, "head_dist") else str(module.global_pool)
     if readout not in ("token", "distilled", "avg"):
         return f"{family} reads its tokens by global_pool={module.global_pool!r}; attention maps need token or avg"
     names = tuple(f"blocks.{index}.attn{SUFFIX}" for index in range(len(module.blocks)))
-    return Attention(names, int(module.num_prefix_tokens), readout)
+    prefix = int(module.num_prefix_tokens)
+    return Attention(names, prefix, readout, 0 if getattr(module, "pool_include_prefix", False) else prefix)
+
+
+def find_blocks(module: nn.Module) -> tuple[str, ...] | str:
+    """The modules whose outputs relevance propagation reads, or the reason (a clause) why it has no rules for them."""
+    attention = find_attention(module)
+    if isinstance(attention, str):
+        return attention
+    from timm.layers import Mlp
+    from timm.models.vision_transformer import Block
+
+    family = type(module).__name__
+    if not isinstance(module.head, nn.Linear):
+        return f"{family} has no linear classification head"
+    for block in module.blocks:  # type: ignore[union-attr]
+        if type(block) is not Block:
+            return f"{family} is built of {type(block).__name__}, for which relevance propagation has no rules"
+        if type(block.mlp) is not Mlp or not isinstance(block.mlp.fc1, nn.Linear):
+            return f"{family} uses {type(block.mlp).__name__}, for which relevance propagation has no rules"
+    inner = ("norm1", "attn.qkv", "attn.q_norm", "attn.k_norm", "attn.attn_drop", "drop_path1", "norm2", "mlp.norm",
+             "drop_path2")  # fmt: skip
+    taps = ["patch_embed", "patch_drop", "norm_pre", "norm"] + ([] if attention.readout == "distilled" else ["fc_norm"])
+    for index in range(len(module.blocks)):  # type: ignore[arg-type]
+        taps += [f"blocks.{index}", *(f"blocks.{index}.{name}" for name in inner)]
+    return tuple(taps)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from xaibench.attention import Attention, find_attention
+from xaibench.attention import Attention, find_attention, find_blocks
 from xaibench.chunks import map_chunks
 from xaibench.errors import IncompatibleError, MissingError, UsageError, closest
 from xaibench.preprocess import Preprocess
@@ -166,6 +166,17 @@ class Classifier:
             raise IncompatibleError(f"model {self.name}: {self._attention}")
         return self._attention
 
+    @cached_property
+    def _blocks(self) -> tuple[str, ...] | str:
+        return find_blocks(self.module)
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The modules that relevance propagation reads. Raises IncompatibleError where it has no rules."""
+        if isinstance(self._blocks, str):
+            raise IncompatibleError(f"model {self.name}: {self._blocks}")
+        return self._blocks
+
     def offers(self) -> set[str]:
         """Which of `xaibench.registry.NEEDS` this model has (masks come from the data set)."""
         offered = {"features", "gradients", "input_gradients"}
@@ -173,6 +184,8 @@ class Classifier:
             offered.add("linear_head")
         if not isinstance(self._attention, str):
             offered |= {"attention", "attention_gradients"}
+        if not isinstance(self._blocks, str):
+            offered.add("transformer_blocks")
         smooth = (nn.GELU, nn.SiLU, nn.ELU, nn.Hardswish, nn.Mish, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
         if not any(isinstance(m, smooth) for m in self.module.modules()):
             offered.add("relu")
@@ -182,6 +195,8 @@ class Classifier:
         """Why this model does not offer `need`, as a clause."""
         if need in ("attention", "attention_gradients") and isinstance(self._attention, str):
             return self._attention
+        if need == "transformer_blocks" and isinstance(self._blocks, str):
+            return self._blocks
         if need == "linear_head":
             return f"its head is not linear in the mean of its last features ({self.anatomy.last})"
         if need == "relu":
@@ -205,7 +220,9 @@ class Classifier:
         patches, (height, width) = tokens.shape[-1], images.shape[-2:]
         embed = getattr(self.module, "patch_embed", None)
         h, w = getattr(embed, "grid_size", None) or (0, 0)
-        if h * w != patches:  # dynamic image size: the grid has the image's aspect
+        if getattr(self.module, "dynamic_img_size", False):
+            h, w = embed.dynamic_feat_size((height, width))  # type: ignore[union-attr, operator]
+        if h * w != patches:  # another size than the model's own: the grid has the image's aspect
             h = round((patches * height / width) ** 0.5)
             w = patches // max(h, 1)
         if h * w != patches:

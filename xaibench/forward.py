@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from xaibench.attention import SUFFIX, exposed
 from xaibench.classifier import Classifier, output_logits
 from xaibench.errors import UsageError
+
+Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 
 
 class Pairs:
@@ -106,7 +108,9 @@ class Plan:
             elif need == "attention":
                 features.update(classifier.attention.layers)
             elif need == "attention_gradients":
-                gradients.update(classifier.attention.layers)
+                gradients.update(classifier.attention.layers[max(int(parameters.get("start_layer", 0)), 0) :])
+            elif need == "transformer_blocks":
+                features.update(classifier.blocks)
         return Plan(frozenset(features), frozenset(gradients))
 
 
@@ -146,6 +150,7 @@ class Forward:
         self.seed = seed
         classifier.inspect(images)
         self._plan = plan or Plan()
+        self._hooks: Mapping[str, Hook] = {}
         self._captured: dict[str, Tensor] = {}
         self._graph_logits: Tensor | None = None
         self._gradients: _Gradients | None = None
@@ -199,11 +204,38 @@ class Forward:
         self._require(Plan(features=frozenset(layers)))
         return torch.stack([self._activation(layer).detach() for layer in layers], 1)
 
-    def attention_gradients(self, pairs: Pairs) -> Tensor:
-        """Gradient of each pair's logit with respect to every block's attention [P, blocks, heads, N, N]."""
-        layers = self.classifier.attention.layers
-        self._require(Plan(gradients=frozenset(layers)))
-        return torch.stack([self._gradient(pairs, layer) for layer in layers], 1)
+    def attention_gradients(self, pairs: Pairs, start_layer: int = 0) -> Tensor:
+        """Gradient of each pair's logit with respect to the attention of the blocks from `start_layer` on.
+
+        [P, blocks, heads, N, N]
+        """
+        return torch.stack(list(self.block_gradients(pairs, start_layer).values()), 1)
+
+    def block_gradients(self, pairs: Pairs, start_layer: int = 0) -> dict[int, Tensor]:
+        """The same, by block and not copied: {block: [P, heads, N, N]}."""
+        layers = dict(enumerate(self.classifier.attention.layers))
+        wanted = {block: name for block, name in layers.items() if block >= start_layer}
+        self._require(Plan(gradients=frozenset(wanted.values())))
+        return {block: self._gradient(pairs, name) for block, name in wanted.items()}
+
+    def activations(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """What each named module returned, as it is: [B, ...], without a graph."""
+        self._require(Plan(features=frozenset(names)))
+        return {name: self._activation(name) for name in names}
+
+    def hooked(self, hooks: Mapping[str, Hook], plan: Plan) -> Forward:
+        """Another pass of the same batch, with forward hooks on named modules: for rules that change gradients."""
+        other = Forward(self.classifier, self.images, plan=plan, ids=self.ids, seed=self.seed)
+        other._hooks = hooks
+        return other
+
+    @staticmethod
+    def rank_gradients(logits: Tensor, target: Tensor, pairs: Pairs) -> Tensor:
+        """Gradient of each pair's entry of `logits` [B, L] with respect to `target` [B, ...]: [P, ...].
+
+        One backward pass per label rank. Neither has to belong to this pass.
+        """
+        return _Gradients(logits, {"target": target}).of(pairs, "target")
 
     def readout(self, tokens: int) -> Tensor:
         """[N] weights with which the head reads the tokens (class token: 1 there, 0 elsewhere)."""
@@ -260,6 +292,8 @@ class Forward:
                 stack.enter_context(self.classifier.prepared())
                 stack.enter_context(exposed(module, attention))
                 stack.enter_context(torch.no_grad())  # a tap turns the graph on where the plan first needs it
+                for name, hook in self._hooks.items():
+                    stack.callback(module.get_submodule(name).register_forward_hook(hook).remove)
                 for name in taps:
                     handle = module.get_submodule(name).register_forward_hook(self._tap(name))
                     stack.callback(handle.remove)

@@ -31,6 +31,7 @@ NEEDS = {
     "input_gradients": "gradients of logits with respect to the input",
     "attention": "attention matrices of transformer blocks of equal token grid",
     "attention_gradients": "gradients of logits with respect to those attention matrices",
+    "transformer_blocks": "every activation of timm's plain transformer blocks, for relevance propagation",
     "relu": "ReLU activations only",
     "masks": "ground-truth masks of the data set",
 }

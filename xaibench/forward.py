@@ -288,6 +288,7 @@ class Forward:
             attention = tuple(sorted(name for name in taps if name.endswith(SUFFIX)))
             module = self.classifier.module
             images = self.images.detach()
+            self._captured = {}
             with contextlib.ExitStack() as stack:
                 stack.enter_context(self.classifier.prepared())
                 stack.enter_context(exposed(module, attention))

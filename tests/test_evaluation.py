@@ -1,0 +1,132 @@
+"""The two views of a map, and the probes that metrics share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.methods.test_invariances import PAIRS, build, images, mask
+from tests.test_forward import count_passes
+
+import xaibench
+from xaibench.errors import UsageError
+from xaibench.evaluation import Evaluation, unit
+from xaibench.forward import Forward
+from xaibench.preprocess import Preprocess
+from xaibench.suite import parse_metrics
+
+
+def evaluation(maps: torch.Tensor | None = None, kind: str = "cnn") -> Evaluation:
+    classifier = build(kind)
+    classifier.preprocess = Preprocess((24, 32), "none", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+    if maps is None:
+        maps = torch.randn(len(PAIRS), 6, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return Evaluation(Forward(classifier, images(), mask=mask()), PAIRS, maps)
+
+
+def test_unit() -> None:
+    maps = torch.tensor([[[1.0, 3.0], [2.0, 5.0]], [[4.0, 4.0], [4.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    found = unit(maps)
+    torch.testing.assert_close(found[0], torch.tensor([[0.0, 0.5], [0.25, 1.0]]))
+    assert not found[1:].any()
+    assert unit(torch.full((1, 2, 2), torch.nan)).isnan().all()
+
+
+def test_the_mask_is_not_normalised_again() -> None:
+    maps = torch.zeros(len(PAIRS), 3, 4, dtype=torch.float64)
+    maps[:, 1, 1] = 7
+    maps[:, 0, 0] = -9
+    found = evaluation(maps).mask
+    assert found.shape == (len(PAIRS), 24, 32)
+    assert 0 <= float(found.min()) <= float(found.max()) < 1  # bilinear half-pixel centres never hit the peak
+
+
+def test_maps_of_the_input_size_are_taken_as_they_are() -> None:
+    maps = torch.randn(len(PAIRS), 24, 32, dtype=torch.float64)
+    assert evaluation(maps).relevance is maps
+
+
+def test_keep_and_drop_are_what_the_model_says_of_the_masked_image() -> None:
+    e = evaluation()
+    for row in (0, 5, 12):
+        image, label = images()[PAIRS.image[row]], PAIRS.label[row]
+        for probe, weight in ((e.keep, e.mask[row]), (e.drop, 1 - e.mask[row])):
+            expected = e.forward.classifier.probabilities((image * weight)[None])[0]
+            torch.testing.assert_close(probe.probabilities[row], expected)
+            torch.testing.assert_close(probe.confidence[row], expected[label])
+
+
+def test_pixel_space_removes_to_black() -> None:
+    e = evaluation()
+    preprocess = e.forward.classifier.preprocess
+    assert preprocess is not None
+    row = 3
+    black = preprocess.normalise(preprocess.pixels(images()[PAIRS.image[row]]) * (1 - e.mask[row]))
+    expected = e.forward.classifier.probabilities(black[None])[0]
+    torch.testing.assert_close(e.probe("drop", space="pixels").probabilities[row], expected)
+    e.forward.classifier.preprocess = None
+    with pytest.raises(UsageError, match="pixels needs the model's normalisation"):
+        evaluation_without = Evaluation(e.forward, PAIRS, e.maps)
+        evaluation_without.probe("keep", space="pixels")
+
+
+def test_all_multi_label_metrics_share_one_keep_and_one_drop_pass() -> None:
+    e = evaluation()
+    _ = e.probabilities
+    passes = count_passes(e.forward.classifier.module)
+    for metric in parse_metrics(["multi_label"]):
+        metric.entry.function(e, **metric.parameters)
+    assert sum(passes) == 2 * len(PAIRS)
+
+
+def test_chunks_do_not_matter() -> None:
+    e, other = evaluation(), evaluation()
+    other.forward.classifier.chunk = 2
+    torch.testing.assert_close(e.keep.probabilities, other.keep.probabilities)
+
+
+def test_others_leave_out_the_pair_itself() -> None:
+    e = evaluation()
+    others = e.others()
+    for row in range(len(PAIRS)):
+        expected = e.forward.detected[PAIRS.image[row]].clone()
+        expected[PAIRS.label[row]] = False
+        assert torch.equal(others[row], expected)
+    with pytest.raises(UsageError, match="ground-truth labels"):
+        e.others("present")
+
+
+def test_nan_maps_are_undefined_and_touch_no_other_pair() -> None:
+    maps = torch.rand(len(PAIRS), 6, 8, dtype=torch.float64)
+    broken = maps.clone()
+    broken[4] = torch.nan
+    names = ["multi_label", "pointing_game", "energy_pointing_game", "sparseness"]
+    classifier = build("cnn")
+    tables = [
+        xaibench.evaluate(classifier, images(), PAIRS, m, names, masks=mask()).drop(columns=["image", "label"])
+        for m in (maps, broken)
+    ]
+    assert tables[1].iloc[4].isna().all()
+    rest = [row for row in range(len(PAIRS)) if row != 4]
+    torch.testing.assert_close(torch.tensor(tables[0].iloc[rest].to_numpy()), torch.tensor(tables[1].iloc[rest].to_numpy()),
+                               equal_nan=True)  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 8), (len(PAIRS), 8), (len(PAIRS), 1, 6, 8)])
+def test_maps_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match=r"maps must be \[P, h, w\]"):
+        evaluation(torch.zeros(shape))
+
+
+def test_evaluate_bad_input() -> None:
+    classifier, maps = build("cnn"), torch.rand(len(PAIRS), 6, 8, dtype=torch.float64)
+    with pytest.raises(UsageError, match="pointing_game needs masks="):
+        xaibench.evaluate(classifier, images(), PAIRS, maps, ["pointing_game"])
+    with pytest.raises(UsageError, match="reduce 'mean'"):
+        xaibench.evaluate(classifier, images(), PAIRS, maps, ["sparseness"], reduce="mean")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="masks must be"):
+        xaibench.evaluate(classifier, images(), PAIRS, maps, ["sparseness"], masks=mask()[:2])
+    empty = xaibench.evaluate(
+        classifier, images(), xaibench.Pairs([], []), maps[:0], ["multi_label"], reduce="scores"
+    )
+    assert (empty["n"] == 0).all()
+    assert empty["value"].isna().all()

@@ -62,7 +62,8 @@ def gallery(model: str, methods: list[str], index: int) -> None:
     assert classifier.preprocess is not None
     picture = classifier.preprocess.pixels(batch.images)[0].permute(1, 2, 0).clamp(0, 1).numpy()
     grey = np.repeat(picture.mean(-1, keepdims=True), 3, -1)
-    figure, axes = plt.subplots(len(pairs), len(methods) + 1, figsize=(1.5 * (len(methods) + 1), 1.6 * len(pairs)), squeeze=False)
+    rows, columns = len(pairs), len(methods) + 1
+    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.6 * rows), squeeze=False)
     for row in range(len(pairs)):
         label = int(pairs.label[row])
         axes[row, 0].imshow(picture)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.methods.test_invariances import PAIRS, build, images, mask
-from tests.test_forward import count_passes
 
 import xaibench
+from tests.methods.test_invariances import PAIRS, build, images, mask
+from tests.test_forward import count_passes
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation, unit
 from xaibench.forward import Forward
@@ -64,9 +64,9 @@ def test_pixel_space_removes_to_black() -> None:
     expected = e.forward.classifier.probabilities(black[None])[0]
     torch.testing.assert_close(e.probe("drop", space="pixels").probabilities[row], expected)
     e.forward.classifier.preprocess = None
+    without = Evaluation(e.forward, PAIRS, e.maps)
     with pytest.raises(UsageError, match="pixels needs the model's normalisation"):
-        evaluation_without = Evaluation(e.forward, PAIRS, e.maps)
-        evaluation_without.probe("keep", space="pixels")
+        without.probe("keep", space="pixels")
 
 
 def test_all_multi_label_metrics_share_one_keep_and_one_drop_pass() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.methods.test_invariances import PAIRS, build, images
 from torch import Tensor
 
 import xaibench
+from tests.methods.test_invariances import PAIRS, build, images
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs, Plan
 

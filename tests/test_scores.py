@@ -54,7 +54,7 @@ numbers = st.one_of(st.floats(0, 1), st.just(math.nan))
 entries = st.tuples(st.integers(0, 4), st.integers(0, 3))
 
 
-@pytest.mark.parametrize("name", [n for n in ("mean", "label_macro", "label_macro_f1", "f1_of_macro", "f1_of_mean")])
+@pytest.mark.parametrize("name", ["mean", "label_macro", "label_macro_f1", "f1_of_macro", "f1_of_mean"])
 @given(data=st.data())
 def test_against_plain_loops(name: str, data: Any) -> None:
     size = 2 if "f1" in name else 1

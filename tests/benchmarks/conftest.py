@@ -19,9 +19,7 @@ def ratio(benchmark: Any) -> Callable[..., float]:
 
     def measure(name: str, work: Callable[[], object], yardstick: Callable[[], object], target: float) -> float:
         work(), yardstick()  # warm caches and lazy imports
-        quotients = []
-        for _ in range(ROUNDS):
-            quotients.append(_seconds(work) / _seconds(yardstick))
+        quotients = [_seconds(work) / _seconds(yardstick) for _ in range(ROUNDS)]
         benchmark.pedantic(work, rounds=3)
         found = statistics.median(quotients)
         benchmark.extra_info.update(ratio=found, target=target)

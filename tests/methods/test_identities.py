@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from tests.conftest import Golden
-from tests.methods.test_golden_cnn import assert_maps_equal
 
 import xaibench
+from tests.conftest import Golden
+from tests.methods.test_golden_cnn import assert_maps_equal
 
 EXACT = 1e-10
 

@@ -166,7 +166,7 @@ def test_result(key: str) -> None:
 
 
 def test_every_result_is_compared() -> None:
-    """Left out: other areas of the same curve, and what Quantus could not compute (ROAD, IROF crash on colour images)."""
+    """Left out: other areas of the same curve, and what Quantus could not compute (it crashes on colour images)."""
     held = {key for key in FACTS["results"] if not key.startswith((*ELSEWHERE, *OTHER_CONVENTIONS))}
     assert held - set(RESULTS) == {"road_quantus/noise0/a1", "irof_as_shipped/a1", "irof_as_shipped/a3"}
     assert all("error" in FACTS["results"][key] for key in held - set(RESULTS))

@@ -271,11 +271,11 @@ def _noise(evaluation: Evaluation, sigma: float) -> Choose:
 
     def noise(pair: Tensor, sample: Tensor) -> Tensor:
         draws = [
-            torch.randn(1, *images.shape[-2:], generator=generator, dtype=images.dtype)
+            torch.randn(1, *images.shape[-2:], generator=generator)
             for row, s in zip(pair, sample.tolist(), strict=True)
             for generator in evaluation.forward.generators(evaluation.pairs[row[None]], f"infidelity/{s}")
         ]
-        return sigma * torch.stack(draws).to(images.device)
+        return sigma * torch.stack(draws).to(images)
 
     return noise
 
@@ -296,7 +296,7 @@ def _squares(evaluation: Evaluation, samples: int, side: float) -> Choose:
 
     def choose(pair: Tensor, sample: Tensor) -> Tensor:
         top, left = corners[pair, sample].T[:, :, None, None]
-        inside = (row >= top) & (row < top + length) & (column >= left) & (column < left + length)
+        inside: Tensor = (row >= top) & (row < top + length) & (column >= left) & (column < left + length)
         return inside[:, None]
 
     return choose

@@ -83,7 +83,7 @@ class Removal:
             return (n * wanted + 1e-6).floor().long()
         if self.steps is not None:
             return n * torch.arange(self.steps + 1, device=n.device) // self.steps
-        longest = int(units.max()) if len(units) else 0
+        longest = int(units.max()) if len(units) else 1
         return torch.arange(longest + 1, device=n.device).expand(len(units), -1)
 
 
@@ -264,14 +264,13 @@ def _replacement(evaluation: Evaluation, removal: Removal) -> Tensor:
 
 
 def _noise(evaluation: Evaluation, name: str) -> Tensor:
-    """[P, C, H, W] standard normal, seeded by pair."""
+    """[P, C, H, W] standard normal, seeded by pair; drawn in float32, so that every precision has the same draws."""
     images = evaluation.forward.images
     shape = images.shape[1:]
     draws = [
-        torch.randn(shape, generator=generator, dtype=images.dtype)
-        for generator in evaluation.forward.generators(evaluation.pairs, name)
+        torch.randn(shape, generator=generator) for generator in evaluation.forward.generators(evaluation.pairs, name)
     ]
-    return torch.stack(draws).to(images.device) if draws else images.new_zeros(0, *shape)
+    return torch.stack(draws).to(images) if draws else images.new_zeros(0, *shape)
 
 
 def blur(images: Tensor, kernel: int, sigma: float) -> Tensor:

@@ -19,6 +19,7 @@ from xaibench.chunks import map_chunks
 from xaibench.datasets.base import VOID
 from xaibench.errors import UsageError
 from xaibench.forward import Forward, Pairs
+from xaibench.perturb import Curve, Order, Removal, curve, tied
 
 Normalise = Literal["native", "resized"]
 Space = Literal["model", "pixels"]
@@ -47,6 +48,7 @@ class Evaluation:
             raise UsageError(f"maps must be [P, h, w] with P = {len(pairs)} pairs, found {tuple(maps.shape)}")
         self.forward, self.pairs, self.maps = forward, pairs, maps
         self._probes: dict[tuple[str, str, str], Probe] = {}
+        self._curves: dict[tuple[Order, Removal], Curve] = {}
 
     # -- views of the maps --------------------------------------------------------------------------------------
 
@@ -68,6 +70,11 @@ class Evaluation:
         if maps.shape[-2:] == size:
             return maps
         return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+    @cached_property
+    def tied(self) -> Tensor:
+        """[P]: the fraction of pixels whose relevance another pixel has too, left to the tie rule of rankings."""
+        return tied(self.relevance.flatten(1))
 
     # -- the model's word ---------------------------------------------------------------------------------------
 
@@ -137,6 +144,16 @@ class Evaluation:
         else:
             probabilities = map_chunks(lambda chunk: classifier.probabilities(change(chunk)), rows, classifier.chunk)
         return Probe(probabilities, self._own(probabilities))
+
+    def curve(self, order: Order = "morf", removal: Removal | None = None) -> Curve:
+        """The model's word while the image is taken apart in the map's order, shared by all metrics that ask the same.
+
+        Inserting the most relevant units first is the `lerf` curve read backwards.
+        """
+        key = (order, removal or Removal())
+        if key not in self._curves:
+            self._curves[key] = curve(self, *key)
+        return self._curves[key]
 
     def _own(self, probabilities: Tensor) -> Tensor:
         return probabilities.gather(1, self.pairs.label[:, None])[:, 0]

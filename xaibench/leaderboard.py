@@ -49,7 +49,7 @@ def collect(runner: Runner) -> pd.DataFrame:
                         "model": prepared.section.label,
                         "method": method.label,
                         "metric": metric.label,
-                        "direction": metric.entry.better,
+                        "direction": metric.better,
                         **asdict(score(frame, metric.aggregate, seed)),
                         "seconds_per_sample": frame["seconds"].sum() / max(frame["sample_id"].nunique(), 1),
                         "fingerprint": cell.fingerprint[:16],

@@ -123,6 +123,13 @@ class Metric(Entry):
     group: str = ""
     minimum_effect: float = 0.0
     cost: str = ""
+    flips: tuple[str, ...] = ()  # parameter values that each turn `better` round, such as an order of "lerf"
+
+    def direction(self, parameters: Mapping[str, Any]) -> Literal["higher", "lower"]:
+        """Which way is better under these parameters."""
+        if sum(value in self.flips for value in parameters.values() if isinstance(value, str)) % 2 == 0:
+            return self.better
+        return "lower" if self.better == "higher" else "higher"
 
     def aggregation(self, parameters: Mapping[str, Any]) -> str:
         """The name of the aggregation; a parameter called `average` decides where there is one."""
@@ -231,6 +238,7 @@ def metric(
     minimum_effect: float = 0.0,
     version: int = 1,
     cost: str = "",
+    flips: tuple[str, ...] = (),
 ) -> Callable[[F], F]:
     """Register a metric under its function's name."""
     _check_needs(needs)
@@ -238,7 +246,7 @@ def metric(
     def register(function: F) -> F:
         entry = Metric(
             function.__name__, function, source, version, better, range, unit, needs, aggregate, group,
-            minimum_effect, cost,
+            minimum_effect, cost, flips,
         )  # fmt: skip
         metrics.add(entry)
         return function

@@ -166,6 +166,10 @@ class BoundMetric:
     def aggregate(self) -> str:
         return self.entry.aggregation(self.parameters)
 
+    @property
+    def better(self) -> str:
+        return self.entry.direction(self.parameters)
+
 
 def parse_metrics(entries: Sequence[str | Mapping[str, Any]], explain: Explain = "detected") -> list[BoundMetric]:
     """Metrics from names and mappings, as `xaibench.evaluate(metrics=...)` takes them."""

@@ -1,0 +1,243 @@
+"""What happens to the score while the image is taken apart in the order of the map.
+
+All metrics here are numbers of curves (`Evaluation.curve`, `xaibench.perturb.Removal`): two that name the same order,
+baseline, unit and steps share the forwards, and insertion with MoRF is deletion with LeRF read backwards.
+
+Only the ranking of a map counts, by a stable sort: equal pixels go in raster order (`Evaluation.tied` tells how many
+there are). What replaces a removed pixel decides more than any other parameter: the rankings of methods by `zero` and
+by `min` have almost nothing in common, so never compare numbers of two baselines. A removed patch is no natural image,
+and part of each drop is the model's surprise at that. A map with a NaN is undefined (NaN).
+
+Areas are RISE's: the trapezoid over the T + 1 points of a curve divided by T, so that a score that never changes has
+itself as its area; other conventions only inside protocols named so.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from xaibench.errors import UsageError
+from xaibench.evaluation import Evaluation
+from xaibench.perturb import Baseline, Curve, Order, Removal, Score, Static, Unit
+from xaibench.registry import metric
+
+CURVE = "a forward per pair and step, shared by all with the same order, baseline, unit and steps"
+BOTH = f"two curves; {CURVE}"
+TENTHS = tuple(k / 10 for k in range(1, 10))
+
+
+@metric(
+    better="lower", range=(0, 1), group="perturbation", source="petsiuk2018", cost=CURVE, minimum_effect=0.005,
+    flips=("lerf",),
+)  # fmt: skip
+def deletion(
+    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: int | None = 32, order: Order = "morf",
+    unit: Unit = "pixel", grid: int = 8, score: Score = "probability", blur_kernel: int = 11, blur_sigma: float = 5.0,
+) -> Tensor:  # fmt: skip
+    """Area under the score while the most relevant pixels are removed: low if the map found what the score rests on."""
+    removal = Removal(baseline, unit, grid, steps, kernel=blur_kernel, sigma=blur_sigma)
+    curve = evaluation.curve(order, removal)
+    return curve.auc(curve.own(score))
+
+
+@metric(
+    better="higher", range=(0, 1), group="perturbation", source="petsiuk2018", cost=CURVE, minimum_effect=0.005,
+    flips=("lerf",),
+)  # fmt: skip
+def insertion(
+    evaluation: Evaluation, *, baseline: Baseline = "blur", steps: int | None = 32, order: Order = "morf",
+    unit: Unit = "pixel", grid: int = 8, score: Score = "probability", blur_kernel: int = 11, blur_sigma: float = 5.0,
+) -> Tensor:  # fmt: skip
+    """Area under the score while the most relevant pixels are put back: deletion of the opposite order, read backwards.
+
+    Equal pixels are put back last row first.
+    """
+    removal = Removal(baseline, unit, grid, steps, kernel=blur_kernel, sigma=blur_sigma)
+    opposite: dict[Order, Order] = {"morf": "lerf", "lerf": "morf", "random": "random"}
+    curve = evaluation.curve(opposite[order], removal)
+    return curve.auc(curve.own(score))
+
+
+@metric(
+    better="higher", range=(-1, 1), group="perturbation", source="bluecher2024", cost=BOTH, minimum_effect=0.005,
+)  # fmt: skip
+def srg(
+    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: int | None = 32, unit: Unit = "pixel",
+    grid: int = 8, score: Score = "probability", blur_kernel: int = 11, blur_sigma: float = 5.0,
+) -> Tensor:  # fmt: skip
+    """Symmetric relevance gain: area when the least relevant go first minus area when the most relevant go first.
+
+    0 for a constant map. Depends on the baseline much less than either area alone.
+    """
+    removal = Removal(baseline, unit, grid, steps, kernel=blur_kernel, sigma=blur_sigma)
+    morf, lerf = evaluation.curve("morf", removal), evaluation.curve("lerf", removal)
+    return lerf.auc(lerf.own(score)) - morf.auc(morf.own(score))
+
+
+@metric(
+    better="higher", range=(-1, 1), group="perturbation", source="samek2017", cost=CURVE, minimum_effect=0.005,
+    flips=("lerf",),
+)  # fmt: skip
+def aopc(
+    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: int | None = None, order: Order = "morf",
+    unit: Unit = "patch", grid: int = 8, score: Score = "probability",
+) -> Tensor:  # fmt: skip
+    """Area over the curve of region perturbation: sum_k f(x) - f(x_k) over L removed regions, divided by L + 1.
+
+    `steps: null` removes the regions one at a time.
+    """
+    curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
+    return torch.where(curve.valid, curve.drop(score), 0).sum(1) / curve.valid.sum(1)
+
+
+@metric(
+    better="lower", range=(0, 1), group="perturbation", source="montavon2018", cost=CURVE, minimum_effect=0.005,
+    flips=("lerf",),
+)  # fmt: skip
+def selectivity(
+    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: int | None = None, order: Order = "morf",
+    unit: Unit = "patch", grid: int = 8, score: Score = "probability",
+) -> Tensor:  # fmt: skip
+    """Area under the score while the most relevant regions are removed: f(x) minus the drop that `aopc` averages."""
+    curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
+    return curve.auc(curve.own(score))
+
+
+@metric(
+    better="lower", range=(0, 1), group="perturbation", source="bach2015; quantus", cost=CURVE,
+    minimum_effect=0.005, flips=("lerf",),
+)  # fmt: skip
+def pixel_flipping(
+    evaluation: Evaluation, *, baseline: Baseline = "min", steps: int = 32, order: Order = "morf",
+    score: Score = "probability",
+) -> Tensor:  # fmt: skip
+    """Area under the score after each of T steps, the first point left out: trapezoid over T points divided by T - 1.
+
+    Quantus flips single channels of pixels and does not divide, so its numbers are T - 1 times these and those of
+    another set of images. Undefined with one step.
+    """
+    curve = evaluation.curve(order, Removal(baseline, steps=steps))
+    return flipping_area(curve.own(score))
+
+
+def flipping_area(values: Tensor) -> Tensor:
+    """[P] from curves [P, T + 1]: the trapezoid over all but the first point, divided by T - 1."""
+    after = values[:, 1:]
+    return (after.sum(1) - after[:, 0] / 2 - after[:, -1] / 2) / (after.shape[1] - 1)
+
+
+@metric(
+    better="higher", range=(-1, 1), group="perturbation", source="rong2022",
+    cost="a forward and an imputation per pair and step, for two orders", minimum_effect=0.005, flips=("morf",),
+)  # fmt: skip
+def road(
+    evaluation: Evaluation, *, order: Literal["combined", "morf", "lerf"] = "combined",
+    score: Literal["probability", "logit", "accuracy"] = "probability", steps: int = 10, noise: float = 0.01,
+) -> Tensor:  # fmt: skip
+    """Remove and debias: removed pixels are imputed from the rest, so that the shape of the hole tells little.
+
+    The mean score over 1/T, ..., (T - 1)/T of the pixels removed, least relevant first (`lerf`, higher is better) or
+    most relevant first (`morf`, lower is better); `combined` is half of lerf - morf. `accuracy` scores 1 where the
+    label is still the model's decision, 0 where not. Still favours blurry maps.
+    """
+    if steps < 2:
+        raise UsageError(f"road: steps {steps}; at least 2 are needed, for the last leaves nothing to impute from")
+    removal = Removal("road", steps=None, fractions=tuple(t / steps for t in range(1, steps)), noise=noise)
+    if order == "combined":
+        lerf, morf = evaluation.curve("lerf", removal), evaluation.curve("morf", removal)
+        return (after_removal(lerf, score) - after_removal(morf, score)) / 2
+    return after_removal(evaluation.curve(order, removal), score)
+
+
+def after_removal(curve: Curve, score: Literal["probability", "logit", "accuracy"]) -> Tensor:
+    """[P]: the mean over the points of a curve after the first."""
+    return (curve.decided if score == "accuracy" else curve.own(score))[:, 1:].mean(1)
+
+
+@metric(
+    better="higher", range=(-float("inf"), 1), group="perturbation", source="rieger2020", cost=CURVE,
+    minimum_effect=0.005,
+)  # fmt: skip
+def irof(
+    evaluation: Evaluation, *, baseline: Baseline = "mean", grid: int = 10, per_segment: bool = True,
+    score: Score = "probability",
+) -> Tensor:  # fmt: skip
+    """Area over the relative score while n superpixels are removed: n - trapezoid of f(x_k) / f(x) over k = 1..n.
+
+    Superpixels rank by their mean relevance. Divided by n (`per_segment`); without, images of different numbers of
+    segments are not comparable. The clean score is a denominator: a label that was hardly there weighs most.
+    """
+    return segment_area(evaluation.curve("morf", Removal(baseline, "segment", grid, None)), score, per_segment)
+
+
+def segment_area(curve: Curve, score: Score, per_segment: bool) -> Tensor:
+    """[P]: the area over a curve of removals one at a time, relative to its first point."""
+    n = curve.valid.sum(1) - 1
+    relative = torch.where(curve.valid, curve.own(score) / curve.own(score)[:, :1], 0)
+    last = relative.gather(1, n[:, None])[:, 0]
+    area = n - (relative[:, 1:].sum(1) - relative[:, 1] / 2 - last / 2)
+    return area / n if per_segment else area
+
+
+@metric(
+    better="lower", range=(0, 90), unit="percent", group="perturbation", source="chefer2021; authors' code",
+    cost="9 forwards per pair", minimum_effect=0.5, flips=("negative",),
+)  # fmt: skip
+def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "negative"] = "positive") -> Tensor:
+    """Area under the accuracy while 0, 10, ..., 90 % of the pixels turn black: 100 x trapezoid with dx = 0.1.
+
+    Positive removes the most relevant pixels first (lower is better), negative the least relevant (higher is better).
+    A hit is a prediction (largest logit) that is among the image's ground-truth labels, whatever label the map
+    explains; `explain: predicted` or `target` of the metric's entry in a suite chooses that. The mean of the values
+    is the published area under the data set's accuracy. Black is 0 before normalisation. Needs ground-truth labels.
+    """
+    present = evaluation.forward.present
+    if present is None:
+        raise UsageError("perturbation_auc needs ground-truth labels (labels=)")
+    removal = Removal("black", steps=None, fractions=TENTHS)
+    curve = evaluation.curve("morf" if polarity == "positive" else "lerf", removal)
+    undefined = curve.predicted.isnan()
+    predicted = curve.predicted.masked_fill(undefined, 0).long()
+    hits = present[evaluation.pairs.image].gather(1, predicted).to(curve.predicted.dtype)
+    hits = hits.masked_fill(undefined, torch.nan)
+    return 100 * torch.trapezoid(hits, dx=0.1, dim=1)
+
+
+@metric(
+    better="higher", range=(-float("inf"), 1), group="perturbation", source="thesis, A.2",
+    cost="1 forward per pair", minimum_effect=0.005, flips=("accuracy", "lerf"),
+)  # fmt: skip
+def confidence_change(
+    evaluation: Evaluation, *, fraction: float = 0.1, report: Literal["change", "accuracy"] = "change",
+    baseline: Static = "zero", order: Order = "morf", score: Score = "probability",
+) -> Tensor:  # fmt: skip
+    """What removing the top k % of the pixels does: (f(x) - f(x_k)) / f(x), or whether the label is still decided.
+
+    `report: accuracy` is 1 where the explained label is still the model's decision and 0 where not, so that its mean is
+    the accuracy on those labels after removal (lower is better).
+    """
+    curve = evaluation.curve(order, Removal(baseline, steps=None, fractions=(fraction,)))
+    if report == "accuracy":
+        return curve.decided[:, 1]
+    return curve.drop(score)[:, 1] / curve.own(score)[:, 0]
+
+
+@metric(
+    better="higher", range=(-2, 2), group="perturbation", source="xaibench", cost=CURVE, minimum_effect=0.005,
+    flips=("lerf",),
+)  # fmt: skip
+def selectivity_gap(
+    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: int | None = 32, order: Order = "morf",
+    unit: Unit = "pixel", grid: int = 8, score: Score = "probability",
+) -> Tensor:  # fmt: skip
+    """What removing "c" does to c minus what it does to the others: area of f_c(x) - f_c(x_k) - mean_n(same of n).
+
+    n runs over the other labels detected in the clean image; undefined (NaN) where there are none. A map that shows the
+    most salient thing whatever the label takes all labels down together and scores 0.
+    """
+    curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
+    others = curve.others(score)
+    return curve.auc(curve.drop(score) - (others[:, :1] - others))

@@ -1,4 +1,4 @@
-"""Does the relevance lie on the object? Void pixels count neither way; a label without a mask in the image is undefined.
+"""Does the relevance lie on the object? Void pixels count neither way; a label without a mask is undefined.
 
 Where a ranking is cut among equal values, the expected number of hits over all their orders counts, so that no result
 depends on the order of pixels and a constant map scores the object's share of the image.
@@ -18,7 +18,15 @@ from xaibench.evaluation import Evaluation
 from xaibench.registry import metric
 
 
-@metric(better="higher", range=(0, 1), needs=("masks",), group="localisation", source="zhang2018, sec. 4.1", cost="none", minimum_effect=0.01)  # fmt: skip
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="localisation",
+    source="zhang2018, sec. 4.1",
+    cost="none",
+    minimum_effect=0.01,
+)
 def pointing_game(evaluation: Evaluation, *, tolerance: int = 0, ties: Literal["mean", "any"] = "mean") -> Tensor:
     """Whether the most relevant pixel lies on the object, or within `tolerance` pixels (Euclidean) of it.
 
@@ -44,7 +52,15 @@ def near(region: Tensor, distance: int) -> Tensor:
     return F.conv2d(region[:, None].float(), disc[None, None], padding=distance)[:, 0] > 0.5
 
 
-@metric(better="higher", range=(0, 1), needs=("masks",), group="localisation", source="wang2020scorecam, sec. 4.3", cost="none", minimum_effect=0.005)  # fmt: skip
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="localisation",
+    source="wang2020scorecam, sec. 4.3",
+    cost="none",
+    minimum_effect=0.005,
+)
 def energy_pointing_game(evaluation: Evaluation) -> Tensor:
     """Share of the positive relevance that lies on the object: sum_mask relu(a) / sum relu(a).
 
@@ -53,7 +69,15 @@ def energy_pointing_game(evaluation: Evaluation) -> Tensor:
     return _mass(evaluation, evaluation.relevance.relu())
 
 
-@metric(better="higher", range=(0, 1), needs=("masks",), group="localisation", source="arras2022, relevance mass accuracy", cost="none", minimum_effect=0.005)  # fmt: skip
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="localisation",
+    source="arras2022, relevance mass accuracy",
+    cost="none",
+    minimum_effect=0.005,
+)
 def relevance_mass(evaluation: Evaluation, *, sign: Literal["signed", "abs", "positive"] = "abs") -> Tensor:
     """Share of the relevance that lies on the object: sum_mask a / sum a, of |a| (abs) or relu(a) (positive).
 
@@ -71,14 +95,30 @@ def _mass(evaluation: Evaluation, relevance: Tensor) -> Tensor:
     return share.where(_defined(evaluation) & (total != 0), torch.nan)
 
 
-@metric(better="higher", range=(0, 1), needs=("masks",), group="localisation", source="arras2022, relevance rank accuracy", cost="none", minimum_effect=0.005)  # fmt: skip
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="localisation",
+    source="arras2022, relevance rank accuracy",
+    cost="none",
+    minimum_effect=0.005,
+)
 def relevance_rank(evaluation: Evaluation) -> Tensor:
     """Share of the k most relevant pixels that lie on the object, k being the object's area."""
     area = evaluation.truth.sum((1, 2))
     return ranking.expected_hits(*_pixels(evaluation), area).where(_defined(evaluation), torch.nan) / area
 
 
-@metric(better="higher", range=(0, 1), needs=("masks",), group="localisation", source="theiner2022, top-k intersection", cost="none", minimum_effect=0.005)  # fmt: skip
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="localisation",
+    source="theiner2022, top-k intersection",
+    cost="none",
+    minimum_effect=0.005,
+)
 def top_k_intersection(evaluation: Evaluation, *, k: int = 100, concept_influence: bool = False) -> Tensor:
     """Share of the k most relevant pixels that lie on the object; it cannot reach 1 where the object is smaller than k.
 
@@ -96,7 +136,15 @@ def top_k_intersection(evaluation: Evaluation, *, k: int = 100, concept_influenc
     return share * counted / area if concept_influence else share
 
 
-@metric(better="higher", range=(0, 1), needs=("masks",), group="localisation", source="fawcett2006; ties count one half", cost="none", minimum_effect=0.005)  # fmt: skip
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="localisation",
+    source="fawcett2006; ties count one half",
+    cost="none",
+    minimum_effect=0.005,
+)
 def localisation_auc(evaluation: Evaluation) -> Tensor:
     """Probability that a pixel of the object is more relevant than one outside (ROC-AUC), ties one half.
 
@@ -105,7 +153,15 @@ def localisation_auc(evaluation: Evaluation) -> Tensor:
     return ranking.roc_auc(*_pixels(evaluation)).where(_defined(evaluation), torch.nan)
 
 
-@metric(better="higher", range=(0, 1), needs=("masks",), group="localisation", source="everingham2010; not interpolated", cost="none", minimum_effect=0.005)  # fmt: skip
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="localisation",
+    source="everingham2010; not interpolated",
+    cost="none",
+    minimum_effect=0.005,
+)
 def average_precision(evaluation: Evaluation) -> Tensor:
     """Area under precision over recall of the relevance as a score for the object's pixels.
 

@@ -1,4 +1,4 @@
-"""Rank statistics of rows [P, n], each row on its own; equal values share their ranks, so no result depends on pixel order."""
+"""Rank statistics of rows [P, n], each row on its own; ties share their ranks: no result depends on pixel order."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ NEEDS = {
     "attention_gradients": "gradients of logits with respect to those attention matrices",
     "relu": "ReLU activations only",
     "masks": "ground-truth masks of the data set",
+    "method": "of a metric: the method itself, to explain changed images or a changed model",
 }
 
 
@@ -112,7 +113,10 @@ class Method(Entry):
 
 @dataclass(frozen=True)
 class Metric(Entry):
-    """A metric: `function(evaluation, **parameters) -> Tensor [P]` (or [P, S], see `xaibench.scores`)."""
+    """A metric: `function(evaluation, **parameters) -> Tensor [P]` (or [P, S], see `xaibench.scores`).
+
+    With `per="image"` the rows are the images of the batch, [B] or [B, S], also those without a pair.
+    """
 
     better: Literal["higher", "lower"] = "higher"
     range: tuple[float, float] = (0.0, 1.0)
@@ -122,6 +126,7 @@ class Metric(Entry):
     group: str = ""
     minimum_effect: float = 0.0
     cost: str = ""
+    per: Literal["pair", "image"] = "pair"
 
     def aggregation(self, parameters: Mapping[str, Any]) -> str:
         """The name of the aggregation; a parameter called `average` decides where there is one."""
@@ -230,6 +235,7 @@ def metric(
     minimum_effect: float = 0.0,
     version: int = 1,
     cost: str = "",
+    per: Literal["pair", "image"] = "pair",
 ) -> Callable[[F], F]:
     """Register a metric under its function's name."""
     _check_needs(needs)
@@ -237,7 +243,7 @@ def metric(
     def register(function: F) -> F:
         entry = Metric(
             function.__name__, function, source, version, better, range, unit, needs, aggregate, group,
-            minimum_effect, cost,
+            minimum_effect, cost, per,
         )  # fmt: skip
         metrics.add(entry)
         return function

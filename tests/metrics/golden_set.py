@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tests.conftest import GOLDEN
 from torch import Tensor, nn
 
 import xaibench
+from tests.conftest import GOLDEN
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 

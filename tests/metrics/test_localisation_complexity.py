@@ -1,4 +1,4 @@
-"""Localisation and complexity: the peers' results where they are right, slow twins, and what must not change a value."""
+"""Localisation and complexity: the results of peers where they are right, slow twins, and invariances."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.metrics.golden_set import GOLDEN_SET, any_classifier, any_evaluation
 from torch import Tensor
 
+from tests.metrics.golden_set import GOLDEN_SET, any_classifier, any_evaluation
 from xaibench.datasets.base import VOID
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
@@ -130,7 +130,9 @@ def test_twins_with_ties_and_void(tied: Evaluation) -> None:
         assert float(compute("average_precision", tied)[row]) == pytest.approx(twin_precision(a, truth), abs=1e-12)
         hits = float(compute("relevance_rank", tied)[row]) * area
         assert hits == pytest.approx(twin_hits(a, truth, area), abs=0.2)
-        assert float(compute("top_k_intersection", tied, k=7)[row]) * 7 == pytest.approx(twin_hits(a, truth, 7), abs=0.2)
+        assert float(compute("top_k_intersection", tied, k=7)[row]) * 7 == pytest.approx(
+            twin_hits(a, truth, 7), abs=0.2
+        )
         assert float(compute("relevance_mass", tied)[row]) == pytest.approx(np.abs(a[truth]).sum() / np.abs(a).sum())
 
 
@@ -178,7 +180,7 @@ def test_degenerate_maps(name: str) -> None:
 
 @pytest.mark.parametrize("name", PIXELWISE)
 def test_a_value_belongs_to_its_pair(name: str) -> None:
-    """Alone, in another order, scaled by a positive number: the same value. Several and no labels per image, 1 channel."""
+    """Alone, in another order, scaled by a positive number: the same value. 0 to 3 labels per image, 1 channel."""
     generator = torch.Generator().manual_seed(3)
     images = torch.randn((3, 1, 7, 10), generator=generator)
     mask = torch.randint(0, 4, (3, 7, 10), generator=generator).byte()
@@ -221,7 +223,9 @@ def test_effective_complexity_in_units_of_the_map() -> None:
     assert float(values) == 0.5
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("pointing_game", {"tolerance": -1}), ("top_k_intersection", {"k": 0})])
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("pointing_game", {"tolerance": -1}), ("top_k_intersection", {"k": 0})]
+)
 def test_bad_parameters(tied: Evaluation, name: str, parameters: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=name):
         compute(name, tied, **parameters)

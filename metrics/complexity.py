@@ -39,7 +39,7 @@ def sparseness(evaluation: Evaluation) -> Tensor:
 def complexity(evaluation: Evaluation) -> Tensor:
     """Entropy of |a| over the n pixels of the image: -sum p ln p / ln n, p = |a| / sum |a|.
 
-    1 for a constant map, 0 for a single pixel. Dividing by ln n makes resolutions comparable; smoothing still raises it.
+    1 for a constant map, 0 for a single pixel. The division makes resolutions comparable; smoothing raises the value.
     Undefined (NaN) for an all-zero map.
     """
     a = evaluation.relevance.abs().flatten(1).double()

@@ -37,6 +37,19 @@ def harmonic(means: Array) -> Array:
         return np.where(a + b == 0, 0.0, 2 * a * b / (a + b))
 
 
+def ratio(means: Array) -> Array:
+    """[..., 2] -> [...]: a / b. The ratio of two means is that of the totals."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(means[..., 1] == 0, np.nan, means[..., 0] / means[..., 1])
+
+
+def mean_iou(means: Array) -> Array:
+    """[..., 2 K] intersections and unions of K classes -> [...]: mean IoU of the classes whose union is not empty."""
+    intersections, unions = np.split(means, 2, -1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return _nanmean(np.where(unions == 0, np.nan, intersections / unions), -1)
+
+
 @dataclass(frozen=True)
 class Aggregation:
     """How statistics of pairs [n, S] become one value.
@@ -73,6 +86,8 @@ AGGREGATIONS = {
     "label_macro_f1": Aggregation(harmonic, "label"),
     "f1_of_macro": Aggregation(harmonic, "macro"),
     "f1_of_mean": Aggregation(harmonic, "all"),
+    "ratio": Aggregation(ratio, "all"),
+    "mean_iou": Aggregation(mean_iou, "all"),
 }
 
 
@@ -107,7 +122,7 @@ def score(frame: pd.DataFrame, aggregate: str, seed: int = 0, resamples: int = R
     rule = aggregation(aggregate)
     ok = frame[frame["status"] == "ok"]
     sums, counts = moments(ok)
-    value = float(rule(sums.sum(0), counts.sum(0)))
+    value = float(rule(sums.sum(0), counts.sum(0))) if len(ok) else float("nan")
     low, high = _interval(rule, sums, counts, seed, resamples)
     values = ok["value"].to_numpy(float)
     std = float(values.std(ddof=1)) if len(values) > 1 else float("nan")

@@ -160,9 +160,7 @@ class Evaluation:
             raise UsageError("this metric explains again: it needs the method, not only its maps (method=)")
         return self._method
 
-    def explain(
-        self, images: Tensor, pairs: Pairs, source: Tensor, classifier: Classifier | None = None
-    ) -> Tensor:
+    def explain(self, images: Tensor, pairs: Pairs, source: Tensor, classifier: Classifier | None = None) -> Tensor:
         """Maps [P', h, w] of changed images, or of a changed model, by the method that made the maps.
 
         Args:
@@ -175,16 +173,17 @@ class Evaluation:
         forward, classifier = self.forward, classifier or self.forward.classifier
         if not len(pairs):
             return self.maps[:0]
-        order = pairs.image.argsort(stable=True)
-        ordered = pairs[order]
+        used, row = pairs.image.unique(return_inverse=True)
+        order = row.argsort(stable=True)
+        ordered = Pairs(row[order], pairs.label[order])
 
         def part(rows: Tensor) -> Tensor:
-            """Maps of the pairs of consecutive rows."""
+            """Maps of the pairs of consecutive rows of `used`."""
             own = ordered[(ordered.image >= rows[0]) & (ordered.image <= rows[-1])]
-            origin = source[rows]
+            origin = source[used[rows]]
             changed = Forward(
                 classifier,
-                images[rows],
+                images[used[rows]],
                 mask=None if forward.mask is None else forward.mask[origin],
                 present=None if forward.present is None else forward.present[origin],
                 ids=[forward.ids[i] for i in origin.tolist()],
@@ -192,8 +191,7 @@ class Evaluation:
             )
             return self.method(changed, Pairs(own.image - rows[0], own.label)).detach()
 
-        rows = torch.arange(len(images), device=images.device)
-        maps = map_chunks(part, rows, classifier.chunk)
+        maps = map_chunks(part, torch.arange(len(used), device=images.device), classifier.chunk)
         return maps[order.argsort()]
 
     def share(self, key: Hashable, compute: Callable[[], T]) -> T:

@@ -138,6 +138,8 @@ AGGREGATIONS = {
     "label_macro_f1": Aggregation(harmonic, "label"),
     "f1_of_macro": Aggregation(harmonic, "macro"),
     "f1_of_mean": Aggregation(harmonic, "all"),
+    "cascade_mean": Aggregation(lambda means: np.asarray(means.mean(-1)), "all"),
+    "cascade_last": Aggregation(lambda means: np.asarray(means[..., -1]), "all"),
     "ratio": Aggregation(ratio, "all"),
     "mean_iou": Aggregation(mean_iou, "all"),
     "seed_miou": Aggregation(lambda means: seed_curve(means).value_fixed, "all"),

@@ -107,7 +107,7 @@ def noise(evaluation: Evaluation, image: Tensor, samples: int, radius: float) ->
     images = evaluation.forward.images
     whole = Pairs(image, torch.full_like(image, PER_IMAGE))
     draws = [
-        torch.rand((samples, *images.shape[1:]), generator=generator, dtype=torch.float64)
+        torch.rand((samples, *images.shape[1:]), generator=generator, dtype=torch.float32)
         for generator in evaluation.forward.generators(whole, "noise")
     ]
     unit = torch.stack(draws) if draws else torch.empty((0, samples, *images.shape[1:]))
@@ -162,7 +162,8 @@ def _quotient(change: Tensor, value: Tensor, eps: float) -> Tensor:
     """||change / value||_2 over the last dimension; NaN where all values are 0."""
     size = value.abs()
     largest = size.amax(-1, keepdim=True)
-    return (change / torch.maximum(size, eps * largest)).norm(dim=-1).where(largest[..., 0] > 0, torch.nan)
+    quotient: Tensor = (change / torch.maximum(size, eps * largest)).norm(dim=-1)
+    return quotient.where(largest[..., 0] > 0, torch.nan)
 
 
 def _largest(evaluation: Evaluation, values: Tensor, samples: int, radius: float) -> Tensor:

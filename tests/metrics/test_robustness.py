@@ -81,7 +81,7 @@ def test_twin(evaluation: Evaluation) -> None:
     for p in range(3):
         image, label = int(pairs.image[p]), int(pairs.label[p])
         x = evaluation.forward.images[image]
-        noise = robustness.noise(evaluation, torch.tensor([image]), 4, radius)[0]
+        noise = robustness.noise(evaluation, torch.tensor([image]), 16, radius)[0]
         assert noise.abs().max() <= radius
         a, h = evaluation.maps[p], classifier.logits(x[None])[0]
         relative, ris, ros = [], [], []
@@ -98,7 +98,7 @@ def test_twin(evaluation: Evaluation) -> None:
                 quotient = ((a - b) / a.abs().clamp(min=eps * a.abs().max())).norm()
                 ris.append(float(quotient / (n / x.abs().clamp(min=eps * x.abs().max())).norm()))
                 ros.append(float(quotient / (g - h).norm()))
-        parameters = {"samples": 4, "radius": radius}
+        parameters = {"samples": 16, "radius": radius}
         found = {name: float(compute(name, evaluation, **parameters)[p]) for name in NAMES}
         expected = [max(relative), np.mean(relative), max(ris, default=np.nan), max(ros, default=np.nan)]
         np.testing.assert_allclose([found[name] for name in NAMES], expected, rtol=1e-9)

@@ -62,12 +62,12 @@ def test_explain_is_the_method(evaluation: Evaluation, chunk: int) -> None:
 
 def test_explain_lends_ids_masks_and_labels(evaluation: Evaluation) -> None:
     """Methods that draw, or that read the ground truth, see their own sample."""
-    forward, source = evaluation.forward, torch.tensor([2, 0])
-    pairs = Pairs([0, 1], [1, 2])
+    forward, source = evaluation.forward, torch.tensor([2, 1, 0])
+    pairs = Pairs([0, 2], [1, 2])
     for control in (random, oracle):
         again = Evaluation(forward, evaluation.pairs, evaluation.maps, control)
         found = again.explain(forward.images[source], pairs, source)
-        assert torch.equal(found, control(forward, Pairs(source, pairs.label)))
+        assert torch.equal(found, control(forward, Pairs(source[pairs.image], pairs.label)))
 
     def labels(changed: Forward, pairs: Pairs) -> Tensor:
         assert changed.present is not None

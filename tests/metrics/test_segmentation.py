@@ -150,6 +150,12 @@ def test_labels_of_one_image() -> None:
     assert measure(none, bound("miou")).values == []
 
 
+def test_the_mean_itself_is_background() -> None:
+    maps = torch.tensor([[[0.0, 1.0, 2.0]]])
+    mask = torch.tensor([[[0, 0, 1]]], dtype=torch.uint8)
+    assert compute("pixel_accuracy", any_evaluation(maps, mask)).tolist() == [[3, 3]]
+
+
 def test_masks_are_needed() -> None:
     with pytest.raises(UsageError, match="masks"):
         compute("miou", any_evaluation(torch.ones((1, 3, 3))))

@@ -43,7 +43,8 @@ def complexity(evaluation: Evaluation) -> Tensor:
     Undefined (NaN) for an all-zero map.
     """
     a = evaluation.relevance.abs().flatten(1).double()
-    return torch.special.entr(a / a.sum(1, keepdim=True)).sum(1) / math.log(a.shape[1])
+    entropy: Tensor = torch.special.entr(a / a.sum(1, keepdim=True)).sum(1)
+    return entropy / math.log(a.shape[1])
 
 
 @metric(

@@ -185,7 +185,7 @@ def histogram_entropy(maps: Tensor) -> Tensor:
     position = (a - lowest) / (highest - lowest) * BINS
     bins = position.nan_to_num(0).long().clamp(0, BINS - 1)
     counts = torch.zeros((len(a), BINS), dtype=a.dtype, device=a.device).scatter_add(1, bins, torch.ones_like(a))
-    entropy = torch.special.entr(counts / a.shape[1]).sum(1)
+    entropy: Tensor = torch.special.entr(counts / a.shape[1]).sum(1)
     return entropy.where(a.isfinite().all(1), torch.nan)
 
 

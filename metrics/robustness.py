@@ -69,7 +69,7 @@ def relative_input_stability(
     taken per pixel; |a| and |x| below eps times their maximum are raised to it. Pixels near 0 make it large: the known
     weakness of this metric. Undefined (NaN): an all-zero map, or every x' is decided otherwise.
     """
-    image, row = evaluation.pairs.image.unique(return_inverse=True)
+    image, row = torch.unique(evaluation.pairs.image, return_inverse=True)
     x = evaluation.forward.images[image].flatten(1)[:, None]
     change = _quotient(noise(evaluation, image, samples, radius).flatten(2), x, eps)[row]
     return _largest(
@@ -116,7 +116,7 @@ def noise(evaluation: Evaluation, image: Tensor, samples: int, radius: float) ->
 
 def _neighbours(evaluation: Evaluation, samples: int, radius: float) -> tuple[Tensor, Tensor, Tensor]:
     """Noisy images [n samples, C, H, W], the batch row of each, and for each pair the row [P] of its image in n."""
-    image, row = evaluation.pairs.image.unique(return_inverse=True)
+    image, row = torch.unique(evaluation.pairs.image, return_inverse=True)
     noisy = evaluation.forward.images[image][:, None] + noise(evaluation, image, samples, radius)
     return noisy.flatten(0, 1), image.repeat_interleave(samples), row
 
@@ -128,7 +128,8 @@ def _maps(evaluation: Evaluation, samples: int, radius: float) -> Tensor:
         noisy, source, row = _neighbours(evaluation, samples, radius)
         rows = row[:, None] * samples + torch.arange(samples, device=row.device)
         pairs = Pairs(rows.flatten(), evaluation.pairs.label.repeat_interleave(samples))
-        return evaluation.explain(noisy, pairs, source).flatten(1).unflatten(0, (len(row), samples))
+        maps = evaluation.explain(noisy, pairs, source)
+        return maps.reshape(len(row), samples, maps.shape[1:].numel())
 
     return evaluation.share(("noisy maps", samples, radius), compute)
 
@@ -138,9 +139,10 @@ def _logits(evaluation: Evaluation, samples: int, radius: float) -> Tensor:
 
     def compute() -> Tensor:
         noisy, _, row = _neighbours(evaluation, samples, radius)
+        labels = evaluation.forward.logits.shape[1]
         if not len(noisy):
-            return evaluation.forward.logits[:0, None].expand(0, samples, -1)
-        return evaluation.forward.classifier.logits(noisy).unflatten(0, (-1, samples))[row]
+            return noisy.new_empty((0, samples, labels))
+        return evaluation.forward.classifier.logits(noisy).reshape(-1, samples, labels)[row]
 
     return evaluation.share(("noisy logits", samples, radius), compute)
 
@@ -149,7 +151,8 @@ def _sensitivity(evaluation: Evaluation, samples: int, radius: float) -> Tensor:
     """[P, samples]"""
     a = evaluation.maps.flatten(1)[:, None]
     size = a.norm(dim=2)
-    return ((_maps(evaluation, samples, radius) - a).norm(dim=2) / size).where(size > 0, torch.nan)
+    relative: Tensor = (_maps(evaluation, samples, radius) - a).norm(dim=2) / size
+    return relative.where(size > 0, torch.nan)
 
 
 def _map_quotient(evaluation: Evaluation, samples: int, radius: float, eps: float) -> Tensor:

@@ -173,7 +173,7 @@ class Evaluation:
         forward, classifier = self.forward, classifier or self.forward.classifier
         if not len(pairs):
             return self.maps[:0]
-        used, row = pairs.image.unique(return_inverse=True)
+        used, row = torch.unique(pairs.image, return_inverse=True)
         order = row.argsort(stable=True)
         ordered = Pairs(row[order], pairs.label[order])
 

@@ -68,7 +68,7 @@ def pearson(a: Tensor, b: Tensor) -> Tensor:
     """[P] float64: correlation of rows; NaN where one of them is constant."""
     constant = (a == a[:, :1]).all(1) | (b == b[:, :1]).all(1)
     a, b = (v.double() - v.double().mean(1, keepdim=True) for v in (a, b))
-    correlation = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    correlation: Tensor = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
     return correlation.where(~constant, torch.nan)
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from xaibench import ranking
 from xaibench.evaluation import Evaluation
+from xaibench.forward import Pairs
 from xaibench.registry import metric
 
 
-@metric(better="higher", range=(0, 1), group="complexity", source="chalasani2020, sec. 5", cost="none", minimum_effect=0.005)
+@metric(
+    better="higher", range=(0, 1), group="complexity", source="chalasani2020, sec. 5", cost="none", minimum_effect=0.005
+)
 def sparseness(evaluation: Evaluation) -> Tensor:
     """Gini index of |a| over the pixels of the image: sum_i (2i - n - 1) a_(i) / (n sum a), a_(i) ascending.
 
@@ -19,3 +26,76 @@ def sparseness(evaluation: Evaluation) -> Tensor:
     n = a.shape[1]
     i = torch.arange(1, n + 1, device=a.device, dtype=a.dtype)
     return (2 * i - n - 1) @ a.T / (n * a.sum(1))
+
+
+@metric(
+    better="lower",
+    range=(0, 1),
+    group="complexity",
+    source="bhatt2020, complexity; divided by its maximum",
+    cost="none",
+    minimum_effect=0.005,
+)
+def complexity(evaluation: Evaluation) -> Tensor:
+    """Entropy of |a| over the n pixels of the image: -sum p ln p / ln n, p = |a| / sum |a|.
+
+    1 for a constant map, 0 for a single pixel. The division makes resolutions comparable; smoothing raises the value.
+    Undefined (NaN) for an all-zero map.
+    """
+    a = evaluation.relevance.abs().flatten(1).double()
+    entropy: Tensor = torch.special.entr(a / a.sum(1, keepdim=True)).sum(1)
+    return entropy / math.log(a.shape[1])
+
+
+@metric(
+    better="lower",
+    range=(0, 1),
+    group="complexity",
+    source="nguyen2020, effective complexity; as a share of the pixels",
+    cost="none",
+    minimum_effect=0.005,
+)
+def effective_complexity(
+    evaluation: Evaluation, *, threshold: float = 0.05, scale: Literal["maximum", "none"] = "maximum"
+) -> Tensor:
+    """Share of the pixels with |a| > threshold, in units of the map's largest |a| (maximum) or of the map (none).
+
+    With `none` it depends on the scale of the map, as other libraries' does. Undefined (NaN) for a map with a NaN, and
+    with `maximum` for an all-zero map.
+    """
+    a = evaluation.relevance.abs().flatten(1)
+    unit = a.amax(1, keepdim=True) if scale == "maximum" else torch.ones_like(a[:, :1])
+    share = (a > threshold * unit).double().mean(1)
+    return share.where((unit[:, 0] > 0) & ~a.isnan().any(1), torch.nan)
+
+
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("method",),
+    group="complexity",
+    source="poppi2021, ADCC",
+    cost="1 forward and 1 explanation per pair",
+    minimum_effect=0.005,
+)
+def adcc(evaluation: Evaluation) -> Tensor:
+    """Harmonic mean of coherency, 1 - complexity and 1 - drop, so that no single one can be gamed. See `adcc_parts`."""
+    coherency, size, drop = adcc_parts(evaluation)
+    return 3 / (1 / coherency + 1 / (1 - size) + 1 / (1 - drop))
+
+
+def adcc_parts(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
+    """Coherency, complexity and drop, each [P] in [0, 1].
+
+    With the mask m in [0, 1] (see `Evaluation.mask`) of image x: drop = relu(y - o) / y of the label's probability on x
+    and on x m; complexity = mean m; coherency = (Pearson(m, m') + 1) / 2, m' being the mask that the method gives for
+    the image x m. Coherency is undefined (NaN) for a mask without contrast, before or after.
+    """
+    forward, pairs, mask = evaluation.forward, evaluation.pairs, evaluation.mask
+    y = evaluation.confidence
+    drop = (y - evaluation.keep.confidence).relu() / y
+    rows = torch.arange(len(pairs), device=mask.device)
+    kept = forward.images[pairs.image] * mask[:, None]
+    again = evaluation.mask_of(evaluation.explain(kept, Pairs(rows, pairs.label), pairs.image))
+    coherency = (ranking.pearson(mask.flatten(1), again.flatten(1)) + 1) / 2
+    return coherency, mask.mean((1, 2)), drop

@@ -1,4 +1,8 @@
-"""Does the relevance lie on the object? Void pixels count neither way; a label without a mask in the image is undefined."""
+"""Does the relevance lie on the object? Void pixels count neither way; a label without a mask is undefined.
+
+Where a ranking is cut among equal values, the expected number of hits over all their orders counts, so that no result
+depends on the order of pixels and a constant map scores the object's share of the image.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +10,171 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from xaibench import ranking
+from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.registry import metric
 
 
-@metric(better="higher", range=(0, 1), needs=("masks",), group="localisation", source="zhang2018, sec. 4.1", cost="none", minimum_effect=0.01)  # fmt: skip
-def pointing_game(evaluation: Evaluation, *, ties: Literal["mean", "any"] = "mean") -> Tensor:
-    """Whether the most relevant pixel lies on the object.
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="localisation",
+    source="zhang2018, sec. 4.1",
+    cost="none",
+    minimum_effect=0.01,
+)
+def pointing_game(evaluation: Evaluation, *, tolerance: int = 0, ties: Literal["mean", "any"] = "mean") -> Tensor:
+    """Whether the most relevant pixel lies on the object, or within `tolerance` pixels (Euclidean) of it.
 
     Equal maxima count by the fraction of them on the object (mean), so that a constant map scores the object's area
-    and not a hit; `any` is the lenient rule of other libraries. Undefined (NaN): no object, or a map with a NaN.
+    and not a hit; `any` is the lenient rule of other libraries. The original allows 15 pixels. Undefined (NaN): no
+    object, or a map with a NaN.
     """
+    if tolerance < 0:
+        raise UsageError(f"pointing_game: tolerance {tolerance} must be 0 or more pixels")
     relevance = evaluation.relevance.masked_fill(~evaluation.valid, -torch.inf)
     top = (relevance == relevance.amax((1, 2), keepdim=True)) & evaluation.valid
-    hits, count = (top & evaluation.truth).sum((1, 2)), top.sum((1, 2))
+    hits, count = (top & near(evaluation.truth, tolerance)).sum((1, 2)), top.sum((1, 2))
     value = hits / count if ties == "mean" else (hits > 0).to(relevance.dtype)
     return value.to(relevance.dtype).where(_defined(evaluation) & (count > 0), torch.nan)
 
 
-@metric(better="higher", range=(0, 1), needs=("masks",), group="localisation", source="wang2020scorecam, sec. 4.3", cost="none", minimum_effect=0.005)  # fmt: skip
+def near(region: Tensor, distance: int) -> Tensor:
+    """bool [P, H, W]: within a Euclidean distance, in pixels, of a region."""
+    if distance == 0:
+        return region
+    offset = torch.arange(-distance, distance + 1, device=region.device)
+    disc = (offset[:, None] ** 2 + offset**2 <= distance**2).float()
+    return F.conv2d(region[:, None].float(), disc[None, None], padding=distance)[:, 0] > 0.5
+
+
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="localisation",
+    source="wang2020scorecam, sec. 4.3",
+    cost="none",
+    minimum_effect=0.005,
+)
 def energy_pointing_game(evaluation: Evaluation) -> Tensor:
     """Share of the positive relevance that lies on the object: sum_mask relu(a) / sum relu(a).
 
     Undefined (NaN): no object, or no positive relevance. Read it against the object's share of the image.
     """
-    positive = evaluation.relevance.relu() * evaluation.valid
-    return ((positive * evaluation.truth).sum((1, 2)) / positive.sum((1, 2))).where(_defined(evaluation), torch.nan)
+    return _mass(evaluation, evaluation.relevance.relu())
+
+
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="localisation",
+    source="arras2022, relevance mass accuracy",
+    cost="none",
+    minimum_effect=0.005,
+)
+def relevance_mass(evaluation: Evaluation, *, sign: Literal["signed", "abs", "positive"] = "abs") -> Tensor:
+    """Share of the relevance that lies on the object: sum_mask a / sum a, of |a| (abs) or relu(a) (positive).
+
+    `positive` is `energy_pointing_game`. `signed` leaves [0, 1] and has no bound: positive and negative relevance
+    cancel in the denominator. Undefined (NaN): no object, or a denominator of 0.
+    """
+    relevance = evaluation.relevance
+    return _mass(evaluation, {"signed": relevance, "abs": relevance.abs(), "positive": relevance.relu()}[sign])
+
+
+def _mass(evaluation: Evaluation, relevance: Tensor) -> Tensor:
+    relevance = relevance * evaluation.valid
+    total = relevance.sum((1, 2))
+    share = (relevance * evaluation.truth).sum((1, 2)) / total
+    return share.where(_defined(evaluation) & (total != 0), torch.nan)
+
+
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="localisation",
+    source="arras2022, relevance rank accuracy",
+    cost="none",
+    minimum_effect=0.005,
+)
+def relevance_rank(evaluation: Evaluation) -> Tensor:
+    """Share of the k most relevant pixels that lie on the object, k being the object's area."""
+    area = evaluation.truth.sum((1, 2))
+    return ranking.expected_hits(*_pixels(evaluation), area).where(_defined(evaluation), torch.nan) / area
+
+
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="localisation",
+    source="theiner2022, top-k intersection",
+    cost="none",
+    minimum_effect=0.005,
+)
+def top_k_intersection(evaluation: Evaluation, *, k: int = 100, concept_influence: bool = False) -> Tensor:
+    """Share of the k most relevant pixels that lie on the object; it cannot reach 1 where the object is smaller than k.
+
+    Args:
+        k: in pixels of the model's input
+        concept_influence: divide by the object's share of the image, so that chance is 1; unbounded
+
+    Undefined (NaN): no object, or fewer than k pixels that are not void.
+    """
+    if k < 1:
+        raise UsageError(f"top_k_intersection: k = {k} must be 1 or more pixels")
+    area, counted = evaluation.truth.sum((1, 2)), evaluation.valid.sum((1, 2))
+    share = ranking.expected_hits(*_pixels(evaluation), torch.full_like(area, k)) / k
+    share = share.where(_defined(evaluation), torch.nan)
+    return share * counted / area if concept_influence else share
+
+
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="localisation",
+    source="fawcett2006; ties count one half",
+    cost="none",
+    minimum_effect=0.005,
+)
+def localisation_auc(evaluation: Evaluation) -> Tensor:
+    """Probability that a pixel of the object is more relevant than one outside (ROC-AUC), ties one half.
+
+    Undefined (NaN): no object, or nothing outside. Large backgrounds flatter it; see `average_precision`.
+    """
+    return ranking.roc_auc(*_pixels(evaluation)).where(_defined(evaluation), torch.nan)
+
+
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="localisation",
+    source="everingham2010; not interpolated",
+    cost="none",
+    minimum_effect=0.005,
+)
+def average_precision(evaluation: Evaluation) -> Tensor:
+    """Area under precision over recall of the relevance as a score for the object's pixels.
+
+    Chance is the object's share of the image, so small objects are hard. Undefined (NaN): no object.
+    """
+    return ranking.average_precision(*_pixels(evaluation)).where(_defined(evaluation), torch.nan)
+
+
+def _pixels(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
+    """Relevance, truth and validity of the pixels [P, H W]."""
+    return evaluation.relevance.flatten(1), evaluation.truth.flatten(1), evaluation.valid.flatten(1)
 
 
 def _defined(evaluation: Evaluation) -> Tensor:
     """bool [P]: the object is there and the map is a map."""
-    return evaluation.truth.any(2).any(1) & ~evaluation.maps.isnan().any(2).any(1)
+    return evaluation.truth.any(2).any(1) & evaluation.maps.isfinite().all(2).all(1)

@@ -207,7 +207,7 @@ def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "n
 
 
 @metric(
-    better="higher", range=(-float("inf"), 1), group="perturbation", source="thesis, A.2",
+    better="higher", range=(-float("inf"), 1), group="perturbation", source="chen2020, A.2",
     cost="1 forward per pair", minimum_effect=0.005, flips=("accuracy", "lerf"),
 )  # fmt: skip
 def confidence_change(

@@ -13,13 +13,13 @@ from torch import Tensor
 from xaibench import registry
 from xaibench.classifier import Classifier
 from xaibench.errors import IncompatibleError, UsageError
-from xaibench.evaluation import Evaluation
+from xaibench.evaluation import Evaluation, Explainer
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.records import rows_of
 from xaibench.rundir import Run, run_suite
-from xaibench.runner import Progress, Settings, check_maps, choose, measure
+from xaibench.runner import Progress, Settings, check_maps, choose, explainer, measure
 from xaibench.scores import score
-from xaibench.suite import Explain, find_suite, load_suite, parse_metrics
+from xaibench.suite import BoundMethod, Explain, find_suite, load_suite, parse_metrics
 
 PairsLike = Pairs | Explain
 
@@ -77,6 +77,7 @@ def evaluate(
     labels: Tensor | None = None,
     reduce: Literal["pairs", "scores"] = "pairs",
     seed: int = 0,
+    method: str | Mapping[str, Any] | Explainer | None = None,
 ) -> pd.DataFrame:
     """Metrics of maps, however they were made.
 
@@ -89,6 +90,10 @@ def evaluate(
         labels: bool [B, L], ground truth
         reduce: "pairs": a row per pair, columns image, label and one per metric (NaN: undefined); "scores": a row per
             metric with value, n, n_undefined and a bootstrap interval
+        method: what made the maps, for metrics that explain again (robustness, randomisation, adcc): a name, a mapping
+            `{name: ..., <parameters>}`, or a function from a Forward and its Pairs to maps
+
+    A metric per image (seeds) has its value in each of the image's rows; in "scores" every image counts once.
     """
     if reduce not in ("pairs", "scores"):
         raise UsageError(f"reduce {reduce!r}: allowed are pairs and scores")
@@ -96,16 +101,19 @@ def evaluate(
     for metric in bound:
         if "masks" in metric.entry.needs and masks is None:
             raise UsageError(f"metric {metric.label} needs masks=")
+        if "method" in metric.entry.needs and method is None:
+            raise UsageError(f"metric {metric.label} explains again: it needs method=")
     forward = Forward(classifier, images, mask=masks, present=_present(labels), seed=seed)
     chosen = _pairs(forward, pairs)
-    evaluation = Evaluation(forward, chosen, maps)
+    evaluation = Evaluation(forward, chosen, maps, _explainer(method))
     table = pd.DataFrame({"image": chosen.image.tolist(), "label": chosen.label.tolist()})
     scores = []
     with torch.no_grad():
         for metric in bound:
-            values, parts = measure(evaluation, metric)
-            table[metric.label] = values
-            frame = pd.DataFrame(rows_of(map(str, chosen.image.tolist()), chosen.label.tolist(), values, parts, 0.0))
+            found = measure(evaluation, metric)
+            per_image = metric.entry.per == "image"
+            table[metric.label] = [found.values[i] for i in chosen.image.tolist()] if per_image else found.values
+            frame = pd.DataFrame(rows_of(map(str, found.image), found.label, found.values, found.parts, 0.0))
             if reduce == "scores":
                 frame = frame if len(frame) else pd.DataFrame(columns=["sample_id", "label", "value", "status", "parts"])
                 scores.append({"metric": metric.label, **vars(score(frame, metric.aggregate, seed))})
@@ -145,6 +153,14 @@ def run(
 
 def _present(labels: Tensor | None) -> Tensor | None:
     return None if labels is None else labels > 0
+
+
+def _explainer(method: str | Mapping[str, Any] | Explainer | None) -> Explainer | None:
+    if method is None or callable(method):
+        return method
+    given = {"name": method} if isinstance(method, str) else dict(method)
+    entry = registry.methods[str(given.pop("name", None))]
+    return explainer(BoundMethod(entry.name, entry, entry.bind(given)))
 
 
 def _pairs(forward: Forward, pairs: PairsLike) -> Pairs:

@@ -6,16 +6,17 @@ Two views of a map are made here, never by a method or a metric: `mask` (a soft 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from xaibench.chunks import map_chunks
+from xaibench.classifier import Classifier
 from xaibench.datasets.base import VOID
 from xaibench.errors import UsageError
 from xaibench.forward import Forward, Pairs
@@ -24,6 +25,8 @@ from xaibench.perturb import Curve, Order, Removal, curve, tied
 Normalise = Literal["native", "resized"]
 Space = Literal["model", "pixels"]
 Labels = Literal["detected", "present"]
+Explainer = Callable[[Forward, Pairs], Tensor]  # a method with its parameters: raw maps [P, h, w]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,15 @@ class Evaluation:
         forward: the batch
         pairs: [P]
         maps: raw maps [P, h, w] of those pairs
+        method: what made the maps, for metrics that explain again; None: they refuse
     """
 
-    def __init__(self, forward: Forward, pairs: Pairs, maps: Tensor) -> None:
+    def __init__(self, forward: Forward, pairs: Pairs, maps: Tensor, method: Explainer | None = None) -> None:
         if maps.ndim != 3 or len(maps) != len(pairs):
             raise UsageError(f"maps must be [P, h, w] with P = {len(pairs)} pairs, found {tuple(maps.shape)}")
         self.forward, self.pairs, self.maps = forward, pairs, maps
+        self._method = method
+        self._shared: dict[Hashable, Any] = {}
         self._probes: dict[tuple[str, str, str], Probe] = {}
         self._curves: dict[tuple[Order, Removal], Curve] = {}
 
@@ -63,7 +69,11 @@ class Evaluation:
 
         All 0 where the map has no positive value; a constant positive map has no min-max and becomes 0 as well.
         """
-        return self._resize(unit(self.maps.relu()))
+        return self.mask_of(self.maps)
+
+    def mask_of(self, maps: Tensor) -> Tensor:
+        """`mask` of other raw maps [n, h, w]."""
+        return self._resize(unit(maps.relu()))
 
     def _resize(self, maps: Tensor) -> Tensor:
         size = self.forward.images.shape[-2:]
@@ -157,6 +167,55 @@ class Evaluation:
 
     def _own(self, probabilities: Tensor) -> Tensor:
         return probabilities.gather(1, self.pairs.label[:, None])[:, 0]
+
+    # -- explaining again ---------------------------------------------------------------------------------------
+
+    @property
+    def method(self) -> Explainer:
+        """The method that made the maps."""
+        if self._method is None:
+            raise UsageError("this metric explains again: it needs the method, not only its maps (method=)")
+        return self._method
+
+    def explain(self, images: Tensor, pairs: Pairs, source: Tensor, classifier: Classifier | None = None) -> Tensor:
+        """Maps [P', h, w] of changed images, or of a changed model, by the method that made the maps.
+
+        Args:
+            images: [N, C, H, W], any number of changed images
+            pairs: [P'], their `image` being rows of `images`
+            source: [N] row of the batch that each image comes from; it lends its id (hence its random draws), mask and
+                labels
+            classifier: the changed model; None: the model under evaluation
+        """
+        forward, classifier = self.forward, classifier or self.forward.classifier
+        if not len(pairs):
+            return self.maps[:0]
+        used, row = torch.unique(pairs.image, return_inverse=True)
+        order = row.argsort(stable=True)
+        ordered = Pairs(row[order], pairs.label[order])
+
+        def part(rows: Tensor) -> Tensor:
+            """Maps of the pairs of consecutive rows of `used`."""
+            own = ordered[(ordered.image >= rows[0]) & (ordered.image <= rows[-1])]
+            origin = source[used[rows]]
+            changed = Forward(
+                classifier,
+                images[used[rows]],
+                mask=None if forward.mask is None else forward.mask[origin],
+                present=None if forward.present is None else forward.present[origin],
+                ids=[forward.ids[i] for i in origin.tolist()],
+                seed=forward.seed,
+            )
+            return self.method(changed, Pairs(own.image - rows[0], own.label)).detach()
+
+        maps = map_chunks(part, torch.arange(len(used), device=images.device), classifier.chunk)
+        return maps[order.argsort()]
+
+    def share(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """What `compute` gives, computed once for all metrics that name the same `key`."""
+        if key not in self._shared:
+            self._shared[key] = compute()
+        return self._shared[key]  # type: ignore[no-any-return]
 
     # -- ground truth -------------------------------------------------------------------------------------------
 

@@ -262,6 +262,10 @@ class Forward:
 
     # -- how --------------------------------------------------------------------------------------------------
 
+    def expect(self, plan: Plan) -> None:
+        """Say what will be asked for, so that one pass serves all of it."""
+        self._require(plan)
+
     def _require(self, plan: Plan) -> None:
         """Make sure the pass keeps what `plan` says; run again, keeping it too, if it has already run without."""
         if not plan <= self._plan:

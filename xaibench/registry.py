@@ -34,6 +34,7 @@ NEEDS = {
     "transformer_blocks": "every activation of timm's plain transformer blocks, for relevance propagation",
     "relu": "ReLU activations only",
     "masks": "ground-truth masks of the data set",
+    "method": "of a metric: the method itself, to explain changed images or a changed model",
 }
 
 
@@ -113,7 +114,10 @@ class Method(Entry):
 
 @dataclass(frozen=True)
 class Metric(Entry):
-    """A metric: `function(evaluation, **parameters) -> Tensor [P]` (or [P, S], see `xaibench.scores`)."""
+    """A metric: `function(evaluation, **parameters) -> Tensor [P]` (or [P, S], see `xaibench.scores`).
+
+    With `per="image"` the rows are the images of the batch, [B] or [B, S], also those without a pair.
+    """
 
     better: Literal["higher", "lower"] = "higher"
     range: tuple[float, float] = (0.0, 1.0)
@@ -123,6 +127,7 @@ class Metric(Entry):
     group: str = ""
     minimum_effect: float = 0.0
     cost: str = ""
+    per: Literal["pair", "image"] = "pair"
     flips: tuple[str, ...] = ()  # parameter values that each turn `better` round, such as an order of "lerf"
 
     def direction(self, parameters: Mapping[str, Any]) -> Literal["higher", "lower"]:
@@ -239,6 +244,7 @@ def metric(
     version: int = 1,
     cost: str = "",
     flips: tuple[str, ...] = (),
+    per: Literal["pair", "image"] = "pair",
 ) -> Callable[[F], F]:
     """Register a metric under its function's name."""
     _check_needs(needs)
@@ -246,7 +252,7 @@ def metric(
     def register(function: F) -> F:
         entry = Metric(
             function.__name__, function, source, version, better, range, unit, needs, aggregate, group,
-            minimum_effect, cost, flips,
+            minimum_effect, cost, per, flips,
         )  # fmt: skip
         metrics.add(entry)
         return function

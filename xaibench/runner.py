@@ -16,7 +16,7 @@ from torch import Tensor
 from xaibench.classifier import Classifier, load_classifier
 from xaibench.datasets import Dataset, Sample, load_dataset
 from xaibench.errors import IncompatibleError, SampleError, UsageError, XaibenchError
-from xaibench.evaluation import Evaluation
+from xaibench.evaluation import Evaluation, Explainer
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.records import Cell, Records, digest, parts_of, rows_of
 from xaibench.scores import PER_IMAGE, aggregation
@@ -252,12 +252,15 @@ class Runner:
         chosen = {rule: choose(forward, rule) for rule in sorted({metric.explain for metric in metrics})}
         union = torch.stack(list(chosen.values())).any(0)
         pairs = Pairs.where(union)
-        if not len(pairs):
-            return
+        if not len(pairs):  # an image without a label still counts in a metric per image
+            metrics = [metric for metric in metrics if metric.entry.per == "image"]
+            if not metrics:
+                return
+        explain = explainer(method)
         started = time.perf_counter()
         try:
             with torch.no_grad():
-                maps = method.entry.function(forward, pairs, **method.parameters)
+                maps = explain(forward, pairs) if len(pairs) else forward.images.new_zeros((0, 1, 1))
             check_maps(maps, pairs, method.label)
         except torch.OutOfMemoryError:
             raise
@@ -265,26 +268,27 @@ class Runner:
             for metric in metrics:
                 self._failed(prepared, (method.label, metric.label), error, failed)
             return
-        map_seconds = (time.perf_counter() - started) / len(pairs)
+        map_seconds = (time.perf_counter() - started) / max(len(pairs), 1)
         evaluations = {}
         for rule, matrix in chosen.items():
             own = matrix[pairs.image, pairs.label]
-            evaluations[rule] = Evaluation(forward, pairs[own], maps[own])
+            evaluations[rule] = Evaluation(forward, pairs[own], maps[own], explain)
         for metric in metrics:
             started = time.perf_counter()
             evaluation = evaluations[metric.explain]
             try:
                 with torch.no_grad():
-                    values, parts = measure(evaluation, metric)
+                    measured = measure(evaluation, metric)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
                 self._failed(prepared, (method.label, metric.label), error, failed)
                 continue
-            seconds = map_seconds + (time.perf_counter() - started) / max(len(evaluation.pairs), 1)
-            sample_ids = [forward.ids[i] for i in evaluation.pairs.image.tolist()]
-            labels = evaluation.pairs.label.tolist()
-            rows[method.label, metric.label] += rows_of(sample_ids, labels, values, parts, seconds)
+            seconds = map_seconds + (time.perf_counter() - started) / max(len(measured.image), 1)
+            sample_ids = [forward.ids[i] for i in measured.image]
+            rows[method.label, metric.label] += rows_of(
+                sample_ids, measured.label, measured.values, measured.parts, seconds
+            )
 
     def _failed(
         self, prepared: Prepared, key: Key, error: Exception, failed: set[Key]
@@ -378,16 +382,47 @@ def check_maps(maps: Tensor, pairs: Pairs, name: str) -> None:
         raise UsageError(f"method {name} returned {found}; [P, h, w] with P = {len(pairs)} is needed")
 
 
-def measure(evaluation: Evaluation, metric: BoundMetric) -> tuple[list[float], list[list[float] | None]]:
-    """Values of a metric, one per pair, and the statistics they come from where a mean of values is not the score."""
+def explainer(method: BoundMethod) -> Explainer:
+    """The method with its parameters, telling each forward pass beforehand what it will need."""
+
+    def explain(forward: Forward, pairs: Pairs) -> Tensor:
+        forward.expect(Plan.of(forward.classifier, method.entry.needs, dict(method.parameters)))
+        maps: Tensor = method.entry.function(forward, pairs, **method.parameters)
+        return maps
+
+    return explain
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Values of a metric: one per pair, or one per image of the batch with the label `PER_IMAGE`.
+
+    Attributes:
+        image: row of the batch; label: of the pair, or `PER_IMAGE`
+        parts: the statistics that a value comes from, where a mean of values is not the score
+    """
+
+    image: list[int]
+    label: list[int]
+    values: list[float]
+    parts: list[list[float] | None]
+
+
+def measure(evaluation: Evaluation, metric: BoundMetric) -> Measured:
+    """Compute a metric and check that it gives a row per pair, or per image."""
     result = metric.entry.function(evaluation, **metric.parameters)
-    if not isinstance(result, Tensor) or result.ndim not in (1, 2) or len(result) != len(evaluation.pairs):
+    if metric.entry.per == "image":
+        image = list(range(len(evaluation.forward.images)))
+        label = [PER_IMAGE] * len(image)
+    else:
+        image, label = evaluation.pairs.image.tolist(), evaluation.pairs.label.tolist()
+    if not isinstance(result, Tensor) or result.ndim not in (1, 2) or len(result) != len(image):
         found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise UsageError(f"metric {metric.label} returned {found}; one row per pair is needed")
+        raise UsageError(f"metric {metric.label} returned {found}; one row per {metric.entry.per} is needed")
     numbers = result.double().cpu().numpy()
     if result.ndim == 1:
-        return numbers.tolist(), [None] * len(numbers)
-    return aggregation(metric.aggregate).value(numbers).tolist(), list(numbers.tolist())
+        return Measured(image, label, numbers.tolist(), [None] * len(numbers))
+    return Measured(image, label, aggregation(metric.aggregate).value(numbers).tolist(), list(numbers.tolist()))
 
 
 def open_model(section: ModelSection, suite: Suite, dataset: Dataset, settings: Settings) -> Classifier:

@@ -37,6 +37,70 @@ def harmonic(means: Array) -> Array:
         return np.where(a + b == 0, 0.0, 2 * a * b / (a + b))
 
 
+def ratio(means: Array) -> Array:
+    """[..., 2] -> [...]: a / b. The ratio of two means is that of the totals."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(means[..., 0] / means[..., 1])
+
+
+def mean_iou(means: Array) -> Array:
+    """[..., 2 K] intersections and unions of K classes -> [...]: mean IoU of the classes whose union is not empty."""
+    intersections, unions = np.split(means, 2, -1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return _nanmean(np.where(unions == 0, np.nan, intersections / unions), -1)
+
+
+WITHIN = 0.02  # of the best mean IoU: "within 2 points"
+
+
+@dataclass(frozen=True)
+class SeedCurve:
+    """Mean IoU of seeds over the background threshold, from the mean statistics of images [..., S] (see `seed_miou`).
+
+    Attributes:
+        fixed: the threshold of the fixed value; value_fixed: mean IoU there [...]
+        thresholds: [T] of the sweep; values: mean IoU there [..., T]
+    """
+
+    fixed: float
+    value_fixed: Array
+    thresholds: Array
+    values: Array
+
+    @property
+    def oracle_threshold(self) -> Array:
+        """[...]: the first best threshold of the sweep: chosen on the ground truth, hence the name."""
+        return np.asarray(np.where(np.isnan(self.values).any(-1), np.nan, self.thresholds[self.values.argmax(-1)]))
+
+    @property
+    def width(self) -> Array:
+        """[...]: length of the thresholds whose mean IoU, linear in between, is within 2 points of the best."""
+        level = self.values - self.values.max(-1, keepdims=True) + WITHIN
+        low, high = np.minimum(level[..., :-1], level[..., 1:]), np.maximum(level[..., :-1], level[..., 1:])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = np.where(low >= 0, 1, np.clip(high, 0, None) / (high - low))
+        share = np.where(np.isnan(level[..., :-1] + level[..., 1:]), np.nan, share)
+        return np.asarray((share * np.diff(self.thresholds)).sum(-1))
+
+
+def seed_curve(means: Array, classes: str = "occurring") -> SeedCurve:
+    """The curve behind a seed score; `classes`: mean over those that occur, or over all with 0 for absent ones."""
+    count = round(float(means.flat[0]))
+    cuts = (means.shape[-1] - 1 - count) // (1 + 2 * count)
+    thresholds = means.reshape(-1, means.shape[-1])[0, 1 : 1 + cuts]
+    blocks = means[..., 1 + cuts :]
+    hits, predicted = (block.reshape(*block.shape[:-1], cuts, count) for block in np.split(blocks[..., :-count], 2, -1))
+    truth = blocks[..., None, -count:]
+    union = truth + predicted - hits
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou = np.where(union == 0, np.nan, hits / union)
+    iou = np.where(np.isnan(union), np.nan, iou)
+    values = _nanmean(iou, -1)
+    if classes == "all":
+        values = np.where(np.isnan(values), np.nan, np.nansum(iou, -1) / count)
+    return SeedCurve(float(thresholds[0]), values[..., 0], thresholds[1:], values[..., 1:])
+
+
 @dataclass(frozen=True)
 class Aggregation:
     """How statistics of pairs [n, S] become one value.
@@ -64,7 +128,8 @@ class Aggregation:
 def _nanmean(values: Array, axis: int) -> Array:
     defined = ~np.isnan(values)
     total = np.where(defined, values, 0).sum(axis)
-    return np.asarray(np.where(defined.any(axis), total / defined.sum(axis), np.nan))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(defined.any(axis), total / defined.sum(axis), np.nan))
 
 
 AGGREGATIONS = {
@@ -73,6 +138,16 @@ AGGREGATIONS = {
     "label_macro_f1": Aggregation(harmonic, "label"),
     "f1_of_macro": Aggregation(harmonic, "macro"),
     "f1_of_mean": Aggregation(harmonic, "all"),
+    "cascade_mean": Aggregation(lambda means: np.asarray(means.mean(-1)), "all"),
+    "cascade_last": Aggregation(lambda means: np.asarray(means[..., -1]), "all"),
+    "ratio": Aggregation(ratio, "all"),
+    "mean_iou": Aggregation(mean_iou, "all"),
+    "seed_miou": Aggregation(lambda means: seed_curve(means).value_fixed, "all"),
+    "seed_miou_all": Aggregation(lambda means: seed_curve(means, "all").value_fixed, "all"),
+    "oracle_seed_miou": Aggregation(lambda means: seed_curve(means).values.max(-1), "all"),
+    "oracle_seed_miou_all": Aggregation(lambda means: seed_curve(means, "all").values.max(-1), "all"),
+    "seed_width": Aggregation(lambda means: seed_curve(means).width, "all"),
+    "seed_width_all": Aggregation(lambda means: seed_curve(means, "all").width, "all"),
 }
 
 
@@ -88,7 +163,7 @@ class Score:
 
     Attributes:
         n: pairs with a defined value; n_undefined: pairs without; n_error: samples that could not be read
-        std, stderr: over the defined pairs' own values (plain, not per label)
+        std, stderr: over the defined pairs' own finite values (plain, not per label)
         ci_low, ci_high: percentile bootstrap over images
     """
 
@@ -112,6 +187,7 @@ def score(frame: pd.DataFrame, aggregate: str, seed: int = 0, resamples: int = R
         value = float(rule(sums.sum(0), counts.sum(0)))
         low, high = _interval(rule, sums, counts, seed, resamples)
     values = ok["value"].to_numpy(float)
+    values = values[np.isfinite(values)]  # a ratio of counts may be infinite in a row and not in total
     std = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
     return Score(
         value=value,

@@ -1,0 +1,226 @@
+"""Does the map depend on what the model has learnt? Explain a random model, or another label, and compare the maps.
+
+The random model is a copy: the user's model is not touched. Layers are drawn anew as PyTorch would (weights and biases
+of linear layers and convolutions uniform in +- 1 / sqrt(fan in), normalisation to the identity, its running statistics
+too), from the output towards the input, each staying random. Layers are modules with weights of their own that PyTorch
+can reset; class tokens, position embeddings, layer scales and PReLU slopes keep their values. The draw depends on the
+suite's seed and the layer's name only, so that all images meet the same random model.
+
+Maps are compared at native resolution. A map that ignores the model (an edge detector) is similar to itself; one that
+is constant after the change has no correlation, and the pair is undefined (NaN).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xaibench import ranking
+from xaibench.classifier import Classifier
+from xaibench.errors import UsageError
+from xaibench.evaluation import Evaluation
+from xaibench.forward import Pairs
+from xaibench.registry import metric
+from xaibench.scores import stable_seed
+
+Similarity = Literal["spearman", "ssim", "pearson"]
+BINS = 100
+WINDOW = 7
+
+
+@metric(
+    better="lower",
+    range=(-1, 1),
+    unit="correlation",
+    needs=("method",),
+    group="randomisation",
+    aggregate="cascade_mean",
+    source="adebayo2018, sec. 3.1; top-down cascade",
+    cost="`layers` explanations by a random model",
+    minimum_effect=0.01,
+)
+def mprt(
+    evaluation: Evaluation,
+    *,
+    similarity: Similarity = "spearman",
+    layers: int = 8,
+    average: Literal["cascade_mean", "cascade_last"] = "cascade_mean",
+) -> Tensor:
+    """Similarity of |a| to |a'| as the model's layers become random from the top. Statistics [P, `layers`].
+
+    Args:
+        similarity: rank or linear correlation, or structural similarity of the maps divided by their maxima
+        layers: at how many depths the maps are compared, evenly spaced; the last is the wholly random model
+        average: the mean over depths (without the model as it was), or the last alone
+    """
+    if layers < 1:
+        raise UsageError(f"mprt: layers = {layers} must be 1 or more")
+    before = evaluation.maps.abs()
+    measure = SIMILARITIES[similarity]
+    return torch.stack([measure(before, after.abs()) for after in randomised_maps(evaluation, layers)], 1)
+
+
+@metric(
+    better="higher",
+    range=(-1, math.inf),
+    unit="ratio",
+    needs=("method",),
+    group="randomisation",
+    source="hedstroem2024, eMPRT",
+    cost="1 explanation by a random model",
+    minimum_effect=0.005,
+)
+def efficient_mprt(evaluation: Evaluation) -> Tensor:
+    """(H(a') - H(a)) / H(a): how much the entropy of the map rises when the whole model is random.
+
+    H is the entropy of the histogram of the map's values in 100 bins from its minimum to its maximum. Undefined (NaN)
+    for a constant map.
+    """
+    (after,) = randomised_maps(evaluation, 1)
+    h = histogram_entropy(evaluation.maps)
+    return ((histogram_entropy(after) - h) / h).where(h > 0, torch.nan)
+
+
+@metric(
+    better="lower",
+    range=(-1, 1),
+    unit="correlation",
+    needs=("method",),
+    group="randomisation",
+    source="sixt2020, random logit",
+    cost="1 explanation of another label on the same forward",
+    minimum_effect=0.01,
+)
+def random_logit(evaluation: Evaluation, *, similarity: Similarity = "spearman") -> Tensor:
+    """Similarity of the map to that of another label, drawn at random among all others. NaN where there is none."""
+    pairs = evaluation.pairs
+    if evaluation.forward.logits.shape[1] < 2 or not len(pairs):
+        return evaluation.maps.new_full((len(pairs),), torch.nan)
+    other = evaluation.method(evaluation.forward, Pairs(pairs.image, other_labels(evaluation)))
+    return SIMILARITIES[similarity](evaluation.maps, other)
+
+
+def other_labels(evaluation: Evaluation) -> Tensor:
+    """[P]: for each pair one of the other labels, seeded by sample and label."""
+    pairs, count = evaluation.pairs, evaluation.forward.logits.shape[1]
+    steps = [
+        torch.randint(1, count, (), generator=generator)
+        for generator in evaluation.forward.generators(pairs, "random_logit")
+    ]
+    return (pairs.label + torch.stack(steps).to(pairs.label)) % count
+
+
+# -- the random model -------------------------------------------------------------------------------------------------
+
+
+def randomised_maps(evaluation: Evaluation, depths: int) -> Iterator[Tensor]:
+    """Maps [P, h, w] of the same pairs, by models that are random down to each depth."""
+    forward = evaluation.forward
+    rows = torch.arange(len(forward.images), device=forward.images.device)
+    for classifier in cascade(forward.classifier, depths, forward.seed):
+        yield evaluation.explain(forward.images, evaluation.pairs, rows, classifier)
+
+
+def cascade(classifier: Classifier, depths: int, seed: int) -> Iterator[Classifier]:
+    """A copy of the classifier, random in ever more layers from the top; at most `depths` times, at last in all."""
+    module = copy.deepcopy(classifier.module)
+    layers = [name for name, layer in module.named_modules() if _resettable(layer)][::-1]
+    if not layers:
+        raise UsageError(f"model {classifier.name} has no layer that can be made random")
+    stops = {math.ceil(len(layers) * (i + 1) / depths) for i in range(depths)}
+    for done, name in enumerate(layers, 1):
+        redraw(module.get_submodule(name), name, seed)
+        if done in stops:
+            random = Classifier(
+                module,
+                activation=classifier.activation,
+                layer=classifier.anatomy.last,
+                threshold=classifier.threshold,
+                preprocess=classifier.preprocess,
+                name=f"{classifier.name} (random)",
+                trained=False,
+            )
+            random.chunk = classifier.chunk
+            yield random
+
+
+def _resettable(layer: nn.Module) -> bool:
+    own = any(True for _ in layer.parameters(recurse=False))
+    return (
+        own
+        and not isinstance(layer, nn.PReLU)
+        and (hasattr(layer, "reset_parameters") or hasattr(layer, "_reset_parameters"))
+    )
+
+
+@torch.no_grad()
+def redraw(layer: nn.Module, name: str, seed: int) -> None:
+    """New weights for a layer, drawn on the CPU so that every device meets the same model."""
+    generator = torch.Generator().manual_seed(stable_seed(seed, "redraw", name))
+    parameters = dict(layer.named_parameters(recurse=False))
+    fan_in = next((p[0].numel() for p in parameters.values() if p.ndim > 1), None)
+    for key, parameter in parameters.items():
+        if fan_in is None:
+            parameter.fill_(0 if "bias" in key else 1)
+        else:
+            draw = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_((2 * draw - 1) / fan_in**0.5)
+    if isinstance(layer, nn.modules.batchnorm._NormBase):
+        layer.reset_running_stats()
+
+
+# -- comparing maps [P, h, w] -----------------------------------------------------------------------------------------
+
+
+def histogram_entropy(maps: Tensor) -> Tensor:
+    """[P] float64: entropy of the values in 100 bins from minimum to maximum; NaN for a map with a NaN."""
+    a = maps.flatten(1).double()
+    lowest, highest = a.amin(1, keepdim=True), a.amax(1, keepdim=True)
+    position = (a - lowest) / (highest - lowest) * BINS
+    bins = position.nan_to_num(0).long().clamp(0, BINS - 1)
+    counts = torch.zeros((len(a), BINS), dtype=a.dtype, device=a.device).scatter_add(1, bins, torch.ones_like(a))
+    entropy: Tensor = torch.special.entr(counts / a.shape[1]).sum(1)
+    return entropy.where(a.isfinite().all(1), torch.nan)
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """[P] float64: mean structural similarity over all whole windows of 7 x 7 (or the map's size, if smaller).
+
+    Sample variances, K1 = 0.01, K2 = 0.03, range: from the least to the largest value of both. NaN where both are
+    constant and equal.
+    """
+    a, b = a.double()[:, None], b.double()[:, None]
+    both = torch.cat([a, b], 1)
+    span = (both.amax((1, 2, 3)) - both.amin((1, 2, 3)))[:, None, None, None]
+    window = [min(WINDOW, size) for size in a.shape[2:]]
+    n = window[0] * window[1]
+
+    def mean(values: Tensor) -> Tensor:
+        return F.avg_pool2d(values, window, 1)
+
+    mean_a, mean_b = mean(a), mean(b)
+    sample = n / max(n - 1, 1)
+    var_a, var_b = sample * (mean(a * a) - mean_a**2), sample * (mean(b * b) - mean_b**2)
+    covariance = sample * (mean(a * b) - mean_a * mean_b)
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    similarity = numerator / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    return similarity.mean((1, 2, 3)).where(span[:, 0, 0, 0] > 0, torch.nan)
+
+
+def _unit_ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Each map divided by its own largest absolute value: SSIM is not invariant to scale."""
+    return ssim(*(m / m.abs().amax((1, 2), keepdim=True) for m in (a, b)))
+
+
+SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "spearman": lambda a, b: ranking.spearman(a.flatten(1), b.flatten(1)),
+    "pearson": lambda a, b: ranking.pearson(a.flatten(1), b.flatten(1)),
+    "ssim": _unit_ssim,
+}

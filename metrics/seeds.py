@@ -1,0 +1,339 @@
+"""Seeds for weakly supervised segmentation: one label map per image from the maps of all its labels.
+
+Two kinds. `threshold_seeds` (psa, irn): each pixel goes to its strongest label, or to background where that is not
+above a threshold; since the threshold decides the number more than the map does, `seed_miou` keeps the whole sweep.
+`fraction_seeds` (thesis): a label's seed is what reaches a fraction of its own maximum; the rest is unknown, or
+background where every map is negative.
+
+The metrics have one row per image of the batch: an image without an explained label is background (or unknown), and
+counts. Rows hold counts of pixels per class; scores are of totals over images. Void pixels count neither way.
+Undefined (NaN): an image that is void everywhere, or a map with a NaN. Suites want `explain: present`: seeds are made
+for labels that are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from xaibench.datasets.base import VOID
+from xaibench.errors import UsageError
+from xaibench.evaluation import Evaluation
+from xaibench.registry import metric
+
+BACKGROUND, UNKNOWN = 0, VOID
+SWEEP = tuple(step / 20 for step in range(20))
+
+Normalise = Literal["maximum", "none"]
+AverageFixed = Literal["seed_miou", "seed_miou_all"]
+Average = Literal[
+    "seed_miou", "seed_miou_all", "oracle_seed_miou", "oracle_seed_miou_all", "seed_width", "seed_width_all"
+]
+SWEEP_SOURCE = "ahn2018psa and ahn2019irn, official eval_cam; lee2022amn, on the threshold"
+THESIS = "chen2020thesis, sec. 4.4.1"
+
+
+# -- label maps of one image ------------------------------------------------------------------------------------------
+
+
+def threshold_seeds(maps: Tensor, labels: Tensor, *, background: float | Tensor) -> Tensor:
+    """The label whose map is largest, 0 where none is above the background.
+
+    Of equal values the background wins, then the label that comes first.
+
+    Args:
+        maps: [n, h, w], normalised
+        labels: [n] values to give; their order decides ties
+        background: a threshold, or a map [h, w] of it such as (1 - max_c maps) ** 16
+
+    Returns:
+        [h, w] of the type of `labels`
+    """
+    best, label = _strongest(maps, labels)
+    return label.where(best > background, BACKGROUND)
+
+
+def fraction_seeds(
+    maps: Tensor,
+    labels: Tensor,
+    *,
+    fraction: float,
+    strict: bool = False,
+    area: Literal["claimed", "undisputed"] = "claimed",
+    zero: Literal["unknown", "background"] = "unknown",
+) -> Tensor:
+    """A label's seed is where its map reaches `fraction` of its own maximum, if that is positive; maps are signed.
+
+    A pixel of several seeds goes to the label of the smallest seed, of equal sizes to the one that comes first. A pixel
+    of no seed is background where every map is negative, else unknown: a map after ReLU has no background at all.
+
+    Args:
+        maps: [n, h, w], raw
+        labels: [n] values to give
+        fraction: 0 to 1
+        strict: a seed must exceed the fraction, not only reach it
+        area: size of a seed before conflicts (claimed), or without the pixels that others claim too (undisputed)
+        zero: what a pixel is where the largest map is exactly 0
+
+    Returns:
+        [h, w] of the type of `labels`: 0 background, 255 unknown
+    """
+    if not len(maps):
+        return torch.full(maps.shape[1:], UNKNOWN, dtype=labels.dtype, device=maps.device)
+    highest = maps.amax((1, 2), keepdim=True)
+    claimed = ((maps > fraction * highest) if strict else (maps >= fraction * highest)) & (highest > 0)
+    sizes = claimed if area == "claimed" else claimed & (claimed.sum(0) == 1)
+    order = sizes.sum((1, 2)).argsort(stable=True)
+    winner = order[claimed[order].int().argmax(0)]  # the first True: argmax gives the first of equal values
+    top = maps.amax(0)
+    is_background = top < 0 if zero == "unknown" else top <= 0
+    rest = torch.where(is_background, BACKGROUND, UNKNOWN).to(labels.dtype)
+    return labels[winner].where(claimed.any(0), rest)
+
+
+def _strongest(maps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest value [h, w] over the maps and its label [h, w], the first of equals; without a map -inf and 0."""
+    if not len(maps):
+        shape = maps.shape[1:]
+        return maps.new_full(shape, -torch.inf), torch.full(shape, BACKGROUND, dtype=labels.dtype, device=maps.device)
+    best, index = maps.max(0).values, maps.argmax(0)
+    return best, labels[index]
+
+
+# -- metrics ----------------------------------------------------------------------------------------------------------
+
+
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="seeds",
+    aggregate="seed_miou",
+    source=SWEEP_SOURCE,
+    cost="none",
+    minimum_effect=0.005,
+    per="image",
+)
+def seed_miou(
+    evaluation: Evaluation,
+    *,
+    thresholds: Sequence[float] = SWEEP,
+    fixed: float = 0.15,
+    normalise: Normalise = "maximum",
+    average: Average = "seed_miou",
+) -> Tensor:
+    """Mean IoU of seeds by a background threshold, background being a class. Statistics per image [B, S].
+
+    Args:
+        thresholds: of the sweep, increasing
+        fixed: the threshold whose mean IoU is reported
+        normalise: ReLU and division by (maximum + 1e-5) at the image's resolution, without subtracting the minimum; or
+            none, for maps in [0, 1]
+        average: `seed_miou` at the fixed threshold, over the classes that occur (in truth or prediction);
+            `seed_miou_all` over all classes, 0 for absent ones; `oracle_seed_miou` (`_all`) at the best threshold of
+            the sweep, which is chosen on the ground truth; `seed_width` (`_all`) the length of the range of thresholds
+            within 2 points of that best. The curve itself: `xaibench.scores.seed_curve`
+
+    The statistics: number of classes K, the 1 + T thresholds (fixed first), true positives and predicted pixels
+    [(1 + T), K] each, ground truth [K].
+    """
+    sweep = [float(t) for t in thresholds]
+    if not sweep or any(a >= b for a, b in pairwise(sweep)):
+        raise UsageError(f"seed_miou: thresholds must be increasing and at least one, found {sweep}")
+    maps = evaluation.relevance
+    if normalise == "maximum":
+        maps = maps.relu() / (maps.relu().amax((1, 2), keepdim=True) + 1e-5)
+    gt, valid, classes = _ground_truth(evaluation)
+    found = [_strongest(maps[own], labels) for own, labels in _by_image(evaluation)]
+    best, label = (torch.stack(list(part)) for part in zip(*found, strict=True))
+    cuts = torch.tensor([fixed, *sweep], dtype=torch.float64, device=best.device)
+    hits, predicted = _sweep(best, label, gt, valid, cuts.to(best.dtype), classes)
+    return _statistics(evaluation, cuts, hits, predicted, _count(gt, valid, classes), valid)
+
+
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="seeds",
+    aggregate="ratio",
+    source=THESIS,
+    cost="none",
+    minimum_effect=0.005,
+    per="image",
+)
+def seed_pixel_accuracy(
+    evaluation: Evaluation,
+    *,
+    fraction: float = 0.2,
+    strict: bool = False,
+    area: Literal["claimed", "undisputed"] = "claimed",
+    zero: Literal["unknown", "background"] = "unknown",
+) -> Tensor:
+    """Correct pixels over pixels that are not unknown, in total. Statistics [B, 2].
+
+    It always grows when seeds shrink: never rank by it alone, read it beside `seed_area_ratio`.
+    """
+    seeds, gt, valid = _fraction_seeds(evaluation, fraction, strict, area, zero)
+    known = valid & (seeds != UNKNOWN)
+    return _rows(evaluation, torch.stack([_total(known & (seeds == gt)), _total(known)], 1), valid)
+
+
+@metric(
+    better="higher",
+    range=(0, torch.inf),
+    needs=("masks",),
+    group="seeds",
+    aggregate="ratio",
+    source=THESIS,
+    cost="none",
+    minimum_effect=0.005,
+    per="image",
+)
+def seed_area_ratio(
+    evaluation: Evaluation,
+    *,
+    fraction: float = 0.2,
+    of: Literal["foreground", "known"] = "foreground",
+    strict: bool = False,
+    area: Literal["claimed", "undisputed"] = "claimed",
+    zero: Literal["unknown", "background"] = "unknown",
+) -> Tensor:
+    """Pixels seeded with a label over pixels of objects, in total (foreground); or the share of known pixels (known).
+
+    How much a seed covers, right or wrong: above 1 the seeds are larger than the objects. Statistics [B, 2].
+    """
+    seeds, gt, valid = _fraction_seeds(evaluation, fraction, strict, area, zero)
+    known = valid & (seeds != UNKNOWN)
+    if of == "known":
+        counts = [_total(known), _total(valid)]
+    else:
+        counts = [_total(known & (seeds != BACKGROUND)), _total(valid & (gt != BACKGROUND))]
+    return _rows(evaluation, torch.stack(counts, 1), valid)
+
+
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="seeds",
+    aggregate="seed_miou",
+    source=THESIS,
+    cost="none",
+    minimum_effect=0.005,
+    per="image",
+)
+def seed_miou_k(
+    evaluation: Evaluation,
+    *,
+    fraction: float = 0.2,
+    unknown: Literal["ignored", "missed"] = "ignored",
+    strict: bool = False,
+    area: Literal["claimed", "undisputed"] = "claimed",
+    zero: Literal["unknown", "background"] = "unknown",
+    average: AverageFixed = "seed_miou",
+) -> Tensor:
+    """Mean IoU of seeds by a fraction of the maximum, background being a class. Statistics as those of `seed_miou`.
+
+    Args:
+        unknown: pixels left out (ignored), or counted as missed by their class
+        average: over the classes that occur (`seed_miou`) or over all, 0 for absent ones (`seed_miou_all`)
+    """
+    seeds, gt, valid = _fraction_seeds(evaluation, fraction, strict, area, zero)
+    known = valid & (seeds != UNKNOWN)
+    classes = evaluation.forward.logits.shape[1] + 1
+    hits, predicted = _count(gt, known & (seeds == gt), classes), _count(seeds, known, classes)
+    truth = _count(gt, known if unknown == "ignored" else valid, classes)
+    cuts = torch.tensor([fraction], dtype=torch.float64, device=gt.device)
+    return _statistics(evaluation, cuts, hits[:, None], predicted[:, None], truth, valid)
+
+
+# -- counting ---------------------------------------------------------------------------------------------------------
+
+
+def _by_image(evaluation: Evaluation) -> list[tuple[Tensor, Tensor]]:
+    """For each image of the batch: which pairs [P] are its own, and the mask values [n] of their labels, by label."""
+    pairs = evaluation.pairs
+    order = pairs.label.argsort(stable=True)
+    owned = [order[pairs.image[order] == image] for image in range(len(evaluation.forward.images))]
+    return [(own, pairs.label[own] + 1) for own in owned]
+
+
+def _ground_truth(evaluation: Evaluation) -> tuple[Tensor, Tensor, int]:
+    """Mask values [B, H, W], bool [B, H, W] not void, and the number of classes with background."""
+    mask = evaluation.forward.mask
+    if mask is None:
+        raise UsageError("seeds need ground-truth masks: give masks=, or choose a data set that has them")
+    return mask.long(), mask != VOID, evaluation.forward.logits.shape[1] + 1
+
+
+def _fraction_seeds(
+    evaluation: Evaluation,
+    fraction: float,
+    strict: bool,
+    area: Literal["claimed", "undisputed"],
+    zero: Literal["unknown", "background"],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Seeds, ground truth and validity [B, H, W]."""
+    if not 0 <= fraction <= 1:
+        raise UsageError(f"fraction {fraction} must lie between 0 and 1")
+    gt, valid, _ = _ground_truth(evaluation)
+    seeds = [
+        fraction_seeds(evaluation.relevance[own], labels, fraction=fraction, strict=strict, area=area, zero=zero)
+        for own, labels in _by_image(evaluation)
+    ]
+    return torch.stack(seeds), gt, valid
+
+
+def _total(chosen: Tensor) -> Tensor:
+    return chosen.sum((1, 2))
+
+
+def _count(values: Tensor, chosen: Tensor, classes: int) -> Tensor:
+    """[B, K] how many chosen pixels have each value."""
+    image = torch.arange(len(values), device=values.device)[:, None, None]
+    counts = torch.bincount((image * classes + values)[chosen], minlength=len(values) * classes)
+    return counts.view(len(values), classes)
+
+
+def _sweep(best: Tensor, label: Tensor, gt: Tensor, valid: Tensor, cuts: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """True positives and predicted pixels [B, T, K] at every threshold, from one histogram over (label, value bin).
+
+    A pixel is foreground at the thresholds below its value: those whose rank among the sorted ones is below its bin.
+    """
+    ordered, order = cuts.sort()
+    bins = len(cuts) + 1
+    above = torch.searchsorted(ordered, best)  # how many thresholds lie below the value
+    found = _count(label * bins + above, valid, classes * bins).view(-1, classes, bins)
+    right = _count(label * bins + above, valid & (label == gt), classes * bins).view(-1, classes, bins)
+    truth_above = _count(above, valid & (gt == BACKGROUND), bins)
+
+    def at_least(counts: Tensor) -> Tensor:
+        """[B, K, bins] -> [B, T, K]: pixels above the threshold of rank t, which lie in a bin > t."""
+        return counts.flip(-1).cumsum(-1).flip(-1)[..., 1:].transpose(1, 2)
+
+    predicted, hits = at_least(found), at_least(right)
+    predicted[..., BACKGROUND] = valid.sum((1, 2))[:, None] - predicted[..., 1:].sum(-1)
+    hits[..., BACKGROUND] = truth_above.cumsum(-1)[:, :-1]
+    rank = order.argsort()
+    return hits[:, rank], predicted[:, rank]
+
+
+def _statistics(
+    evaluation: Evaluation, cuts: Tensor, hits: Tensor, predicted: Tensor, truth: Tensor, valid: Tensor
+) -> Tensor:
+    """[B, S]: what `xaibench.scores.seed_curve` reads."""
+    head = torch.cat([cuts.new_tensor([truth.shape[1]]), cuts]).expand(len(truth), -1)
+    counts = torch.cat([hits.flatten(1), predicted.flatten(1), truth], 1)
+    return torch.cat([head, _rows(evaluation, counts, valid)], 1)
+
+
+def _rows(evaluation: Evaluation, counts: Tensor, valid: Tensor) -> Tensor:
+    """Counts [B, S] as float64, NaN where the image is void everywhere or one of its maps is not a map."""
+    undefined = ~valid.flatten(1).any(1)
+    undefined[evaluation.pairs.image[~evaluation.maps.isfinite().flatten(1).all(1)]] = True
+    return counts.double().masked_fill(undefined[:, None], torch.nan)

@@ -1,0 +1,105 @@
+"""The ImageNet-Segmentation protocol: a map as a segmentation of its object, by thresholding at its own mean.
+
+r = the map resized to the image (bilinear), min-max to [0, 1]; foreground where r > mean r. Accuracy and IoU are ratios
+of totals over all pairs, not means of per-image ratios, and background is a class of its own: the records hold the
+counts of each pair, so that subsets, shards and resamples stay exact.
+
+A constant map segments nothing: background everywhere, as in the protocol. Void pixels count neither way. The protocol
+itself is `{truth: foreground, explain: predicted}`; with several labels in an image `truth: label` is what is meant,
+and a label without a mask is then undefined (NaN), as is a map with a NaN and an image that is void everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from xaibench import ranking
+from xaibench.evaluation import Evaluation
+from xaibench.registry import metric
+
+Truth = Literal["label", "foreground"]
+PROTOCOL = "chefer2021, sec. 4.2; official imagenet_seg_eval.py"
+
+
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="segmentation",
+    aggregate="ratio",
+    source=PROTOCOL,
+    cost="none",
+    minimum_effect=0.005,
+)
+def pixel_accuracy(evaluation: Evaluation, *, truth: Truth = "label") -> Tensor:
+    """Correct pixels over labelled pixels, in total. Statistics [P, 2]: correct, labelled."""
+    segment, gt, labelled, defined = _segmentation(evaluation, truth)
+    counts = torch.stack([((segment == gt) & labelled).sum(1), labelled.sum(1)], 1)
+    return counts.double().where(defined, torch.nan)
+
+
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="segmentation",
+    aggregate="mean_iou",
+    source=PROTOCOL,
+    cost="none",
+    minimum_effect=0.005,
+)
+def miou(evaluation: Evaluation, *, truth: Truth = "label") -> Tensor:
+    """Mean of the IoU of background and of foreground, each of totals. Statistics [P, 4]: 2 intersections, 2 unions."""
+    segment, gt, labelled, defined = _segmentation(evaluation, truth)
+    intersections = [(~segment & ~gt & labelled).sum(1), (segment & gt & labelled).sum(1)]
+    unions = [((~segment | ~gt) & labelled).sum(1), ((segment | gt) & labelled).sum(1)]
+    return torch.stack(intersections + unions, 1).double().where(defined, torch.nan)
+
+
+@metric(
+    better="higher",
+    range=(0, 1),
+    needs=("masks",),
+    group="segmentation",
+    source=PROTOCOL,
+    cost="none",
+    minimum_effect=0.005,
+)
+def map(evaluation: Evaluation, *, truth: Truth = "label") -> Tensor:
+    """Average precision of r for foreground and 1 - r for background pooled in one ranking (micro-average), per pair.
+
+    It is not the average precision of the foreground, which is lower (see `average_precision`): a background that is
+    rightly dark counts as well. One half for a constant map.
+    """
+    gt, labelled, defined = _truth(evaluation, truth)
+    r = _unit(evaluation).flatten(1)
+    scores = torch.cat([1 - r, r], 1).nan_to_num(0)  # a constant map scores neither class
+    precision = ranking.average_precision(scores, torch.cat([~gt, gt], 1), torch.cat([labelled, labelled], 1))
+    return precision.where(defined[:, 0], torch.nan)
+
+
+def _unit(evaluation: Evaluation) -> Tensor:
+    """[P, H, W] relevance, min-max to [0, 1]; NaN everywhere where it is constant."""
+    relevance = evaluation.relevance
+    lowest, highest = relevance.amin((1, 2), keepdim=True), relevance.amax((1, 2), keepdim=True)
+    return (relevance - lowest) / (highest - lowest)
+
+
+def _segmentation(evaluation: Evaluation, truth: Truth) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Predicted foreground, true foreground, labelled: bool [P, H W]; defined [P, 1]."""
+    r = _unit(evaluation).flatten(1).double()
+    return r > r.mean(1, keepdim=True), *_truth(evaluation, truth)
+
+
+def _truth(evaluation: Evaluation, truth: Truth) -> tuple[Tensor, Tensor, Tensor]:
+    gt, labelled = evaluation.truth.flatten(1), evaluation.valid.flatten(1)
+    defined = evaluation.maps.isfinite().flatten(1).all(1) & labelled.any(1)
+    if truth == "foreground":
+        assert evaluation.forward.mask is not None  # evaluation.truth has said so
+        gt = labelled & (evaluation.forward.mask != 0)[evaluation.pairs.image].flatten(1)
+    else:
+        defined = defined & gt.any(1)
+    return gt, labelled, defined[:, None]

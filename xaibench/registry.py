@@ -32,6 +32,7 @@ NEEDS = {
     "attention": "attention matrices of transformer blocks of equal token grid",
     "attention_gradients": "gradients of logits with respect to those attention matrices",
     "relu": "ReLU activations only",
+    "any_size": "images of other sizes than its own",
     "masks": "ground-truth masks of the data set",
 }
 

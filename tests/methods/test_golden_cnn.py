@@ -21,6 +21,17 @@ CAM_FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
     "paper_gradcampp_noeps": ("grad_cam_pp", {}),
     "pgc_hirescam": ("hires_cam", {}),
     "pgc_layercam": ("layer_cam", {}),
+    "pgc_xgradcam": ("xgrad_cam", {}),
+    "pgc_shapleycam": ("shapley_cam", {}),
+}
+PERTURBATION_CAM: dict[str, tuple[str, dict[str, Any]]] = {
+    "pgc_ablationcam": ("ablation_cam", {}),
+    "pgc_scorecam": ("score_cam", {}),
+    **{
+        f"scorecam_{variant}_ac{int(align)}": ("score_cam", {"variant": variant, "align_corners": align})
+        for variant in ("softmax", "logit_diff", "sigmoid")
+        for align in (True, False)
+    },
 }
 MINMAX = {
     "minmaxcam": "minmax_cam",
@@ -64,6 +75,53 @@ def test_cam_family(cnn: Golden, layer: str, key: str) -> None:
     method, parameters = CAM_FAMILY[key]
     found = cnn.maps(method, layer=cnn.layers["mid"] if layer == "mid" else "last", **parameters)
     assert_maps_equal(found, cnn.arrays[f"cam/{layer}/{key}"])
+
+
+@pytest.mark.parametrize("key", PERTURBATION_CAM)
+def test_perturbation_cam(cnn: Golden, key: str) -> None:
+    method, parameters = PERTURBATION_CAM[key]
+    found, reference = cnn.maps(method, **parameters), cnn.arrays[f"cam/last/{key}"]
+    if key == "pgc_ablationcam" or "logit_diff" in key:
+        # weights are differences of float32 logits in the reference: their rounding, divided by |S| for ablation,
+        # goes through the sum over channels (our own float32 is as far from our float64)
+        rounding = 4 * np.finfo(np.float32).eps * np.abs(cnn.arrays["logits"]).max()
+        rounding = rounding * cnn.arrays["act/last"].sum(1).max()
+        divisor = np.abs(cnn.arrays["logits"])[..., None, None] if key == "pgc_ablationcam" else 1
+        largest = np.abs(reference).max((-2, -1), keepdims=True)
+        assert (np.abs(found - reference) <= TOLERANCE * largest + rounding / divisor).all()
+        assert (np.abs(found - reference) <= 2 * TOLERANCE * largest).all()
+    else:
+        assert_maps_equal(found, reference)
+
+
+def test_score_cam_passes(cnn: Golden) -> None:
+    """The scores behind the maps, s_k for every channel and label."""
+    forward = xaibench.Forward(cnn.classifier, cnn.images)
+    activations = forward.features("last")
+    for align in (0, 1):
+        up = torch.nn.functional.interpolate(
+            activations, cnn.images.shape[-2:], mode="bilinear", align_corners=bool(align)
+        )
+        masks = torch.tensor(unit(up.numpy()))
+
+        def masked(rows: torch.Tensor, channel: torch.Tensor, masks: torch.Tensor = masks) -> torch.Tensor:
+            return cnn.images[rows] * masks[rows, channel][:, None]
+
+        scores = forward.perturbed(cnn.every_pair, masks.shape[1], masked).unflatten(0, cnn.arrays["logits"].shape)
+        np.testing.assert_allclose(scores, cnn.arrays[f"scorecam/ac{align}/channel_logits"], atol=1e-5)
+    baseline = cnn.classifier.logits(torch.zeros_like(cnn.images[:1]))
+    np.testing.assert_allclose(baseline, cnn.arrays["scorecam/baseline_logits_zero_image"], atol=1e-5)
+
+
+@pytest.mark.parametrize(("key", "method"), [("pgc_eigencam", "eigen_cam"), ("pgc_eigengradcam", "eigen_grad_cam")])
+@pytest.mark.parametrize("layer", ["last", "mid"])
+def test_eigen_cam_up_to_sign(cnn: Golden, layer: str, key: str, method: str) -> None:
+    if f"cam/{layer}/{key}" not in cnn.arrays:
+        assert (layer, key) == ("mid", "pgc_eigencam")
+        return
+    reference = cnn.arrays[f"cam/{layer}/{key}"]
+    found = cnn.maps(method, layer=cnn.layers["mid"] if layer == "mid" else "last")
+    assert_maps_equal(found * np.sign((found * reference).sum((-2, -1), keepdims=True)), reference)
 
 
 def test_cam(cnn: Golden) -> None:
@@ -115,6 +173,9 @@ def test_captum_gradients(cnn: Golden, key: str, method: str, reduce: str) -> No
 
 COVERED = (
     {f"cam/{layer}/{key}" for key in CAM_FAMILY for layer in ("last", "mid")}
+    | {f"cam/last/{key}" for key in PERTURBATION_CAM}
+    | {"cam/last/pgc_eigencam", "cam/last/pgc_eigengradcam", "cam/mid/pgc_eigengradcam"}
+    | {"scorecam/ac0/channel_logits", "scorecam/ac1/channel_logits", "scorecam/baseline_logits_zero_image"}
     | {"cam/last/cam", "cam/last/keras_explainable_gradcam", "cam/last/keras_explainable_gradcampp"}
     | {f"minmax/raw/{layer}/{key}" for key in MINMAX for layer in ("last", "mid")}
     | {f"minmax/official_relu_norm/{layer}/{key}" for key in MINMAX for layer in ("last", "mid")}
@@ -141,11 +202,8 @@ NOT_COVERED = {
     "cam/mid/keras_gradcampp_exp_transcribed": "equal to paper_gradcampp_noeps up to a factor",
     "captum/layer_gradcam": "equal to pgc_gradcam",
     # methods that are not registered yet
-    **{f"cam/{layer}/pgc_{key}": "not registered" for layer in ("last", "mid") for key in (
-        "scorecam", "xgradcam", "ablationcam", "eigencam", "eigengradcam", "gradcam_elementwise", "shapleycam", "fem",
-        "segeigencam", "kpcacam")},
-    "scorecam/": "not registered",
-    "cam/last/scorecam": "not registered",
+    **{f"cam/{layer}/pgc_{key}": "pytorch-grad-cam's own variant, not in the benchmark" for layer in ("last", "mid")
+       for key in ("gradcam_elementwise", "fem", "segeigencam", "kpcacam")},
     "fullgrad/": "not registered",
     **{f"captum/{key}": "not registered" for key in (
         "integrated_gradients", "deeplift", "guided_backprop", "deconvolution", "occlusion", "feature_ablation",

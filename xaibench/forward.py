@@ -255,7 +255,7 @@ class Forward:
         Args:
             change: makes versions: (rows of the batch [n], which version [n]) -> images [n, C, H, W]
         """
-        rows, labels, classifier = pairs.image.unique(), pairs.label.unique(), self.classifier
+        rows, labels, classifier = torch.unique(pairs.image), torch.unique(pairs.label), self.classifier
         if not len(pairs):
             return self.images.new_zeros((0, count))
 
@@ -265,7 +265,7 @@ class Forward:
 
         with classifier.prepared(), torch.inference_mode():
             found = map_chunks(scores, torch.arange(len(rows) * count, device=rows.device), classifier.chunk)
-        return found.unflatten(0, (-1, count))[
+        return found.view(len(rows), count, len(labels))[
             torch.searchsorted(rows, pairs.image), :, torch.searchsorted(labels, pairs.label)
         ]
 
@@ -283,8 +283,8 @@ class Forward:
         name, classifier = self.classifier.layer_name(layer), self.classifier
         if name == "input":
             return self.perturbed(pairs, count, lambda rows, index: torch.cat(
-                [change(self.images[row], index[rows == row]) for row in rows.unique()]))  # fmt: skip
-        features, rows, labels = self.features(layer), pairs.image.unique(), pairs.label.unique()
+                [change(self.images[row], index[rows == row]) for row in torch.unique(rows)]))  # fmt: skip
+        features, rows, labels = self.features(layer), torch.unique(pairs.image), torch.unique(pairs.label)
         linear = classifier.anatomy.head is not None and name == classifier.anatomy.last
         module, original = classifier.module, self.logits
 

@@ -153,6 +153,12 @@ def test_vgatt(cnn: Golden, layer: str) -> None:
     assert_maps_equal(cnn.maps("vgatt", layer=name), cnn.arrays[f"vgatt/{layer}/map"])
 
 
+def captum_pairs(cnn: Golden) -> xaibench.Pairs:
+    """Image by image, the labels that captum was run for."""
+    images, labels = cnn.arrays["captum/images"], cnn.arrays["captum/labels"]
+    return xaibench.Pairs(np.repeat(images, len(labels)), torch.tensor(np.tile(labels, len(images))))
+
+
 @pytest.mark.parametrize(
     ("key", "method", "reduce"),
     [
@@ -162,13 +168,22 @@ def test_vgatt(cnn: Golden, layer: str) -> None:
     ],
 )
 def test_captum_gradients(cnn: Golden, key: str, method: str, reduce: str) -> None:
-    images, labels = cnn.arrays["captum/images"], cnn.arrays["captum/labels"]
     reference = cnn.arrays[f"captum/{key}"]  # [image, label, C, H, W]
-    columns = np.tile(labels, (len(images), 1))
-    pairs = xaibench.Pairs(np.repeat(images, columns.shape[1]), torch.tensor(columns.flatten()))
-    found = cnn.maps(method, pairs, reduce=reduce).reshape(*reference.shape[:2], *reference.shape[3:])
+    found = cnn.maps(method, captum_pairs(cnn), reduce=reduce).reshape(*reference.shape[:2], *reference.shape[3:])
     reduced = {"max": reference.max(2), "abs_sum": np.abs(reference).sum(2), "sum": reference.sum(2)}[reduce]
     assert_maps_equal(found, reduced)
+
+
+@pytest.mark.parametrize(
+    ("key", "method", "parameters"),
+    [
+        ("occlusion_w6_s3", "occlusion", {"window": 6, "stride": 3}),
+        ("feature_ablation_patch6", "feature_ablation", {"patch": 6}),
+    ],
+)
+def test_captum_perturbations(cnn: Golden, key: str, method: str, parameters: dict[str, Any]) -> None:
+    reference = cnn.arrays[f"captum/{key}"][:, :, 0]
+    assert_maps_equal(cnn.maps(method, captum_pairs(cnn), **parameters).reshape(reference.shape), reference)
 
 
 COVERED = (
@@ -180,6 +195,7 @@ COVERED = (
     | {f"minmax/raw/{layer}/{key}" for key in MINMAX for layer in ("last", "mid")}
     | {f"minmax/official_relu_norm/{layer}/{key}" for key in MINMAX for layer in ("last", "mid")}
     | {f"vgatt/{layer}/map" for layer in ("input", "mid", "last")}
+    | {"captum/occlusion_w6_s3", "captum/feature_ablation_patch6"}
     | {"captum/saliency", "captum/input_x_gradient", "logits", "detected", "act/last"}
 )
 NOT_COVERED = {
@@ -206,7 +222,7 @@ NOT_COVERED = {
        for key in ("gradcam_elementwise", "fem", "segeigencam", "kpcacam")},
     "fullgrad/": "not registered",
     **{f"captum/{key}": "not registered" for key in (
-        "integrated_gradients", "deeplift", "guided_backprop", "deconvolution", "occlusion", "feature_ablation",
+        "integrated_gradients", "deeplift", "guided_backprop", "deconvolution",
         "guided_gradcam", "lrp")},
 }  # fmt: skip
 

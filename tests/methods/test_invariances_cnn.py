@@ -13,8 +13,15 @@ from xaibench import registry
 from xaibench.forward import Forward, Pairs
 from xaibench.models import create_module
 
-QUICK: dict[str, dict[str, Any]] = {}
-METHODS = ["xgrad_cam", "ablation_cam", "eigen_cam", "eigen_grad_cam", "score_cam", "shapley_cam", "finer_cam"]
+METHODS = [
+    "xgrad_cam", "ablation_cam", "eigen_cam", "eigen_grad_cam", "score_cam", "shapley_cam", "finer_cam",
+    "occlusion", "feature_ablation", "rise", "lime", "kernel_shap",
+]  # fmt: skip
+QUICK: dict[str, dict[str, Any]] = {
+    "rise": {"masks": 20, "cells": 4},
+    "lime": {"samples": 60, "cells": 3},
+    "kernel_shap": {"samples": 60, "cells": 4},
+}
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def layer_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     return einsum("pkhw,pkhw->phw", forward.gradients(pairs, layer).relu(), forward.features(layer)[pairs.image])
 
 
-@method(needs=("features", "gradients"), source="fu2020, eq. 6-8; pytorch-grad-cam", cost="as grad_cam")
+@method(needs=("features", "gradients"), source="fu2020; pytorch-grad-cam", cost="as grad_cam")
 def xgrad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: float = 1e-7) -> Tensor:
     """Channels weighted by their gradient averaged over where they are active: w_k = sum_ij g A / (sum_ij A + eps).
 
@@ -74,7 +74,7 @@ def xgrad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: float
 
 
 @method(
-    needs=("features",), source="desai2020, eq. 2-3",
+    needs=("features",), source="desai2020",
     cost="1 forward; K passes of what follows the layer for all labels of an image, none on a pooled linear head",
 )  # fmt: skip
 def ablation_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
@@ -96,7 +96,7 @@ def ablation_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tens
     return einsum("pk,pkhw->phw", weights, activations[pairs.image])
 
 
-@method(needs=("features",), source="muhammad2020, eq. 2-4", cost="1 forward")
+@method(needs=("features",), source="muhammad2020", cost="1 forward")
 def eigen_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     """Projection of every position on the first principal component of the activations. The same for all labels.
 

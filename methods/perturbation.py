@@ -17,7 +17,7 @@ from xaibench.forward import Forward, Pairs
 from xaibench.registry import method
 
 
-@method(source="zeiler2014, sec. 4.2; captum", cost="1 + windows forwards for all labels of an image")
+@method(source="zeiler2014; captum", cost="1 + windows forwards for all labels of an image")
 def occlusion(
     forward: Forward, pairs: Pairs, *, window: int | None = None, stride: int | None = None, baseline: float = 0.0
 ) -> Tensor:
@@ -66,7 +66,7 @@ def feature_ablation(forward: Forward, pairs: Pairs, *, patch: int | None = None
     return loss[:, part]
 
 
-@method(source="petsiuk2018, eq. 6", cost="masks forwards for all labels of an image")
+@method(source="petsiuk2018", cost="masks forwards for all labels of an image")
 def rise(forward: Forward, pairs: Pairs, *, masks: int = 1000, cells: int = 7, probability: float = 0.5) -> Tensor:
     """Mean of random masks weighted by the confidence they leave: sum_i p_c(x m_i) m_i / (masks · probability).
 
@@ -98,7 +98,7 @@ def rise(forward: Forward, pairs: Pairs, *, masks: int = 1000, cells: int = 7, p
     return _weighted_sum(forward, pairs, confidence, mask) / (masks * probability)
 
 
-@method(source="ribeiro2016, eq. 1; the authors' image explainer", cost="samples forwards for all labels of an image")
+@method(source="ribeiro2016; the authors' image explainer", cost="samples forwards for all labels of an image")
 def lime(
     forward: Forward, pairs: Pairs, *, cells: int = 7, samples: int = 500, kernel_width: float = 0.25,
     penalty: float = 1.0, baseline: float = 0.0,

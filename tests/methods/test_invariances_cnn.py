@@ -16,11 +16,16 @@ from xaibench.models import create_module
 METHODS = [
     "xgrad_cam", "ablation_cam", "eigen_cam", "eigen_grad_cam", "score_cam", "shapley_cam", "finer_cam",
     "occlusion", "feature_ablation", "rise", "lime", "kernel_shap",
+    "integrated_gradients", "gradient_shap", "expected_gradients", "smooth_grad", "var_grad", "accumulated_saliency",
+    "guided_backprop", "deconvolution", "guided_grad_cam", "deep_lift",
 ]  # fmt: skip
 QUICK: dict[str, dict[str, Any]] = {
     "rise": {"masks": 20, "cells": 4},
     "lime": {"samples": 60, "cells": 3},
     "kernel_shap": {"samples": 60, "cells": 4},
+    "integrated_gradients": {"steps": 5},
+    **{name: {"samples": 5} for name in ("gradient_shap", "expected_gradients", "smooth_grad", "var_grad")},
+    "accumulated_saliency": {"passes": 3, "hide": 0.2},
 }
 
 

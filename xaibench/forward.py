@@ -412,6 +412,8 @@ class Forward:
                     torch.set_grad_enabled(True)
                     images = self._captured["input"].clone()  # the leaf survives an in-place first layer
                 self._graph_logits = output_logits(module(images))
+            if idle := sorted(taps - self._captured.keys()):
+                raise UsageError(f"layer {idle[0]!r} does not run in a forward pass; choose one that does")
         return self._graph_logits
 
     def _tap(self, name: str) -> Any:

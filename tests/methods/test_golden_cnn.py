@@ -11,6 +11,7 @@ import torch
 from tests.conftest import Golden
 
 import xaibench
+from xaibench.methods.vgatt import full_grad_terms, vgatt_bias
 
 TOLERANCE = 1e-5  # of the map's maximum: the arrays are float32
 
@@ -153,6 +154,33 @@ def test_vgatt(cnn: Golden, layer: str) -> None:
     assert_maps_equal(cnn.maps("vgatt", layer=name), cnn.arrays[f"vgatt/{layer}/map"])
 
 
+@pytest.mark.parametrize("layer", ["input", "mid", "last"])
+def test_vgatt_bias(cnn: Golden, layer: str) -> None:
+    forward = xaibench.Forward(cnn.classifier, cnn.images)
+    name = cnn.layers["mid"] if layer == "mid" else layer
+    bias, ratio = vgatt_bias(forward, cnn.every_pair, name)
+    # the reference subtracts a float32 sum from a float32 logit
+    rounding = 1e-5 * max(np.abs(cnn.arrays["logits"]).max(), np.abs(cnn.arrays[f"vgatt/{layer}/bias"]).max())
+    np.testing.assert_allclose(bias, cnn.arrays[f"vgatt/{layer}/bias"].flatten(), atol=rounding)
+    np.testing.assert_allclose(ratio, cnn.arrays[f"vgatt/{layer}/bias_score_ratio"].flatten(), rtol=5e-5)
+    assert (ratio >= 0).all()
+
+
+@pytest.mark.parametrize("variant", ["original", "simple"])
+def test_full_grad(cnn: Golden, variant: str) -> None:
+    key = {"original": "fullgrad/idiap", "simple": "fullgrad/idiap_simple"}[variant]
+    if key not in cnn.arrays:
+        assert (cnn.name, variant) == ("open_timm", "simple")
+        return
+    rows, labels = cnn.arrays["fullgrad/images"], cnn.arrays["logits"].shape[1]
+    pairs = xaibench.Pairs(np.repeat(rows, labels), torch.arange(labels).repeat(len(rows)))
+    assert_maps_equal(cnn.maps("full_grad", pairs, variant=variant).reshape(cnn.arrays[key].shape), cnn.arrays[key])
+    if variant == "original":
+        terms = full_grad_terms(xaibench.Forward(cnn.classifier, cnn.images), pairs)
+        terms = terms + cnn.classifier.module.get_submodule(cnn.layers["head"]).bias.detach()[pairs.label]
+        np.testing.assert_allclose(terms, cnn.arrays["fullgrad/idiap_completeness_sum"].flatten(), atol=1e-5)
+
+
 def captum_pairs(cnn: Golden) -> xaibench.Pairs:
     """Image by image, the labels that captum was run for."""
     images, labels = cnn.arrays["captum/images"], cnn.arrays["captum/labels"]
@@ -224,7 +252,8 @@ COVERED = (
     | {"cam/last/cam", "cam/last/keras_explainable_gradcam", "cam/last/keras_explainable_gradcampp"}
     | {f"minmax/raw/{layer}/{key}" for key in MINMAX for layer in ("last", "mid")}
     | {f"minmax/official_relu_norm/{layer}/{key}" for key in MINMAX for layer in ("last", "mid")}
-    | {f"vgatt/{layer}/map" for layer in ("input", "mid", "last")}
+    | {f"vgatt/{layer}/{what}" for layer in ("input", "mid", "last") for what in ("map", "bias", "bias_score_ratio")}
+    | {"fullgrad/idiap", "fullgrad/idiap_simple", "fullgrad/idiap_completeness_sum"}
     | {"captum/occlusion_w6_s3", "captum/feature_ablation_patch6"}
     | {f"captum/{key}" for key in CAPTUM_GRADIENTS}
     | {"logits", "detected", "act/last"}
@@ -242,7 +271,8 @@ NOT_COVERED = {
     "camweights/": "channel weights; the maps made of them are compared",
     "final/": "another library's post-processing",
     "metric/": "see tests/metrics/test_golden_multilabel.py",
-    "vgatt/": "bias and ratio: sums of the map, see test_identities.py",
+    "fullgrad/images": "which images",
+    "fullgrad/pgc_raw": "pytorch-grad-cam min-maxes channel by channel: another method, not in the benchmark",
     "minmax/kur": "Kernel Usage Regularization is not there yet",
     "minmax/raw/": "a variant that the authors' code does not compute",
     "cam/last/keras_gradcampp_exp_transcribed": "equal to paper_gradcampp_noeps up to a factor",
@@ -251,7 +281,6 @@ NOT_COVERED = {
     # methods that are not registered yet
     **{f"cam/{layer}/pgc_{key}": "pytorch-grad-cam's own variant, not in the benchmark" for layer in ("last", "mid")
        for key in ("gradcam_elementwise", "fem", "segeigencam", "kpcacam")},
-    "fullgrad/": "not registered",
     "captum/lrp": "not registered",
 }  # fmt: skip
 

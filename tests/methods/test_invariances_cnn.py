@@ -17,7 +17,7 @@ METHODS = [
     "xgrad_cam", "ablation_cam", "eigen_cam", "eigen_grad_cam", "score_cam", "shapley_cam", "finer_cam",
     "occlusion", "feature_ablation", "rise", "lime", "kernel_shap",
     "integrated_gradients", "gradient_shap", "expected_gradients", "smooth_grad", "var_grad", "accumulated_saliency",
-    "guided_backprop", "deconvolution", "guided_grad_cam", "deep_lift",
+    "guided_backprop", "deconvolution", "guided_grad_cam", "deep_lift", "full_grad", "tta", "puzzle", "smooth",
 ]  # fmt: skip
 QUICK: dict[str, dict[str, Any]] = {
     "rise": {"masks": 20, "cells": 4},
@@ -26,6 +26,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"steps": 5},
     **{name: {"samples": 5} for name in ("gradient_shap", "expected_gradients", "smooth_grad", "var_grad")},
     "accumulated_saliency": {"passes": 3, "hide": 0.2},
+    "tta": {"scales": [1.0, 1.5]},
+    "smooth": {"samples": 3},
 }
 
 

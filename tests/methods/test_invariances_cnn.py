@@ -17,7 +17,7 @@ METHODS = [
     "xgrad_cam", "ablation_cam", "eigen_cam", "eigen_grad_cam", "score_cam", "shapley_cam", "finer_cam",
     "occlusion", "feature_ablation", "rise", "lime", "kernel_shap",
     "integrated_gradients", "gradient_shap", "expected_gradients", "smooth_grad", "var_grad", "accumulated_saliency",
-    "guided_backprop", "deconvolution", "guided_grad_cam", "deep_lift", "full_grad", "tta", "puzzle", "smooth",
+    "guided_backprop", "deconvolution", "guided_grad_cam", "deep_lift", "full_grad", "tta", "puzzle", "smooth", "lrp",
 ]  # fmt: skip
 QUICK: dict[str, dict[str, Any]] = {
     "rise": {"masks": 20, "cells": 4},

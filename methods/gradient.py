@@ -1,4 +1,7 @@
-"""Gradients of the logit with respect to the input image x [P, C, H, W]."""
+"""Gradients of the logit with respect to the input image x [P, C, H, W].
+
+Only methods that read the gradient of the shared pass declare `input_gradients`; the others make passes of their own.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def input_x_gradient(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") 
 # -- along a path ---------------------------------------------------------------------------------------------------
 
 
-@method(needs=("input_gradients",), source="sundararajan2017", cost="steps x (1 forward, 1 backward per label)")
+@method(source="sundararajan2017", cost="steps x (1 forward, 1 backward per label)")
 def integrated_gradients(
     forward: Forward, pairs: Pairs, *, steps: int = 20, baseline: float = 0.0, reduce: Reduce = "sum"
 ) -> Tensor:
@@ -59,7 +62,7 @@ def integrated_gradients(
     return over_channels(path[pairs.image] * integral, reduce)
 
 
-@method(needs=("input_gradients",), source="lundberg2017; captum", cost="samples x (1 forward, 1 backward per label)")
+@method(source="lundberg2017; captum", cost="samples x (1 forward, 1 backward per label)")
 def gradient_shap(
     forward: Forward, pairs: Pairs, *, samples: int = 20, sigma: float = 0.1, baseline: float = 0.0,
     reduce: Reduce = "sum",
@@ -77,7 +80,7 @@ def gradient_shap(
     return over_channels(total / samples, reduce)
 
 
-@method(needs=("input_gradients",), source="erion2021", cost="samples x (1 forward, 1 backward per label)")
+@method(source="erion2021", cost="samples x (1 forward, 1 backward per label)")
 def expected_gradients(forward: Forward, pairs: Pairs, *, samples: int = 20, reduce: Reduce = "sum") -> Tensor:
     """Mean over baselines b of (x - b) · dS_c/dx(b + t (x - b)), t uniform in [0, 1).
 
@@ -97,7 +100,7 @@ def expected_gradients(forward: Forward, pairs: Pairs, *, samples: int = 20, red
 # -- around the image -----------------------------------------------------------------------------------------------
 
 
-@method(needs=("input_gradients",), source="smilkov2017", cost="samples x (1 forward, 1 backward per label)")
+@method(source="smilkov2017", cost="samples x (1 forward, 1 backward per label)")
 def smooth_grad(
     forward: Forward, pairs: Pairs, *, samples: int = 20, sigma: float = 0.15, reduce: Reduce = "sum"
 ) -> Tensor:
@@ -112,7 +115,7 @@ def smooth_grad(
     return over_channels(total / samples, reduce)
 
 
-@method(needs=("input_gradients",), source="adebayo2018", cost="samples x (1 forward, 1 backward per label)")
+@method(source="adebayo2018", cost="samples x (1 forward, 1 backward per label)")
 def var_grad(
     forward: Forward, pairs: Pairs, *, samples: int = 20, sigma: float = 0.15, reduce: Reduce = "sum"
 ) -> Tensor:
@@ -126,7 +129,7 @@ def var_grad(
     return over_channels(squares / samples, reduce)
 
 
-@method(needs=("input_gradients",), source="xaibench", cost="passes x (1 forward, 1 backward per label)")
+@method(source="xaibench", cost="passes x (1 forward, 1 backward per label)")
 def accumulated_saliency(
     forward: Forward, pairs: Pairs, *, tiles: int = 4, passes: int = 10, hide: float = 0.0, reduce: Reduce = "max"
 ) -> Tensor:
@@ -158,7 +161,7 @@ def accumulated_saliency(
 # -- by other rules of backpropagation ------------------------------------------------------------------------------
 
 
-@method(needs=("input_gradients", "relu"), source="springenberg2015", cost="1 forward, 1 backward per label")
+@method(needs=("relu",), source="springenberg2015", cost="1 forward, 1 backward per label")
 def guided_backprop(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> Tensor:
     """dS_c/dx where every ReLU passes back only positive gradients of active units: relu(g) · [x > 0].
 
@@ -167,7 +170,7 @@ def guided_backprop(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -
     return over_channels(_guided(forward, pairs), reduce)
 
 
-@method(needs=("input_gradients", "relu"), source="zeiler2014", cost="1 forward, 1 backward per label")
+@method(needs=("relu",), source="zeiler2014", cost="1 forward, 1 backward per label")
 def deconvolution(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> Tensor:
     """dS_c/dx where every nn.ReLU passes back relu(g), whether the unit was active or not. Maps [P, H, W]."""
 
@@ -178,7 +181,7 @@ def deconvolution(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> 
 
 
 @method(
-    needs=("features", "gradients", "input_gradients", "relu"), source="selvaraju2017; captum",
+    needs=("features", "gradients", "relu"), source="selvaraju2017; captum",
     cost="2 forwards, 1 backward per label",
 )  # fmt: skip
 def guided_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", reduce: Reduce = "sum") -> Tensor:
@@ -188,7 +191,7 @@ def guided_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", redu
 
 
 @method(
-    needs=("input_gradients", "relu"), source="shrikumar2017, rescale rule",
+    needs=("relu",), source="shrikumar2017, rescale rule",
     cost="2 forwards, 1 backward of two images per label",
 )  # fmt: skip
 def deep_lift(forward: Forward, pairs: Pairs, *, baseline: float = 0.0, reduce: Reduce = "sum") -> Tensor:

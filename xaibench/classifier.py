@@ -24,6 +24,14 @@ from xaibench.preprocess import Preprocess
 Activation = Literal["sigmoid", "softmax"]
 LINEAR_HEAD_TOLERANCE = 1e-4  # of the largest logit: float32 rounding of a sum over a few thousand channels
 
+# by class name, for timm has classes of its own beside torch's
+NOT_RELU = frozenset([
+    "CELU", "ELU", "GELU", "GELUTanh", "GELUTan", "HardMish", "HardMishMe", "HardSigmoid", "HardSigmoidMe", "HardSwish",
+    "HardSwishMe", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "Mish", "MishMe",
+    "PReLU", "QuickGELU", "RReLU", "RadixSoftmax", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softmax", "Softplus",
+    "Softsign", "Swish", "SwishMe", "Tanh",
+])  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -175,8 +183,7 @@ class Classifier:
             offered |= {"attention", "attention_gradients"}
         if not _fixed_size(self.module):
             offered.add("any_size")
-        smooth = (nn.GELU, nn.SiLU, nn.ELU, nn.Hardswish, nn.Mish, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
-        if not any(isinstance(m, smooth) for m in self.module.modules()):
+        if not any(type(m).__name__ in NOT_RELU for m in self.module.modules()):
             offered.add("relu")
         return offered
 

@@ -128,7 +128,7 @@ def test_lrp_layer_by_layer(images: Tensor, rule: str, first: str) -> None:
 @pytest.mark.parametrize("layer", ["input", "conv1", "bn1", "pool"])
 @pytest.mark.parametrize("rule", ["epsilon", "gamma"])
 def test_relevance_is_conserved_without_biases(images: Tensor, rule: str, layer: str) -> None:
-    """At every cut that all paths cross. (The others lose it where no contribution has the sign that they share out.)"""
+    """At every cut that all paths cross. (The others lose it where no contribution has their sign.)"""
     classifier = xaibench.Classifier(network(bias=False))
     logit = classifier.logits(images)[PAIRS.image, PAIRS.label]
     found = xaibench.explain(classifier, images, PAIRS, method="lrp", rule=rule, eps=1e-12, layer=layer)
@@ -188,6 +188,13 @@ def test_captum_where_its_network_is_all_modules(cnn: Golden, rule: str) -> None
     pairs = Pairs([0] * 6 + [1] * 6, [*range(6), *range(6)])
     found = cnn.maps("lrp", pairs, rule=rule, first="same", bias="kept", eps=1e-9).reshape(reference.shape)
     assert np.abs(found - reference).max() <= 1e-7 * np.abs(reference).max()
+
+
+def test_gates_are_not_relu_networks() -> None:
+    for name, relu in (("regnety_002", False), ("resnest14d", False), ("mobilenetv2_050", False), ("resnet18", True)):
+        classifier = xaibench.Classifier(create_module(name, num_classes=2).eval())
+        classifier.inspect(torch.zeros(1, 3, 32, 32))
+        assert ("relu" in classifier.offers()) == relu
 
 
 def test_what_is_refused(images: Tensor) -> None:

@@ -34,7 +34,7 @@ def vgatt_bias(forward: Forward, pairs: Pairs, layer: str = "last") -> tuple[Ten
 
 
 @method(
-    needs=("relu",), source="srinivas2019, eq. 5; idiap/fullgrad-saliency",
+    needs=("relu",), source="srinivas2019; idiap/fullgrad-saliency",
     cost="2 forwards, 1 backward per label",
 )  # fmt: skip
 def full_grad(forward: Forward, pairs: Pairs, *, variant: Literal["original", "simple"] = "original") -> Tensor:

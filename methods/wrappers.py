@@ -50,7 +50,7 @@ def tta(
     return total
 
 
-@register(needs=("any_size",), source="jo2021, sec. 3.1", cost="the method, on tiles")
+@register(needs=("any_size",), source="jo2021", cost="the method, on tiles")
 def puzzle(
     forward: Forward, pairs: Pairs, *, method: str = "grad_cam", options: Mapping[str, Any] | None = None,
     tiles: int = 2,

@@ -201,12 +201,12 @@ class Forward:
         Args:
             coefficients: [P, L], constants
         """
+        if not len(pairs):
+            return self.gradients(pairs, layer)
         name = self.classifier.layer_name(layer)
-        found: Tensor | None = None
-        for rows, gradients in self._backward(frozenset({name})).each(pairs, coefficients):
-            found = gradients[name].new_empty((len(pairs), *gradients[name].shape[1:])) if found is None else found
-            found[rows] = gradients[name]
-        found = self.gradients(pairs, layer) if found is None else found
+        ranks = list(self._backward(frozenset({name})).each(pairs, coefficients))
+        order = torch.cat([rows for rows, _ in ranks]).argsort()
+        found = torch.cat([gradients[name] for _, gradients in ranks])[order]
         return found if name == "input" else self.classifier.grid(found, self.images)
 
     def each_gradient(self, pairs: Pairs, layers: Sequence[str]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tests.conftest import Golden
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 import xaibench
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
+from xaibench.models import create_module
 
 
 class Smooth(nn.Module):
@@ -67,6 +70,39 @@ def test_ablation_cam_by_the_head_equals_running_it(cnn: Golden) -> None:
     by_running = xaibench.explain(named, cnn.images, cnn.every_pair, method="ablation_cam", layer=cnn.layers["last"])
     by_head = xaibench.explain(cnn.classifier, cnn.images, cnn.every_pair, method="ablation_cam")
     torch.testing.assert_close(by_running, by_head, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "layer"),
+    [
+        ("test_resnet", {"channels": (8, 8, 8, 8), "stem_width": 4}, "layer2.0"),
+        ("vit_tiny_patch16_224", {"img_size": (32, 48), "depth": 2, "embed_dim": 24}, "last"),
+        ("vit_tiny_patch16_224", {"img_size": (32, 48), "depth": 2, "embed_dim": 24, "reg_tokens": 2}, "blocks.0"),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"img_size": (32, 48), "embed_dim": 12, "depths": (1, 1), "num_heads": (2, 2), "window_size": 4},
+            "layers.0",
+        ),
+        ("test_resnet", {"channels": (8, 8, 8, 8), "stem_width": 4}, "input"),
+    ],
+)
+def test_a_layer_replaced_by_itself_changes_nothing(name: str, options: dict[str, Any], layer: str) -> None:
+    """Whatever the layout of the layer: channels first or last, tokens with a prefix."""
+    torch.manual_seed(0)
+    classifier = xaibench.Classifier(create_module(name, num_classes=4, **options).double().eval())
+    classifier.chunk = 2
+    forward = Forward(classifier, torch.randn(3, 3, 32, 48, dtype=torch.float64))
+    pairs = Pairs([2, 0, 2], [1, 3, 0])
+    logits = forward.logits[pairs.image, pairs.label]
+
+    def scaled(activation: Tensor, version: Tensor) -> Tensor:
+        odd = torch.arange(len(activation))[:, None, None] % 2  # versions 0, 1, 2: all, half, nothing of odd channels
+        return activation * (1 - version[:, None, None, None] / 2 * odd)
+
+    found = forward.replaced(pairs, layer, 3, scaled)
+    torch.testing.assert_close(found[:, 0], logits)
+    assert (found[:, 1] - logits).abs().min() > 1e-6
+    assert (found[:, 1] - found[:, 2]).abs().min() > 1e-6
 
 
 def test_ablation_cam_of_a_zero_logit_is_undefined() -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, einsum
+from typing import Literal
 
+import torch
+from torch import Tensor, einsum
+from torch.nn import functional as F
+
+from xaibench.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
 from xaibench.registry import method
 
@@ -54,3 +59,137 @@ def hires_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
 def layer_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     """Every position by its positive gradient: sum_k relu(g_k) A_k. Raw maps [P, h, w]."""
     return einsum("pkhw,pkhw->phw", forward.gradients(pairs, layer).relu(), forward.features(layer)[pairs.image])
+
+
+@method(needs=("features", "gradients"), source="fu2020; pytorch-grad-cam", cost="as grad_cam")
+def xgrad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: float = 1e-7) -> Tensor:
+    """Channels weighted by their gradient averaged over where they are active: w_k = sum_ij g A / (sum_ij A + eps).
+
+    The eps is pytorch-grad-cam's. A channel that sums to -eps has no weight, and the map is not finite. Raw maps
+    [P, h, w], logit units.
+    """
+    activations = forward.features(layer)[pairs.image]
+    weights = (forward.gradients(pairs, layer) * activations).sum((2, 3)) / (activations.sum((2, 3)) + eps)
+    return einsum("pk,pkhw->phw", weights, activations)
+
+
+@method(
+    needs=("features",), source="desai2020",
+    cost="1 forward; K passes of what follows the layer for all labels of an image, none on a pooled linear head",
+)  # fmt: skip
+def ablation_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
+    """Channels weighted by the fraction of the logit that goes with them: w_k = (S_c - S_c without A_k) / S_c.
+
+    A negative logit turns the map around (as in pytorch-grad-cam), and a logit of 0 has no map (NaN).
+    pytorch-grad-cam sets a channel of a layer that can be negative to -1e7 and less instead of 0. Raw maps [P, h, w],
+    activation units.
+    """
+    activations = forward.features(layer)
+    channels = torch.arange(activations.shape[1], device=activations.device)
+
+    def without(activation: Tensor, index: Tensor) -> Tensor:
+        return activation.where((channels != index[:, None])[..., None, None], 0)
+
+    logit = forward.logits[pairs.image, pairs.label][:, None]
+    ablated = forward.replaced(pairs, layer, len(channels), without)
+    weights = ((logit - ablated) / logit).where(logit != 0, torch.nan)
+    return einsum("pk,pkhw->phw", weights, activations[pairs.image])
+
+
+@method(needs=("features",), source="muhammad2020", cost="1 forward")
+def eigen_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
+    """Projection of every position on the first principal component of the activations. The same for all labels.
+
+    A component has no sign: the map is turned so that it grows with the summed activation (pytorch-grad-cam leaves the
+    sign to chance). Zero mean. Raw maps [P, h, w].
+    """
+    return _first_component(forward.features(layer))[pairs.image]
+
+
+@method(needs=("features", "gradients"), source="gildenblat2021, pytorch-grad-cam", cost="as grad_cam")
+def eigen_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
+    """`eigen_cam` of g A in place of A, turned so that it grows with hires_cam. Raw maps [P, h, w]."""
+    return _first_component(forward.gradients(pairs, layer) * forward.features(layer)[pairs.image])
+
+
+def _first_component(values: Tensor) -> Tensor:
+    """[N, K, h, w] to [N, h, w]: centred over positions, projected on the first right singular vector."""
+    positions = values.flatten(2).transpose(1, 2)  # [N, hw, K]
+    centred = positions - positions.mean(1, keepdim=True)
+    component = torch.linalg.svd(centred, full_matrices=False).Vh[:, 0]
+    projection = einsum("nzk,nk->nz", centred, component)
+    backwards = (projection * positions.sum(2)).sum(1, keepdim=True) < 0
+    return torch.where(backwards, -projection, projection).view(len(values), *values.shape[-2:])
+
+
+@method(needs=("features",), source="wang2020, alg. 1", cost="1 + K forwards for all labels of an image")
+def score_cam(
+    forward: Forward,
+    pairs: Pairs,
+    *,
+    layer: str = "last",
+    variant: Literal["softmax", "logit_diff", "sigmoid"] = "softmax",
+    align_corners: bool = True,
+) -> Tensor:
+    """Channels weighted by the score s_k of the image times the channel's own mask: sum_k w_k A_k.
+
+    s_k = S_c(x m_k), m_k = min-max of A_k upsampled (0 for a constant channel). `variant`: w = softmax_k(s), the
+    paper's algorithm; s - S_c(0), its definition of a channel's increase, with which maps differ a lot; sigmoid(s), as
+    the authors of MinMax-CAM compare with. pytorch-grad-cam has softmax and align_corners = True. Raw maps [P, h, w].
+    """
+    activations = forward.features(layer)
+    images = forward.images
+
+    def masked(rows: Tensor, channel: Tensor) -> Tensor:
+        mask = F.interpolate(
+            activations[rows, channel][:, None], images.shape[-2:], mode="bilinear", align_corners=align_corners
+        )
+        lowest, highest = mask.amin((2, 3), keepdim=True), mask.amax((2, 3), keepdim=True)
+        return images[rows] * ((mask - lowest) / (highest - lowest)).where(highest > lowest, 0)
+
+    scores = forward.perturbed(pairs, activations.shape[1], masked)  # [P, K]
+    if variant == "softmax":
+        weights = scores.softmax(1)
+    elif variant == "sigmoid":
+        weights = scores.sigmoid()
+    else:
+        weights = scores - forward.classifier.logits(torch.zeros_like(images[:1]))[0, pairs.label][:, None]
+    return einsum("pk,pkhw->phw", weights, activations[pairs.image])
+
+
+@method(
+    needs=("features", "gradients"), source="cai2025 (arXiv 2501.06261)",
+    cost="2 forwards, 2 backwards per label to the layer",
+)  # fmt: skip
+def shapley_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
+    """Channels weighted by mean_ij(g - H A / 2), H = d2S_c/dA2: a Shapley value to second order.
+
+    Equal to grad_cam where logits are piecewise linear in A (ReLU networks). Raw maps [P, h, w].
+    """
+    weights = (forward.gradients(pairs, layer) - forward.curvature(pairs, layer) / 2).mean((2, 3))
+    return einsum("pk,pkhw->phw", weights, forward.features(layer)[pairs.image])
+
+
+@method(needs=("features", "gradients"), source="zhang2025finer; pytorch-grad-cam", cost="as grad_cam")
+def finer_cam(
+    forward: Forward, pairs: Pairs, *, layer: str = "last", alpha: float = 1.0, comparisons: int = 3
+) -> Tensor:
+    """Grad-CAM of J = S_c - alpha sum_d p_d S_d: what tells the label from those that score most like it.
+
+    d = the `comparisons` labels whose logits are nearest to S_c (all others, if there are fewer), p = softmax over
+    them, itself part of the gradient: dJ/dS_d = -alpha p_d (1 + S_d - sum p S). Raw maps [P, h, w].
+    """
+    if comparisons < 1:
+        raise UsageError(f"comparisons {comparisons}: at least 1 is needed")
+    logits = forward.logits[pairs.image]  # [P, L]
+    if logits.shape[1] < 2:
+        raise IncompatibleError("finer_cam compares labels, and the model has only one")
+    own = logits.gather(1, pairs.label[:, None])
+    distance = (logits - own).abs().scatter(1, pairs.label[:, None], torch.inf)
+    nearest = distance.argsort(dim=1, stable=True)[:, : min(comparisons, logits.shape[1] - 1)]
+    similar = logits.gather(1, nearest)
+    p = similar.softmax(1)
+    slope = -alpha * p * (1 + similar - (p * similar).sum(1, keepdim=True))
+    coefficients = torch.zeros_like(logits).scatter(1, nearest, slope).scatter(1, pairs.label[:, None], 1)
+    weights = forward.combined_gradients(pairs, coefficients, layer).mean((2, 3))
+    return einsum("pk,pkhw->phw", weights, forward.features(layer)[pairs.image])

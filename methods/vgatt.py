@@ -1,10 +1,14 @@
-"""VGatt: value times gradient at any depth."""
+"""VGatt and FullGrad: a logit as value times gradient plus what biases contribute."""
 
 from __future__ import annotations
 
-from torch import Tensor, einsum
+from typing import Literal
 
-from xaibench.forward import Forward, Pairs
+import torch
+from torch import Tensor, einsum, nn
+from torch.nn import functional as F
+
+from xaibench.forward import Forward, Pairs, Plan
 from xaibench.registry import method
 
 
@@ -17,3 +21,73 @@ def vgatt(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     units.
     """
     return einsum("pkhw,pkhw->phw", forward.features(layer)[pairs.image], forward.gradients(pairs, layer))
+
+
+def vgatt_bias(forward: Forward, pairs: Pairs, layer: str = "last") -> tuple[Tensor, Tensor]:
+    """What the map of `vgatt` leaves unexplained: the bias term b = S_c - sum M [P] and its share |b| / |S_c| [P].
+
+    The share is NaN where the logit is 0.
+    """
+    logit = forward.logits[pairs.image, pairs.label]
+    bias = logit - vgatt(forward, pairs, layer=layer).sum((1, 2))
+    return bias, (bias.abs() / logit.abs()).where(logit != 0, torch.nan)
+
+
+@method(
+    needs=("relu",), source="srinivas2019; idiap/fullgrad-saliency",
+    cost="2 forwards, 1 backward per label",
+)  # fmt: skip
+def full_grad(forward: Forward, pairs: Pairs, *, variant: Literal["original", "simple"] = "original") -> Tensor:
+    """Input x gradient plus bias x gradient of every layer: psi(x g_x) + sum_l sum_k psi(b_l g_l).
+
+    g_l: gradient at the output of the convolutions and batch normalisations that have a bias, b_l: that bias (of a
+    normalisation beta - mean gamma / sqrt(var + eps)). psi: absolute values, min-max over all channels of the map
+    (with 1e-6 in the denominator), summed over channels, resized bilinearly with align_corners = True. `variant`
+    simple leaves the factor b_l out. Before psi, all terms and the biases of linear layers sum to S_c (see
+    `full_grad_terms`). pytorch-grad-cam min-maxes each channel by itself and so makes another map. Maps [P, H, W] >= 0.
+    """
+    biases = _biases(forward)
+    size = forward.images.shape[-2:]
+    maps = forward.images.new_zeros((len(pairs), *size))
+    twin = forward.at(forward.images, plan=Plan(gradients=frozenset({"input", *biases})))
+    for rows, gradients in twin.each_gradient(pairs, ["input", *biases]):
+        maps[rows] = _psi(forward.images[pairs.image[rows]] * gradients["input"])[:, 0]
+        for layer, bias in biases.items():
+            term = gradients[layer] * (bias[:, None, None] if variant == "original" else 1)
+            maps[rows] += F.interpolate(_psi(term), size, mode="bilinear", align_corners=True)[:, 0]
+    return maps
+
+
+def full_grad_terms(forward: Forward, pairs: Pairs) -> Tensor:
+    """x · g_x + sum_l b_l · g_l [P]: the logit, but for the biases of linear layers (the head's among them)."""
+    biases = _biases(forward)
+    terms = forward.images.new_zeros(len(pairs))
+    twin = forward.at(forward.images, plan=Plan(gradients=frozenset({"input", *biases})))
+    for rows, gradients in twin.each_gradient(pairs, ["input", *biases]):
+        terms[rows] = (forward.images[pairs.image[rows]] * gradients["input"]).sum((1, 2, 3))
+        for layer, bias in biases.items():
+            terms[rows] += einsum("pkhw,k->p", gradients[layer], bias)
+    return terms
+
+
+def _biases(forward: Forward) -> dict[str, Tensor]:
+    """Bias [K] of each convolution and batch normalisation that has one, by the name of the module that puts it out."""
+    biases: dict[str, Tensor] = {}
+    for name, module in forward.classifier.module.named_modules():
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
+            biases[name] = module.bias.detach()
+        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
+            scale = (module.running_var + module.eps).rsqrt()
+            scale = scale if module.weight is None else scale * module.weight.detach()
+            shift = -module.running_mean * scale
+            # timm's normalisation with an activation of its own: its inner `drop` is where the two meet
+            owner = f"{name}.drop" if isinstance(getattr(module, "drop", None), nn.Module) else name
+            biases[owner] = shift if module.bias is None else shift + module.bias.detach()
+    return biases
+
+
+def _psi(term: Tensor) -> Tensor:
+    """[n, K, h, w] to [n, 1, h, w]: absolute values, min-max over channels and positions, summed over channels."""
+    term = term.abs()
+    term = term - term.amin((1, 2, 3), keepdim=True)
+    return (term / (term.amax((1, 2, 3), keepdim=True) + 1e-6)).sum(1, keepdim=True)

@@ -57,7 +57,7 @@ def near(region: Tensor, distance: int) -> Tensor:
     range=(0, 1),
     needs=("masks",),
     group="localisation",
-    source="wang2020scorecam, sec. 4.3",
+    source="wang2020, sec. 4.3",
     cost="none",
     minimum_effect=0.005,
 )

@@ -33,8 +33,8 @@ AverageFixed = Literal["seed_miou", "seed_miou_all"]
 Average = Literal[
     "seed_miou", "seed_miou_all", "oracle_seed_miou", "oracle_seed_miou_all", "seed_width", "seed_width_all"
 ]
-SWEEP_SOURCE = "ahn2018psa and ahn2019irn, official eval_cam; lee2022amn, on the threshold"
-THESIS = "chen2020thesis, sec. 4.4.1"
+SWEEP_SOURCE = "ahn2018psa and ahn2019, official eval_cam; lee2022amn, on the threshold"
+THESIS = "chen2020, sec. 4.4.1"
 
 
 # -- label maps of one image ------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def explain(
     pairs: PairsLike = "detected",
     *,
     method: str,
-    masks: Tensor | None = None,
+    masks: Tensor | int | None = None,
     labels: Tensor | None = None,
     **parameters: Any,
 ) -> Tensor:
@@ -41,7 +41,7 @@ def explain(
         images: [B, C, H, W], already normalised
         pairs: what to explain, or "detected", "predicted", "present" (needs labels)
         method: a registered method's name; `parameters` are its own
-        masks: uint8 [B, H, W], only for methods that need ground truth
+        masks: uint8 [B, H, W], only for methods that need ground truth; a number is the parameter of that name (rise)
         labels: bool [B, L], ground truth
 
     Returns:
@@ -52,6 +52,8 @@ def explain(
         IncompatibleError: the model lacks what the method needs
     """
     entry = registry.methods[method]
+    if isinstance(masks, int):
+        parameters, masks = {**parameters, "masks": masks}, None
     bound = entry.bind(parameters)
     classifier.inspect(images)
     for need in entry.needs:

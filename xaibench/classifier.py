@@ -24,6 +24,14 @@ from xaibench.preprocess import Preprocess
 Activation = Literal["sigmoid", "softmax"]
 LINEAR_HEAD_TOLERANCE = 1e-4  # of the largest logit: float32 rounding of a sum over a few thousand channels
 
+# by class name, for timm has classes of its own beside torch's
+NOT_RELU = frozenset([
+    "CELU", "ELU", "GELU", "GELUTanh", "GELUTan", "HardMish", "HardMishMe", "HardSigmoid", "HardSigmoidMe", "HardSwish",
+    "HardSwishMe", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "Mish", "MishMe",
+    "PReLU", "QuickGELU", "RReLU", "RadixSoftmax", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softmax", "Softplus",
+    "Softsign", "Swish", "SwishMe", "Tanh",
+])  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -186,8 +194,9 @@ class Classifier:
             offered |= {"attention", "attention_gradients"}
         if not isinstance(self._blocks, str):
             offered.add("transformer_blocks")
-        smooth = (nn.GELU, nn.SiLU, nn.ELU, nn.Hardswish, nn.Mish, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
-        if not any(isinstance(m, smooth) for m in self.module.modules()):
+        if not _fixed_size(self.module):
+            offered.add("any_size")
+        if not any(type(m).__name__ in NOT_RELU for m in self.module.modules()):
             offered.add("relu")
         return offered
 
@@ -199,6 +208,8 @@ class Classifier:
             return self._blocks
         if need == "linear_head":
             return f"its head is not linear in the mean of its last features ({self.anatomy.last})"
+        if need == "any_size":
+            return "it takes images of one size only"
         if need == "relu":
             return "it has activations other than ReLU"
         return f"it has no {need}"
@@ -229,6 +240,14 @@ class Classifier:
             raise IncompatibleError(f"model {self.name}: {patches} tokens form no grid for a {height}x{width} image")
         return tokens.reshape(*tokens.shape[:-1], h, w)
 
+    def ungrid(self, grid: Tensor, captured: Tensor) -> Tensor:
+        """Activations [n, K, h, w] in the layout of a layer's own output; prefix tokens are those of `captured`."""
+        if captured.ndim == 4:
+            nhwc = str(getattr(self.module, "output_fmt", "NCHW")).endswith("NHWC")
+            return grid.permute(0, 2, 3, 1) if nhwc else grid
+        prefix = int(getattr(self.module, "num_prefix_tokens", 0))
+        return torch.cat([captured[:, :prefix].expand(len(grid), -1, -1), grid.flatten(2).transpose(1, 2)], 1)
+
     @cached_property
     def weights_hash(self) -> str:
         """sha256 over names, shapes and bytes of the state dict: the same weights, whatever file they came from."""
@@ -248,6 +267,12 @@ def output_logits(output: Any) -> Tensor:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise UsageError(f"the model returned {shape}; logits [B, L] are needed")
     return output
+
+
+def _fixed_size(module: nn.Module) -> bool:
+    """Whether a timm model embeds patches on a grid of fixed size (its `dynamic_img_size` is off)."""
+    embed = getattr(module, "patch_embed", None)
+    return embed is not None and bool(getattr(embed, "strict_img_size", True))
 
 
 def _dissect(classifier: Classifier, image: Tensor) -> Anatomy:

@@ -7,14 +7,16 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xaibench.attention import SUFFIX, exposed
+from xaibench.chunks import map_chunks
 from xaibench.classifier import Classifier, output_logits
-from xaibench.errors import UsageError
+from xaibench.errors import IncompatibleError, UsageError
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 
@@ -74,6 +76,12 @@ class Pairs:
         position = torch.empty_like(order)
         position[order] = torch.arange(len(order), device=order.device)
         return position - first[self.image]
+
+    def ranks(self) -> Iterator[Tensor]:
+        """Rows of the pairs of rank 0, of rank 1, ..."""
+        rank = self.rank()
+        for r in range(int(rank.max()) + 1 if len(self) else 0):
+            yield (rank == r).nonzero()[:, 0]
 
 
 @dataclass(frozen=True)
@@ -192,6 +200,130 @@ class Forward:
         gradient = self._gradient(pairs, name)
         return gradient if name == "input" else self.classifier.grid(gradient, self.images)
 
+    def combined_gradients(self, pairs: Pairs, coefficients: Tensor, layer: str = "last") -> Tensor:
+        """Gradient of sum_l coefficients[p, l] S_l of each pair's image [P, K, h, w]: one backward per label rank.
+
+        Args:
+            coefficients: [P, L], constants
+        """
+        if not len(pairs):
+            return self.gradients(pairs, layer)
+        name = self.classifier.layer_name(layer)
+        ranks = list(self._backward(frozenset({name})).each(pairs, [name], coefficients))
+        order = torch.cat([rows for rows, _ in ranks]).argsort()
+        found = torch.cat([gradients[name] for _, gradients in ranks])[order]
+        return found if name == "input" else self.classifier.grid(found, self.images)
+
+    def each_gradient(self, pairs: Pairs, layers: Sequence[str]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Gradients of many layers, label rank by label rank, none kept: rows of `pairs` [n], {layer: [n, K, h, w]}."""
+        names = {self.classifier.layer_name(layer): layer for layer in layers}
+        for rows, gradients in self._backward(frozenset(names)).each(pairs, list(names)):
+            yield rows, {
+                layer: gradients[name] if name == "input" else self.classifier.grid(gradients[name], self.images)
+                for name, layer in names.items()
+            }
+
+    def curvature(self, pairs: Pairs, layer: str = "last") -> Tensor:
+        """H A [P, K, h, w]: the Hessian of each pair's logit with respect to a layer's activations A, times A."""
+        name = self.classifier.layer_name(layer)
+        twin = self.at(self.images, plan=Plan(gradients=frozenset({name})))
+        with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels cannot be differentiated twice
+            logits = twin._run()
+        activation = twin._captured[name]
+        products = activation.new_zeros((len(pairs), *activation.shape[1:]))
+        for rows in pairs.ranks():
+            images = pairs.image[rows]
+            with torch.enable_grad():
+                total = logits[images, pairs.label[rows]].sum()
+                (gradient,) = torch.autograd.grad(total, activation, create_graph=True, materialize_grads=True)
+                if gradient.requires_grad:  # else the logits are linear in the layer
+                    along = (gradient * activation.detach()).sum()
+                    (product,) = torch.autograd.grad(along, activation, retain_graph=True, materialize_grads=True)
+                    products[rows] = product[images]
+        return products if name == "input" else self.classifier.grid(products, self.images)
+
+    # -- other passes -------------------------------------------------------------------------------------------
+
+    def at(self, images: Tensor, *, plan: Plan | None = None, rows: Tensor | None = None) -> Forward:
+        """A pass of other images: changed versions of this batch, or of its `rows` [n], under the same ids."""
+        ids = self.ids if rows is None else [self.ids[row] for row in rows.tolist()]
+        return Forward(self.classifier, images, plan=plan, ids=ids, seed=self.seed)
+
+    def perturbed(
+        self, pairs: Pairs, count: int, change: Callable[[Tensor, Tensor], Tensor],
+        output: Literal["logits", "probabilities"] = "logits",
+    ) -> Tensor:  # fmt: skip
+        """What the model says of `count` changed versions of each pair's image: [P, count].
+
+        Every version is run once, for all labels of its image, in chunks that fit into memory.
+
+        Args:
+            change: makes versions: (rows of the batch [n], which version [n]) -> images [n, C, H, W]
+        """
+        rows, labels, classifier = torch.unique(pairs.image), torch.unique(pairs.label), self.classifier
+        if not len(pairs):
+            return self.images.new_zeros((0, count))
+
+        def scores(chunk: Tensor) -> Tensor:
+            logits = output_logits(classifier.module(change(rows[chunk // count], chunk % count)))
+            return (logits if output == "logits" else classifier.activate(logits))[:, labels]
+
+        with classifier.prepared(), torch.inference_mode():
+            found = map_chunks(scores, torch.arange(len(rows) * count, device=rows.device), classifier.chunk)
+        return found.view(len(rows), count, len(labels))[
+            torch.searchsorted(rows, pairs.image), :, torch.searchsorted(labels, pairs.label)
+        ]
+
+    def replaced(
+        self, pairs: Pairs, layer: str, count: int, change: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Logits [P, count] when the activation of a layer is replaced, in `count` versions for each pair's image.
+
+        Only what follows the layer is run on the versions; what precedes it is run on the one image, and nothing at
+        all is run where logits are linear in the mean of the layer.
+
+        Args:
+            change: makes versions: (activation [K, h, w], which version [n]) -> activations [n, K, h, w]
+        """
+        name, classifier = self.classifier.layer_name(layer), self.classifier
+        if name == "input":
+            return self.perturbed(pairs, count, lambda rows, index: torch.cat(
+                [change(self.images[row], index[rows == row]) for row in torch.unique(rows)]))  # fmt: skip
+        features, rows, labels = self.features(layer), torch.unique(pairs.image), torch.unique(pairs.label)
+        linear = classifier.anatomy.head is not None and name == classifier.anatomy.last
+        module, original = classifier.module, self.logits
+
+        def scores_of(row: Tensor) -> Callable[[Tensor], Tensor]:
+            def by_mean(chunk: Tensor) -> Tensor:
+                shift = (change(features[row], chunk) - features[row]).mean((2, 3))
+                return original[row, labels] + shift @ self.head_weight[labels].T
+
+            def by_running(chunk: Tensor) -> Tensor:
+                replacement = change(features[row], chunk)
+                hook = module.get_submodule(name).register_forward_hook(
+                    lambda _, __, found: classifier.ungrid(replacement, found)
+                )
+                try:
+                    return output_logits(module(self.images[row][None]))[:, labels]
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:
+                    raise IncompatibleError(
+                        f"model {classifier.name}: what follows layer {layer!r} cannot be run on replaced activations, "
+                        f"because a connection bypasses the layer; choose the block around it"
+                    ) from error
+                finally:
+                    hook.remove()
+
+            return by_mean if linear else by_running
+
+        if not len(pairs):
+            return features.new_zeros((0, count))
+        versions = torch.arange(count, device=rows.device)
+        with classifier.prepared(), torch.inference_mode():
+            scores = torch.stack([map_chunks(scores_of(row), versions, classifier.chunk) for row in rows])
+        return scores[torch.searchsorted(rows, pairs.image), :, torch.searchsorted(labels, pairs.label)]
+
     @property
     def head_weight(self) -> Tensor:
         """[L, K] of a linear head. Raises IncompatibleError where the head is not linear."""
@@ -260,6 +392,15 @@ class Forward:
             seed = int.from_bytes(hashlib.sha256(key).digest()[:7], "big")
             yield torch.Generator().manual_seed(seed)
 
+    def draw(self, name: str, *shape: int, kind: Literal["uniform", "normal"] = "uniform") -> Tensor:
+        """Random numbers of each image [B, *shape], seeded by (suite seed, sample id, name)."""
+        drawn = []
+        for sample in self.ids:
+            seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{sample}/{name}".encode()).digest()[:7], "big")
+            make = torch.rand if kind == "uniform" else torch.randn
+            drawn.append(make(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+        return torch.stack(drawn).to(self.images)
+
     # -- how --------------------------------------------------------------------------------------------------
 
     def expect(self, plan: Plan) -> None:
@@ -278,12 +419,15 @@ class Forward:
         return self._captured[name].detach()
 
     def _gradient(self, pairs: Pairs, name: str) -> Tensor:
-        self._require(Plan(gradients=frozenset({name})))
+        return self._backward(frozenset({name})).of(pairs, name)
+
+    def _backward(self, names: frozenset[str]) -> _Gradients:
+        self._require(Plan(gradients=names))
         logits = self._run()
         if self._gradients is None:
             targets = {layer: kept for layer, kept in self._captured.items() if layer in self._plan.gradients}
             self._gradients = _Gradients(logits, targets)
-        return self._gradients.of(pairs, name)
+        return self._gradients
 
     def _run(self) -> Tensor:
         """The logits [B, L], with their graph where the plan wants gradients."""
@@ -307,6 +451,8 @@ class Forward:
                     torch.set_grad_enabled(True)
                     images = self._captured["input"].clone()  # the leaf survives an in-place first layer
                 self._graph_logits = output_logits(module(images))
+            if idle := sorted(taps - self._captured.keys()):
+                raise UsageError(f"layer {idle[0]!r} does not run in a forward pass; choose one that does")
         return self._graph_logits
 
     def _tap(self, name: str) -> Any:
@@ -349,21 +495,28 @@ class _Gradients:
         return self.stores[name].get(pairs)
 
     def _compute(self, pairs: Pairs, names: list[str]) -> None:
-        """One backward pass per label rank: the r-th label of every image together."""
         new = {n: self.targets[n].new_empty((len(pairs), *self.targets[n].shape[1:])) for n in names}
-        rank = pairs.rank()
-        for r in range(int(rank.max()) + 1):
-            chosen = (rank == r).nonzero()[:, 0]
-            images, labels = pairs.image[chosen], pairs.label[chosen]
+        for chosen, gradients in self.each(pairs, names):
+            for name, gradient in gradients.items():
+                new[name][chosen] = gradient
+        for name in names:
+            self.stores[name].add(pairs, new[name])
+
+    def each(
+        self, pairs: Pairs, names: Sequence[str], coefficients: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Rank by rank: rows of `pairs` [n], gradients [n, ...] of their logits (or of combinations of logits)."""
+        for chosen in pairs.ranks():
+            images = pairs.image[chosen]
             with torch.enable_grad():
-                total = self.logits[images, labels].sum()
+                if coefficients is None:
+                    total = self.logits[images, pairs.label[chosen]].sum()
+                else:
+                    total = (self.logits[images] * coefficients[chosen]).sum()
             gradients = torch.autograd.grad(
                 total, [self.targets[n] for n in names], retain_graph=True, materialize_grads=True
             )
-            for name, gradient in zip(names, gradients, strict=True):
-                new[name][chosen] = gradient[images]
-        for name in names:
-            self.stores[name].add(pairs, new[name])
+            yield chosen, {name: gradient[images] for name, gradient in zip(names, gradients, strict=True)}
 
 
 class _Rows:

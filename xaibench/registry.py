@@ -33,6 +33,7 @@ NEEDS = {
     "attention_gradients": "gradients of logits with respect to those attention matrices",
     "transformer_blocks": "every activation of timm's plain transformer blocks, for relevance propagation",
     "relu": "ReLU activations only",
+    "any_size": "images of other sizes than its own",
     "masks": "ground-truth masks of the data set",
     "method": "of a metric: the method itself, to explain changed images or a changed model",
 }

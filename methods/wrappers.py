@@ -1,0 +1,127 @@
+"""Methods of methods: any registered method, asked about other views of the image.
+
+`method` is a registered name, `options` its parameters. What it needs of the model is checked when it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xaibench import registry
+from xaibench.errors import IncompatibleError, UsageError
+from xaibench.forward import Forward, Pairs, Plan
+from xaibench.registry import method as register
+
+Explain = Callable[[Tensor, Pairs, Tensor], Tensor]
+
+
+@register(needs=("any_size",), source="ahn2019, make_cam", cost="scales x flips x the method")
+def tta(
+    forward: Forward, pairs: Pairs, *, method: str = "grad_cam", options: Mapping[str, Any] | None = None,
+    scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0), flip: bool = True, stride: int = 4,
+) -> Tensor:  # fmt: skip
+    """Sum over scales, and over the image and its mirror image, of relu(map), each resized to one grid.
+
+    The grid has a cell every `stride` pixels, ((H - 1) // stride + 1) rows, and maps reach it bilinearly
+    (align_corners = False). Images are rescaled bicubically with antialiasing, as the original does before it
+    normalises. The ReLU is the original's: views add up what speaks for the label. Maps [P, h, w] >= 0.
+    """
+    if not scales or min(scales) <= 0 or stride < 1:
+        raise UsageError("tta needs scales > 0 (at least one) and stride >= 1")
+    explain = _inner(forward, method, options)
+    height, width = forward.images.shape[-2:]
+    rows = torch.arange(len(forward.images), device=forward.images.device)
+    grid = ((height - 1) // stride + 1, (width - 1) // stride + 1)
+    total = forward.images.new_zeros((len(pairs), *grid))
+    for scale in scales:
+        size = (max(round(height * scale), 1), max(round(width * scale), 1))
+        view = forward.images
+        if size != (height, width):
+            view = F.interpolate(view, size, mode="bicubic", antialias=True, align_corners=False)
+        maps = explain(view, pairs, rows).relu()
+        if flip:
+            maps = maps + explain(view.flip(-1), pairs, rows).relu().flip(-1)
+        total += F.interpolate(maps[:, None], grid, mode="bilinear", align_corners=False)[:, 0]
+    return total
+
+
+@register(needs=("any_size",), source="jo2021", cost="the method, on tiles")
+def puzzle(
+    forward: Forward, pairs: Pairs, *, method: str = "grad_cam", options: Mapping[str, Any] | None = None,
+    tiles: int = 2,
+) -> Tensor:  # fmt: skip
+    """Maps of the tiles x tiles tiles of the image, each explained by itself for the pair's label, merged again.
+
+    An image whose sides are no multiples of `tiles` is first resized (bilinear) to the nearest that are. Raw maps
+    [P, tiles h, tiles w], h x w being the method's map of one tile.
+    """
+    images = forward.images
+    count, _, height, width = images.shape
+    if not 1 <= tiles <= min(height, width):
+        raise UsageError(f"tiles {tiles}: between 1 and the image's shorter side ({min(height, width)}) are needed")
+    size = (round(height / tiles) * tiles, round(width / tiles) * tiles)
+    if size != (height, width):
+        images = F.interpolate(images, size, mode="bilinear", align_corners=False)
+    pieces = cut(images, tiles)
+    rows = torch.arange(count, device=images.device).repeat(tiles**2)
+    tile = torch.arange(tiles**2, device=images.device).repeat_interleave(len(pairs))
+    every = Pairs(tile * count + pairs.image.repeat(tiles**2), pairs.label.repeat(tiles**2))
+    return merge(_inner(forward, method, options)(pieces, every, rows)[:, None], tiles)[:, 0]
+
+
+@register(source="smilkov2017, for any method", cost="samples x the method")
+def smooth(
+    forward: Forward, pairs: Pairs, *, method: str = "grad_cam", options: Mapping[str, Any] | None = None,
+    samples: int = 10, sigma: float = 0.15,
+) -> Tensor:  # fmt: skip
+    """Mean of the method's maps at x + noise, noise normal with standard deviation sigma · (max x - min x).
+
+    Seeded by (suite seed, sample id). Raw maps [P, h, w] in the method's units.
+    """
+    if samples < 1:
+        raise UsageError(f"samples {samples}: at least 1 is needed")
+    explain, images = _inner(forward, method, options), forward.images
+    rows = torch.arange(len(images), device=images.device)
+    span = images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True)
+    total = torch.zeros((), dtype=images.dtype, device=images.device)
+    for i in range(samples):
+        noise = forward.draw(f"smooth/{i}", *images.shape[1:], kind="normal")
+        total = total + explain(images + sigma * span * noise, pairs, rows)
+    return total / samples
+
+
+def cut(images: Tensor, tiles: int) -> Tensor:
+    """[B, C, H, W] to [tiles^2 B, C, H / tiles, W / tiles]: all images' first tile, then all second, row by row."""
+    count, channels, height, width = images.shape
+    grid = images.view(count, channels, tiles, height // tiles, tiles, width // tiles)
+    return grid.permute(2, 4, 0, 1, 3, 5).reshape(-1, channels, height // tiles, width // tiles)
+
+
+def merge(pieces: Tensor, tiles: int) -> Tensor:
+    """The inverse of `cut`."""
+    _, channels, height, width = pieces.shape
+    grid = pieces.view(tiles, tiles, len(pieces) // tiles**2, channels, height, width)
+    return grid.permute(2, 3, 0, 4, 1, 5).reshape(-1, channels, tiles * height, tiles * width)
+
+
+def _inner(forward: Forward, name: str, options: Mapping[str, Any] | None) -> Explain:
+    """`name` as a function of (images, pairs of them, the row of `forward` that each image comes from)."""
+    entry, classifier = registry.methods[name], forward.classifier
+    bound = entry.bind(dict(options or {}))
+    for need in entry.needs:
+        if need == "masks":
+            raise IncompatibleError(f"method {name} reads ground-truth masks, which other views of an image lack")
+        if need not in classifier.offers():
+            raise IncompatibleError(f"method {name} does not go with {classifier.name}: {classifier.lack(need)}")
+    plan = Plan.of(classifier, entry.needs, bound)
+
+    def explain(images: Tensor, pairs: Pairs, rows: Tensor) -> Tensor:
+        maps: Tensor = entry.function(forward.at(images, plan=plan, rows=rows), pairs, **bound)
+        return maps
+
+    return explain

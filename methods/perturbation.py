@@ -45,7 +45,7 @@ def occlusion(
     return einsum("pyx,yh,xw->phw", loss, rows, columns) / (rows.sum(0)[:, None] * columns.sum(0))
 
 
-@method(source="captum", cost="1 + patches forwards for all labels of an image")
+@method(source="kokhlikyan2020, captum", cost="1 + patches forwards for all labels of an image")
 def feature_ablation(forward: Forward, pairs: Pairs, *, patch: int | None = None, baseline: float = 0.0) -> Tensor:
     """Loss of the logit when one patch of a grid is set to b: S_c(x) - S_c(x without the patch), at its pixels.
 

@@ -75,7 +75,8 @@ class Classifier:
         self.preprocess = preprocess
         self.name = name or type(module).__name__
         self.trained = trained
-        self.chunk = 64  # images per probe forward; halved when memory runs out
+        # images per probe forward, halved when memory runs out; on a CPU a few images stay in its cache
+        self.chunk = 16 if self.device.type == "cpu" else 256
         self._layer = layer
         self._anatomy: Anatomy | None = None
         if layer is not None:
@@ -85,7 +86,8 @@ class Classifier:
 
     @property
     def device(self) -> torch.device:
-        return next(self.module.parameters()).device
+        parameter = next(self.module.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
@@ -106,7 +108,13 @@ class Classifier:
     def logits(self, images: Tensor) -> Tensor:
         """[B, L], without a graph, in chunks that fit into memory."""
         with self.prepared(), torch.inference_mode():
-            return map_chunks(lambda chunk: output_logits(self.module(chunk)), images, self.chunk)
+            return map_chunks(self.bare_logits, images, self.chunk)
+
+    def bare_logits(self, images: Tensor) -> Tensor:
+        """[B, L] of one call of the module, for callers that have prepared it and chunk themselves."""
+        # channels last is the faster layout for convolutions on CPUs and on tensor cores; values are the same
+        layout = torch.channels_last if images.ndim == 4 else torch.preserve_format
+        return output_logits(self.module(images.contiguous(memory_format=layout)))
 
     def probabilities(self, images: Tensor) -> Tensor:
         """[B, L] in [0, 1]."""

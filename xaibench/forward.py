@@ -265,7 +265,7 @@ class Forward:
             return self.images.new_zeros((0, count))
 
         def scores(chunk: Tensor) -> Tensor:
-            logits = output_logits(classifier.module(change(rows[chunk // count], chunk % count)))
+            logits = classifier.bare_logits(change(rows[chunk // count], chunk % count))
             return (logits if output == "logits" else classifier.activate(logits))[:, labels]
 
         with classifier.prepared(), torch.inference_mode():

@@ -449,7 +449,6 @@ def open_model(section: ModelSection, suite: Suite, dataset: Dataset, settings: 
         device=settings.device,
         seed=suite.seed,
     )
-    classifier.chunk = max(settings.batch_size, 1) * 4
     return classifier
 
 

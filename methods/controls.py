@@ -29,7 +29,7 @@ def center(forward: Forward, pairs: Pairs, *, sigma: float = 0.25) -> Tensor:
     return gaussian.expand(len(pairs), -1, -1)
 
 
-@method(source="adebayo2018, sec. 4: an edge detector knows no model", cost="none", control=True)
+@method(source="adebayo2018: an edge detector knows no model", cost="none", control=True)
 def edges(forward: Forward, pairs: Pairs) -> Tensor:
     """Sobel gradient magnitude of the channel mean of the image. Maps [P, H, W] in model input units."""
     sobel = torch.tensor([[1, 0, -1], [2, 0, -2], [1, 0, -1]]).to(forward.images) / 8

@@ -15,7 +15,7 @@ from xaibench.registry import metric
 
 
 @metric(
-    better="higher", range=(0, 1), group="complexity", source="chalasani2020, sec. 5", cost="none", minimum_effect=0.005
+    better="higher", range=(0, 1), group="complexity", source="chalasani2020", cost="none", minimum_effect=0.005
 )
 def sparseness(evaluation: Evaluation) -> Tensor:
     """Gini index of |a| over the pixels of the image: sum_i (2i - n - 1) a_(i) / (n sum a), a_(i) ascending.

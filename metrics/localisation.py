@@ -23,7 +23,7 @@ from xaibench.registry import metric
     range=(0, 1),
     needs=("masks",),
     group="localisation",
-    source="zhang2018, sec. 4.1",
+    source="zhang2018",
     cost="none",
     minimum_effect=0.01,
 )
@@ -57,7 +57,7 @@ def near(region: Tensor, distance: int) -> Tensor:
     range=(0, 1),
     needs=("masks",),
     group="localisation",
-    source="wang2020, sec. 4.3",
+    source="wang2020, energy-based pointing game",
     cost="none",
     minimum_effect=0.005,
 )

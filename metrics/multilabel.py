@@ -1,4 +1,4 @@
-"""The multi-label metrics of MinMax-CAM, by the authors' code.
+"""The multi-label metrics of MinMax-CAM, by the authors' code, and average gain.
 
 For a pair (image x, label c) with mask m in [0, 1] (see `Evaluation.mask`): y = p_c(x), o = p_c(x m), and with the
 complement co = p_c(x (1 - m)). C = labels detected in the image. Decisions that the text of the papers leaves open are
@@ -70,6 +70,21 @@ def average_drop(
 ) -> Tensor:
     """Relative loss of confidence when only the explained region is kept: relu(y - o) / y."""
     return loss(evaluation.confidence, evaluation.probe("keep", normalise, space).confidence)
+
+
+@metric(
+    better="higher", range=(0, 1), aggregate="label_macro", source="zhang2023opticam", cost=KEEP, minimum_effect=0.005,
+)  # fmt: skip
+def average_gain(
+    evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model", average: Average = "label_macro"
+) -> Tensor:
+    """Relative gain of confidence when only the explained region is kept: relu(o - y) / (1 - y).
+
+    Undefined (NaN) where y = 1, which a float32 sigmoid is from a logit of 17 on. Not one of the seven metrics of
+    MinMax-CAM, and so not in their group.
+    """
+    y = evaluation.confidence
+    return (evaluation.probe("keep", normalise, space).confidence - y).relu() / (1 - y)
 
 
 @metric(

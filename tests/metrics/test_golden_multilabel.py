@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 import xaibench
 from tests.conftest import GOLDEN, Golden
+from tests.metrics.golden_set import GOLDEN_SET
 from xaibench.evaluation import Evaluation, Probe
 from xaibench.forward import Pairs
 from xaibench.scores import score
@@ -57,6 +59,40 @@ def test_detection_weighted_numbers(cnn: Golden, key: str) -> None:
     for name in PER_DETECTION:
         weighted = cnn.arrays[f"metric/out/{key}/weighted/{COLUMNS[name]}"]
         assert PERCENT * scores.loc[name, "value"] == pytest.approx(float(weighted), abs=TOLERANCE)
+
+
+def own(name: str, evaluation: Evaluation) -> torch.Tensor:
+    value: torch.Tensor = xaibench.registry.metrics[name].function(evaluation)
+    return value
+
+
+KEPT: dict[str, Callable[[Evaluation], torch.Tensor]] = {
+    "average_drop/ap": lambda e: own("average_drop", e),
+    "average_gain/ap": lambda e: own("average_gain", e),
+    "average_increase/ap": lambda e: own("increase_in_confidence", e),
+    "increase_in_confidence/gradcam/ap": lambda e: own("increase_in_confidence", e),
+    # pytorch-grad-cam does not divide by the confidence; no metric of ours
+    "drop_in_confidence/gradcam/ap": lambda e: own("average_drop", e) * e.confidence,
+}
+
+
+@pytest.mark.parametrize("key", KEPT)
+def test_what_is_kept_is_the_peers(key: str) -> None:
+    """The map `ap` is a mask already, so the kept image is the peers'. A softmax model."""
+    evaluation = GOLDEN_SET.evaluation("ap")
+    torch.testing.assert_close(evaluation.mask, evaluation.maps)
+    np.testing.assert_allclose(KEPT[key](evaluation).numpy(), GOLDEN_SET.result(key), atol=1e-5)
+
+
+def test_every_result_of_what_is_kept_is_compared() -> None:
+    prefixes = ("average_", "increase_in_confidence", "drop_in_confidence")
+    assert {key[2:] for key in GOLDEN_SET.arrays if key.startswith(tuple(f"r/{p}" for p in prefixes))} == set(KEPT)
+
+
+def test_no_gain_is_left_for_a_certain_model() -> None:
+    evaluation = GivenProbabilities([[1.0, 0.75]], [[0.9, 1.0], [0.9, 0.875]], [[0.0, 0.0]] * 2)
+    assert own("average_gain", evaluation)[0].isnan()
+    assert own("average_gain", evaluation)[1] == 0.5
 
 
 def test_masks_are_the_official_maps(cnn: Golden) -> None:

@@ -28,6 +28,8 @@ def metric_card(name: str) -> str:
     low, high = entry.range
     needs = f" Needs {', '.join(f'`{need}`' for need in entry.needs)}." if entry.needs else ""
     facts = f"{ARROWS[entry.better]} {entry.better} is better, {low:g} to {high:g}. Aggregated by `{entry.aggregate}`."
+    scale = "Unchanged when" if "scale" in entry.invariant else "Changes when"
+    facts += f" {scale} the maps are multiplied by a positive number."
     lines = [f"## {name}", "", entry.documentation, "", facts + needs, "", *parameters(entry)]
     return "\n".join([*lines, "", f"Cost: {entry.cost}. Source: {entry.source}."])
 

@@ -137,7 +137,12 @@ def average_ranks(values: Tensor) -> Tensor:
 def _defined(evaluation: Evaluation, values: Tensor) -> Tensor:
     """NaN for constant maps, whose sums differ by the sizes of units only; in the maps' precision."""
     flat = evaluation.maps.flatten(1)
-    return values.to(evaluation.maps.dtype).masked_fill(flat.amax(1) == flat.amin(1), torch.nan)
+    return _without_nan(evaluation, values).masked_fill(flat.amax(1) == flat.amin(1), torch.nan)
+
+
+def _without_nan(evaluation: Evaluation, values: Tensor) -> Tensor:
+    """NaN for maps with a NaN, also where no sample happens to touch it; in the maps' precision."""
+    return values.to(evaluation.maps.dtype).masked_fill(evaluation.maps.isnan().flatten(1).any(1), torch.nan)
 
 
 @metric(
@@ -241,7 +246,7 @@ def infidelity(
         u, v = effects(evaluation, relevance, samples, _squares(evaluation, samples, side), baseline, score)
     else:
         u, v = noise_effects(evaluation, relevance, samples, _noise(evaluation, sigma), score)
-    return squared_error(u, v, normalise).to(relevance.dtype)
+    return _without_nan(evaluation, squared_error(u, v, normalise))
 
 
 def squared_error(u: Tensor, v: Tensor, normalise: bool) -> Tensor:
@@ -304,7 +309,7 @@ def _squares(evaluation: Evaluation, samples: int, side: float) -> Choose:
 
 @metric(
     better="lower", range=(0, float("inf")), group="correlation", source="sundararajan2017", unit="logits",
-    minimum_effect=0.01, cost="1 forward per pair",
+    minimum_effect=0.01, cost="1 forward per pair", invariant=(),
 )  # fmt: skip
 def completeness_gap(evaluation: Evaluation, *, baseline: Static = "zero", score: Score = "logit") -> Tensor:
     """|sum a - (f(x) - f(b))|: what a map leaves unsaid, or says too much, of the difference to a baseline image b.

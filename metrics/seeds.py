@@ -117,6 +117,7 @@ def _strongest(maps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     cost="none",
     minimum_effect=0.005,
     per="image",
+    invariant=(),
 )
 def seed_miou(
     evaluation: Evaluation,

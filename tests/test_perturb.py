@@ -185,23 +185,6 @@ def test_direction_follows_the_order() -> None:
 # -- invariances --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_independent_of_batch_chunk_order_and_scale(name: str) -> None:
-    """A pair alone, in a batch in another order and in chunks of 3 has one value; so has a map times 4."""
-    whole = value(name, evaluation())
-    backwards = PAIRS[torch.arange(len(PAIRS) - 1, -1, -1)]
-    turned = evaluation(maps().flip(0), pairs=backwards)
-    turned.forward.classifier.chunk = 3
-    torch.testing.assert_close(value(name, turned).flip(0), whole, atol=1e-9, rtol=1e-9, equal_nan=True)
-    for p in range(len(PAIRS)):
-        row, label = PAIRS.image[p], PAIRS.label[p]
-        alone = Forward(classifier(), images()[row : row + 1], present=PRESENT[row : row + 1], ids=[str(int(row))])
-        own = Evaluation(alone, Pairs([0], label[None]), maps()[p : p + 1])
-        torch.testing.assert_close(value(name, own), whole[p : p + 1], atol=1e-9, rtol=1e-9, equal_nan=True)
-    if name != "completeness_gap":
-        torch.testing.assert_close(value(name, evaluation(4 * maps())), whole, equal_nan=True)
-
-
 @pytest.mark.parametrize("baseline", get_args(Baseline))
 @pytest.mark.parametrize("unit", get_args(Unit))
 def test_every_baseline_and_unit(baseline: Any, unit: Any) -> None:
@@ -216,12 +199,6 @@ def test_every_baseline_and_unit(baseline: Any, unit: Any) -> None:
         assert not torch.allclose(
             whole[:, 1:], evaluation().curve("morf", Removal(other, unit, 3, 4)).probability[:, 1:]
         )
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_no_pairs(name: str) -> None:
-    empty = Pairs(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
-    assert value(name, evaluation(torch.zeros(0, 4, 6, dtype=torch.float64), pairs=empty)).shape == (0,)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -286,14 +263,7 @@ def test_tied_fraction() -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_difficult_maps(name: str) -> None:
-    """A NaN makes its own pair undefined; constant, zero, negative and two-valued maps have a value or a stated NaN."""
-    whole = value(name, evaluation())
-    broken = maps()
-    broken[1, 2, 3] = torch.nan
-    result = value(name, evaluation(broken))
-    assert result[1].isnan()
-    others = torch.tensor([0, 2, 3, 4])
-    torch.testing.assert_close(result[others], whole[others], equal_nan=True)
+    """Constant, zero, negative and two-valued maps have a value or a stated NaN."""
     lone = (
         evaluation().curve("morf").others_probability[:, 0].isnan() if name == "selectivity_gap" else torch.zeros(5) > 0
     )

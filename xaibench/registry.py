@@ -38,6 +38,9 @@ NEEDS = {
     "method": "of a metric: the method itself, to explain changed images or a changed model",
 }
 
+# What may be done to the maps of a metric that claims it, without any of its values changing.
+INVARIANCES = {"scale": "all maps multiplied by one positive number, those of images explained again too"}
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -130,6 +133,7 @@ class Metric(Entry):
     cost: str = ""
     per: Literal["pair", "image"] = "pair"
     flips: tuple[str, ...] = ()  # parameter values that each turn `better` round, such as an order of "lerf"
+    invariant: tuple[str, ...] = ("scale",)  # what does not change a value, with default parameters
 
     def direction(self, parameters: Mapping[str, Any]) -> Literal["higher", "lower"]:
         """Which way is better under these parameters."""
@@ -246,14 +250,17 @@ def metric(
     cost: str = "",
     flips: tuple[str, ...] = (),
     per: Literal["pair", "image"] = "pair",
+    invariant: tuple[str, ...] = ("scale",),
 ) -> Callable[[F], F]:
-    """Register a metric under its function's name."""
+    """Register a metric under its function's name; `invariant` names what of `INVARIANCES` it claims."""
     _check_needs(needs)
+    if unheard := set(invariant) - set(INVARIANCES):
+        raise ValueError(f"invariant: {sorted(unheard)} is none of {list(INVARIANCES)}")
 
     def register(function: F) -> F:
         entry = Metric(
             function.__name__, function, source, version, better, range, unit, needs, aggregate, group,
-            minimum_effect, cost, per, flips,
+            minimum_effect, cost, per, flips, invariant,
         )  # fmt: skip
         metrics.add(entry)
         return function

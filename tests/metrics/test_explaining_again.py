@@ -100,23 +100,6 @@ def test_adcc_is_the_authors() -> None:
     assert {key for key in GOLDEN_SET.arrays if key.startswith("r/adcc/")} == {f"r/adcc/{key}" for key in found}
 
 
-def test_adcc_belongs_to_its_pair(evaluation: Evaluation) -> None:
-    forward, pairs = evaluation.forward, evaluation.pairs
-    together = adcc(evaluation)
-    assert together.isfinite().all()
-    order = torch.tensor([1, 2, 0])
-    shuffled = adcc(Evaluation(forward, pairs[order], evaluation.maps[order], method))
-    np.testing.assert_allclose(shuffled.numpy(), together[order].numpy(), atol=1e-6)
-    scaled = adcc(Evaluation(forward, pairs, evaluation.maps * 8, lambda f, p: method(f, p) * 8))
-    np.testing.assert_allclose(scaled.numpy(), together.numpy(), atol=1e-6)
-    for row in range(3):
-        image = int(pairs.image[row])
-        alone = Forward(forward.classifier, forward.images[image : image + 1])
-        one = adcc(Evaluation(alone, Pairs([0], pairs.label[row : row + 1]), evaluation.maps[row : row + 1], method))
-        np.testing.assert_allclose(one.numpy(), together[row : row + 1].numpy(), atol=1e-5)
-    assert adcc(Evaluation(forward, Pairs([], []), evaluation.maps[:0], method)).shape == (0,)
-
-
 @pytest.mark.parametrize("value", [0.0, 3.0, -1.0, torch.nan])
 def test_adcc_needs_contrast(evaluation: Evaluation, value: float) -> None:
     maps = torch.full_like(evaluation.maps, value)

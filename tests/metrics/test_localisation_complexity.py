@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.metrics.golden_set import GOLDEN_SET, any_classifier, any_evaluation
+from tests.metrics.golden_set import GOLDEN_SET, any_evaluation
 from xaibench.datasets.base import VOID
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
-from xaibench.forward import Forward, Pairs
 from xaibench.registry import metrics
 
 Array = npt.NDArray[Any]
@@ -140,13 +139,6 @@ LOCAL = [name for name in metrics if metrics[name].group == "localisation"]
 PIXELWISE = [*LOCAL, "sparseness", "complexity", "effective_complexity"]
 
 
-@pytest.mark.parametrize("name", LOCAL)
-def test_no_object_is_undefined(tied: Evaluation, name: str) -> None:
-    values = compute(name, tied, **({"k": 7} if name == "top_k_intersection" else {}))
-    assert values[2:4].isnan().all(), "empty mask, all-void mask"
-    assert not values[:2].isnan().any()
-
-
 def test_nothing_outside_the_object(tied: Evaluation) -> None:
     assert compute("localisation_auc", tied)[4].isnan()
     for name in ("pointing_game", "relevance_mass", "relevance_rank", "average_precision", "energy_pointing_game"):
@@ -176,32 +168,6 @@ def test_degenerate_maps(name: str) -> None:
         assert math.isnan(values[1])
     else:
         assert 0 <= values[1] <= 1
-
-
-@pytest.mark.parametrize("name", PIXELWISE)
-def test_a_value_belongs_to_its_pair(name: str) -> None:
-    """Alone, in another order, scaled by a positive number: the same value. 0 to 3 labels per image, 1 channel."""
-    generator = torch.Generator().manual_seed(3)
-    images = torch.randn((3, 1, 7, 10), generator=generator)
-    mask = torch.randint(0, 4, (3, 7, 10), generator=generator).byte()
-    pairs = Pairs([0, 0, 0, 2], [0, 1, 2, 1])
-    maps = torch.randn((4, 4, 5), generator=generator)
-    forward = Forward(any_classifier(channels=1), images, mask=mask)
-    parameters = {"k": 9} if name == "top_k_intersection" else {}
-    together = compute(name, Evaluation(forward, pairs, maps), **parameters)
-    assert not together.isnan().any()
-    order = torch.tensor([3, 1, 0, 2])
-    shuffled = compute(name, Evaluation(forward, pairs[order], maps[order]), **parameters)
-    np.testing.assert_allclose(shuffled.numpy(), together[order].numpy(), atol=1e-6)
-    scaled = compute(name, Evaluation(forward, pairs, maps * 37), **parameters)
-    np.testing.assert_allclose(scaled.numpy(), together.numpy(), atol=1e-5)
-    for row in range(4):
-        image = int(pairs.image[row])
-        alone = Forward(any_classifier(channels=1), images[image : image + 1], mask=mask[image : image + 1])
-        one = Evaluation(alone, Pairs([0], pairs.label[row : row + 1]), maps[row : row + 1])
-        np.testing.assert_allclose(compute(name, one, **parameters).numpy(), together[row : row + 1].numpy(), atol=1e-6)
-    none = Evaluation(forward, Pairs([], []), maps[:0])
-    assert compute(name, none, **parameters).shape == (0,)
 
 
 @settings(max_examples=25, deadline=None)

@@ -106,26 +106,6 @@ def test_twin(evaluation: Evaluation) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_value_belongs_to_its_pair(evaluation: Evaluation, name: str) -> None:
-    """Alone, in another order, in chunks of one, with scaled maps: the same value."""
-    forward, pairs = evaluation.forward, evaluation.pairs
-    together = compute(name, evaluation)
-    assert together.isfinite().all()
-    order = torch.tensor([1, 2, 0])
-    shuffled = compute(name, Evaluation(forward, pairs[order], evaluation.maps[order], gradient))
-    np.testing.assert_allclose(shuffled.numpy(), together[order].numpy(), rtol=1e-9)
-    scaled = Evaluation(forward, pairs, evaluation.maps * 8, lambda f, p: gradient(f, p) * 8)
-    np.testing.assert_allclose(compute(name, scaled).numpy(), together.numpy(), rtol=1e-9)
-    forward.classifier.chunk = 1
-    for p in range(3):
-        image = int(pairs.image[p])
-        alone = Forward(forward.classifier, forward.images[image : image + 1], ids=[forward.ids[image]], seed=3)
-        one = Evaluation(alone, Pairs([0], pairs.label[p : p + 1]), evaluation.maps[p : p + 1], gradient)
-        np.testing.assert_allclose(compute(name, one).numpy(), together[p : p + 1].numpy(), rtol=1e-9)
-    assert compute(name, Evaluation(forward, Pairs([], []), evaluation.maps[:0], gradient)).shape == (0,)
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_degenerate_maps(evaluation: Evaluation, name: str) -> None:
     """A constant map is robust (0), an all-zero map and a NaN are undefined."""
 

@@ -21,6 +21,9 @@ def sparseness(evaluation: Evaluation) -> Tensor:
     """Gini index of |a| over the pixels of the image: sum_i (2i - n - 1) a_(i) / (n sum a), a_(i) ascending.
 
     0 for a constant map, towards 1 for a single pixel. Undefined (NaN) for an all-zero map.
+
+    Rankings change with resizing and smoothing, and with anything that shifts a map, such as a min-max. Criticism: it
+    says nothing about truth: one wrong pixel is perfectly sparse.
     """
     a = evaluation.relevance.abs().flatten(1).sort(1).values
     n = a.shape[1]
@@ -41,6 +44,9 @@ def complexity(evaluation: Evaluation) -> Tensor:
 
     1 for a constant map, 0 for a single pixel. The division makes resolutions comparable; smoothing raises the value.
     Undefined (NaN) for an all-zero map.
+
+    Rankings change with resizing and smoothing. Criticism: concentration is not truth; it says nearly the same as
+    `sparseness`.
     """
     a = evaluation.relevance.abs().flatten(1).double()
     entropy: Tensor = torch.special.entr(a / a.sum(1, keepdim=True)).sum(1)
@@ -62,6 +68,8 @@ def effective_complexity(
 
     With `none` it depends on the scale of the map, as other libraries' does. Undefined (NaN) for a map with a NaN, and
     with `maximum` for an all-zero map.
+
+    Rankings change with the threshold and its unit. Criticism: the threshold is arbitrary, and small is not right.
     """
     a = evaluation.relevance.abs().flatten(1)
     unit = a.amax(1, keepdim=True) if scale == "maximum" else torch.ones_like(a[:, :1])
@@ -79,7 +87,11 @@ def effective_complexity(
     minimum_effect=0.005,
 )
 def adcc(evaluation: Evaluation) -> Tensor:
-    """Harmonic mean of coherency, 1 - complexity and 1 - drop, so that no single one can be gamed. See `adcc_parts`."""
+    """Harmonic mean of coherency, 1 - complexity and 1 - drop, so that no single one can be gamed. See `adcc_parts`.
+
+    Rankings change with how the mask is made, which all three parts read. Criticism: an image times a mask is no
+    natural image, and the harmonic mean hides which part failed.
+    """
     coherency, size, drop = adcc_parts(evaluation)
     return 3 / (1 / coherency + 1 / (1 - size) + 1 / (1 - drop))
 

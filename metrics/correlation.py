@@ -153,7 +153,11 @@ def faithfulness_correlation(
     evaluation: Evaluation, *, samples: int = 100, fraction: float = 0.2, unit: Literal["pixel", "patch"] = "patch",
     grid: int = 14, baseline: Static = "zero", score: Score = "logit",
 ) -> Tensor:  # fmt: skip
-    """Pearson correlation over random subsets S of units of the relevance of S and the drop of the score without S."""
+    """Pearson correlation over random subsets S of units of the relevance of S and the drop of the score without S.
+
+    Rankings change with the size of the subsets, the unit, the baseline and the score. Criticism: subsets of pixels
+    hardly move the score of a natural image, and 100 draws leave the correlation uncertain by about 0.1.
+    """
     partition = units(evaluation, unit, grid)
     chosen = _subsets(evaluation, partition.total, samples, fraction, "faithfulness_correlation")
     u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), baseline, score)
@@ -168,7 +172,11 @@ def mu_fidelity(
     evaluation: Evaluation, *, samples: int = 200, fraction: float = 0.2, grid: int = 9, baseline: Static = "zero",
     score: Score = "logit",
 ) -> Tensor:  # fmt: skip
-    """Spearman correlation over random subsets of the cells of a grid of their relevance and the drop without them."""
+    """Spearman correlation over random subsets of the cells of a grid of their relevance and the drop without them.
+
+    Rankings change with the grid and the fraction. Criticism: one property with `faithfulness_correlation`: report one
+    of them; cells with holes are unlike any training image.
+    """
     partition = units(evaluation, "patch", grid)
     chosen = _subsets(evaluation, partition.total, samples, fraction, "mu_fidelity")
     u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), baseline, score)
@@ -186,6 +194,9 @@ def faithfulness_estimate(
     """Correlation over `steps` blocks of pixels of like relevance, each removed ALONE, of its relevance and the drop.
 
     Pixels are sorted by relevance (equal ones in raster order) and cut into blocks of equal size.
+
+    Rankings change with the number of blocks and the baseline. Criticism: each block is removed alone, so what pixels
+    do together is not seen.
     """
     relevance = evaluation.relevance[:, None]
     choose = _sorted_blocks(evaluation, relevance, steps, "morf")
@@ -204,6 +215,9 @@ def monotonicity_correlation(
 
     Blocks are cut from the pixels sorted by |a|, smallest first. The published division by f(x)^2 changes no rank and
     is left out; it only made the value undefined where f(x) = 0.
+
+    Rankings change with the number of blocks and the baseline. Criticism: it reads |a| and a squared change, so a map
+    with every sign turned round scores the same.
     """
     magnitude = evaluation.relevance.abs()[:, None]
     choose = _sorted_blocks(evaluation, magnitude, steps, "lerf")
@@ -236,6 +250,10 @@ def infidelity(
     score out among pixels. `noise` subtracts Gaussian noise I of deviation `sigma`, the same in all channels of a
     pixel, and u = sum I a: for maps that are gradients. With `normalise`, beta = sum(u v) / sum(u^2) (0 for an all-zero
     map) takes the scale out of the comparison; without, beta = 1 and the metric ranks methods by their scale first.
+
+    Rankings change with what is removed (squares prefer maps that share out a score, noise prefers gradients), and
+    without `normalise` with the scale of the map. Criticism: the best factor per pair hides a wrong scale, no factor
+    lets scale decide.
     """
     if samples < 1 or not 0 < side <= 1 or sigma <= 0:
         raise UsageError(
@@ -316,6 +334,9 @@ def completeness_gap(evaluation: Evaluation, *, baseline: Static = "zero", score
 
     The sum is over the raw map at its own resolution. Only methods that share out a score (integrated gradients,
     DeepLIFT, LRP, Shapley values) claim a gap of 0; for others the number is their scale.
+
+    Rankings change with the baseline and the scale of the map. Criticism: it means something for methods that share out
+    a score, and nothing for others.
     """
     return gap(evaluation, baseline, score).abs()
 

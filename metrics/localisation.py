@@ -33,6 +33,9 @@ def pointing_game(evaluation: Evaluation, *, tolerance: int = 0, ties: Literal["
     Equal maxima count by the fraction of them on the object (mean), so that a constant map scores the object's area
     and not a hit; `any` is the lenient rule of other libraries. The original allows 15 pixels. Undefined (NaN): no
     object, or a map with a NaN.
+
+    Rankings change with ties, resizing and the tolerance. Criticism: one bit a pair, and a large object is hit by
+    chance; a model that looks beside the object is held against the map.
     """
     if tolerance < 0:
         raise UsageError(f"pointing_game: tolerance {tolerance} must be 0 or more pixels")
@@ -65,6 +68,9 @@ def energy_pointing_game(evaluation: Evaluation) -> Tensor:
     """Share of the positive relevance that lies on the object: sum_mask relu(a) / sum relu(a).
 
     Undefined (NaN): no object, or no positive relevance. Read it against the object's share of the image.
+
+    Rankings change with what becomes of negative relevance, and with smoothing. Criticism: it grows with the object:
+    read it against the object's share of the image; context that the model uses counts as wrong.
     """
     return _mass(evaluation, evaluation.relevance.relu())
 
@@ -83,6 +89,8 @@ def relevance_mass(evaluation: Evaluation, *, sign: Literal["signed", "abs", "po
 
     `positive` is `energy_pointing_game`. `signed` leaves [0, 1] and has no bound: positive and negative relevance
     cancel in the denominator. Undefined (NaN): no object, or a denominator of 0.
+
+    Rankings change with the sign that counts. Criticism: it grows with the object, and `signed` has no bound.
     """
     relevance = evaluation.relevance
     return _mass(evaluation, {"signed": relevance, "abs": relevance.abs(), "positive": relevance.relu()}[sign])
@@ -105,7 +113,11 @@ def _mass(evaluation: Evaluation, relevance: Tensor) -> Tensor:
     minimum_effect=0.005,
 )
 def relevance_rank(evaluation: Evaluation) -> Tensor:
-    """Share of the k most relevant pixels that lie on the object, k being the object's area."""
+    """Share of the k most relevant pixels that lie on the object, k being the object's area.
+
+    Rankings change with ties and resizing. Criticism: a model that looks beside the object is held against the map, and
+    small objects decide on few pixels.
+    """
     area = evaluation.truth.sum((1, 2))
     return ranking.expected_hits(*_pixels(evaluation), area).where(_defined(evaluation), torch.nan) / area
 
@@ -127,6 +139,9 @@ def top_k_intersection(evaluation: Evaluation, *, k: int = 100, concept_influenc
         concept_influence: divide by the object's share of the image, so that chance is 1; unbounded
 
     Undefined (NaN): no object, or fewer than k pixels that are not void.
+
+    Rankings change with k. Criticism: it cannot reach 1 where the object is smaller than k, so objects' sizes are mixed
+    in.
     """
     if k < 1:
         raise UsageError(f"top_k_intersection: k = {k} must be 1 or more pixels")
@@ -149,6 +164,9 @@ def localisation_auc(evaluation: Evaluation) -> Tensor:
     """Probability that a pixel of the object is more relevant than one outside (ROC-AUC), ties one half.
 
     Undefined (NaN): no object, or nothing outside. Large backgrounds flatter it; see `average_precision`.
+
+    Rankings change with resizing only; it is a matter of ranks. Criticism: a large background flatters it, and it does
+    not see how concentrated the relevance is.
     """
     return ranking.roc_auc(*_pixels(evaluation)).where(_defined(evaluation), torch.nan)
 
@@ -166,6 +184,9 @@ def average_precision(evaluation: Evaluation) -> Tensor:
     """Area under precision over recall of the relevance as a score for the object's pixels.
 
     Chance is the object's share of the image, so small objects are hard. Undefined (NaN): no object.
+
+    Rankings change with resizing and ties. Criticism: chance is the object's share of the image, so that small and
+    large objects do not compare.
     """
     return ranking.average_precision(*_pixels(evaluation)).where(_defined(evaluation), torch.nan)
 

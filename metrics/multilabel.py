@@ -31,6 +31,7 @@ Lone = Literal["zero", "undefined"]
 
 OFFICIAL = "david2022; official notebooks"
 KEEP, DROP = "1 forward per pair, shared by all that keep", "1 forward per pair, shared by all that drop"
+KEEP_AND_DROP = "2 forwards per pair, shared by all that keep or drop"
 
 
 def loss(before: Tensor, after: Tensor) -> Tensor:
@@ -55,7 +56,11 @@ def increase_in_confidence(
     evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model",
     ties: Literal["strict", "count"] = "strict", average: Average = "label_macro",
 ) -> Tensor:  # fmt: skip
-    """Whether the explained region alone is more convincing than the whole image: [y < o]."""
+    """Whether the explained region alone is more convincing than the whole image: [y < o].
+
+    Rankings change with `normalise`, `space` and `ties`. Criticism: one bit a pair; the kept region is shown on a
+    surface that no training image has.
+    """
     y, o = evaluation.confidence, evaluation.probe("keep", normalise, space).confidence
     increased = (o > y if ties == "strict" else o >= y).to(y.dtype)
     return increased.where(~o.isnan(), torch.nan)
@@ -68,7 +73,11 @@ def increase_in_confidence(
 def average_drop(
     evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model", average: Average = "label_macro"
 ) -> Tensor:
-    """Relative loss of confidence when only the explained region is kept: relu(y - o) / y."""
+    """Relative loss of confidence when only the explained region is kept: relu(y - o) / y.
+
+    Rankings change with `normalise` and `space`. Criticism: a mask of ones has a drop of 0: never read it without a
+    metric that punishes large masks.
+    """
     return loss(evaluation.confidence, evaluation.probe("keep", normalise, space).confidence)
 
 
@@ -80,8 +89,11 @@ def average_gain(
 ) -> Tensor:
     """Relative gain of confidence when only the explained region is kept: relu(o - y) / (1 - y).
 
-    Undefined (NaN) where y = 1, which a float32 sigmoid is from a logit of 17 on. Not one of the seven metrics of
+    Undefined (NaN) where y = 1, which a float32 sigmoid is from a logit of about 17 on. Not one of the seven metrics of
     MinMax-CAM, and so not in their group.
+
+    Rankings change with `normalise` and `space`. Criticism: a model that is certain leaves nothing to gain, and unsure
+    pairs decide.
     """
     y = evaluation.confidence
     return (evaluation.probe("keep", normalise, space).confidence - y).relu() / (1 - y)
@@ -94,7 +106,10 @@ def average_gain(
 def average_retention(
     evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model", average: Average = "label_macro"
 ) -> Tensor:
-    """Relative loss of confidence when the explained region is removed: relu(y - co) / y."""
+    """Relative loss of confidence when the explained region is removed: relu(y - co) / y.
+
+    Rankings change with `normalise` and `space`. Criticism: a mask of ones removes everything and wins.
+    """
     return loss(evaluation.confidence, evaluation.probe("drop", normalise, space).confidence)
 
 
@@ -106,7 +121,11 @@ def average_drop_of_others(
     evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
     lone: Lone = "zero", average: Average = "label_macro",
 ) -> Tensor:  # fmt: skip
-    """Relative loss of the other labels when only the region of c is kept: high if it holds nothing of theirs."""
+    """Relative loss of the other labels when only the region of c is kept: high if it holds nothing of theirs.
+
+    Rankings change with `labels` and `lone`. Criticism: an empty mask removes the others too and wins; read it with
+    `average_drop`, or as `f1_plus`.
+    """
     return loss_of_others(evaluation, evaluation.probe("keep", normalise, space), labels, lone)
 
 
@@ -118,19 +137,27 @@ def average_retention_of_others(
     evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
     lone: Lone = "zero", average: Average = "label_macro",
 ) -> Tensor:  # fmt: skip
-    """Relative loss of the other labels when the region of c is removed: low if it holds nothing of theirs."""
+    """Relative loss of the other labels when the region of c is removed: low if it holds nothing of theirs.
+
+    Rankings change with `labels` and `lone`. Criticism: an empty mask removes nothing and wins; read it with
+    `average_retention`.
+    """
     return loss_of_others(evaluation, evaluation.probe("drop", normalise, space), labels, lone)
 
 
 @metric(
     better="higher", range=(0, 1), aggregate="label_macro_f1", group="multi_label",
-    source=OFFICIAL, cost=f"{KEEP} or drop", minimum_effect=0.005,
+    source=OFFICIAL, cost=KEEP_AND_DROP, minimum_effect=0.005,
 )  # fmt: skip
 def f1_plus(
     evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
     lone: Lone = "zero", average: AverageF1 = "label_macro_f1",
 ) -> Tensor:  # fmt: skip
-    """Harmonic mean of average retention and average drop of others, both better when higher. [P, 2]"""
+    """Harmonic mean of average retention and average drop of others, both better when higher. [P, 2]
+
+    Rankings change with which means are combined (`average`), `labels` and `lone`. Criticism: an absolute loss of a
+    label that was hardly detected weighs as one that was certain, since both halves are relative.
+    """
     retention = average_retention(evaluation, normalise=normalise, space=space)
     drop = average_drop_of_others(evaluation, labels=labels, normalise=normalise, space=space, lone=lone)
     return torch.stack([retention, drop], 1)
@@ -138,13 +165,17 @@ def f1_plus(
 
 @metric(
     better="lower", range=(0, 1), aggregate="label_macro_f1", group="multi_label",
-    source=OFFICIAL, cost=f"{KEEP} or drop", minimum_effect=0.005,
+    source=OFFICIAL, cost=KEEP_AND_DROP, minimum_effect=0.005,
 )  # fmt: skip
 def f1_minus(
     evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
     lone: Lone = "zero", average: AverageF1 = "label_macro_f1",
 ) -> Tensor:  # fmt: skip
-    """Harmonic mean of average drop and average retention of others, both better when lower. [P, 2]"""
+    """Harmonic mean of average drop and average retention of others, both better when lower. [P, 2]
+
+    Rankings change with which means are combined (`average`), `labels` and `lone`. Criticism: a harmonic mean of what
+    should be low is 0 as soon as one half is: a mask of ones (drop 0) and an empty one (retention 0) are both perfect.
+    """
     drop = average_drop(evaluation, normalise=normalise, space=space)
     retention = average_retention_of_others(evaluation, labels=labels, normalise=normalise, space=space, lone=lone)
     return torch.stack([drop, retention], 1)

@@ -37,7 +37,11 @@ def deletion(
     evaluation: Evaluation, *, baseline: Baseline = "zero", steps: int | None = 32, order: Order = "morf",
     unit: Unit = "pixel", grid: int = 8, score: Score = "probability", blur_kernel: int = 11, blur_sigma: float = 5.0,
 ) -> Tensor:  # fmt: skip
-    """Area under the score while the most relevant pixels are removed: low if the map found what the score rests on."""
+    """Area under the score while the most relevant pixels are removed: low if the map found what the score rests on.
+
+    Rankings change with the baseline most of all, then with score and unit. Criticism: an image with holes is unlike
+    any training image, and of the map only the order counts.
+    """
     removal = Removal(baseline, unit, grid, steps, kernel=blur_kernel, sigma=blur_sigma)
     curve = evaluation.curve(order, removal)
     return curve.auc(curve.own(score))
@@ -54,6 +58,9 @@ def insertion(
     """Area under the score while the most relevant pixels are put back: deletion of the opposite order, read backwards.
 
     Equal pixels are put back last row first.
+
+    Rankings change with the baseline and its blur, then with score and unit. Criticism: a blurred image gives low
+    frequencies away before the first pixel is back.
     """
     removal = Removal(baseline, unit, grid, steps, kernel=blur_kernel, sigma=blur_sigma)
     opposite: dict[Order, Order] = {"morf": "lerf", "lerf": "morf", "random": "random"}
@@ -71,6 +78,10 @@ def srg(
     """Symmetric relevance gain: area when the least relevant go first minus area when the most relevant go first.
 
     0 for a constant map. Depends on the baseline much less than either area alone.
+
+    Rankings change with the unit and the score, and with the baseline much less than `deletion`. Criticism: both curves
+    are of images with holes, and a map that hides what speaks against a label gains as much as one that finds what
+    speaks for it.
     """
     removal = Removal(baseline, unit, grid, steps, kernel=blur_kernel, sigma=blur_sigma)
     morf, lerf = evaluation.curve("morf", removal), evaluation.curve("lerf", removal)
@@ -88,6 +99,9 @@ def aopc(
     """Area over the curve of region perturbation: sum_k f(x) - f(x_k) over L removed regions, divided by L + 1.
 
     `steps: null` removes the regions one at a time.
+
+    Rankings change with the grid, the baseline and the score. Criticism: cells of a grid do not follow objects, and an
+    image with holes is unlike any training image.
     """
     curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
     return torch.where(curve.valid, curve.drop(score), 0).sum(1) / curve.valid.sum(1)
@@ -101,7 +115,11 @@ def selectivity(
     evaluation: Evaluation, *, baseline: Baseline = "zero", steps: int | None = None, order: Order = "morf",
     unit: Unit = "patch", grid: int = 8, score: Score = "probability",
 ) -> Tensor:  # fmt: skip
-    """Area under the score while the most relevant regions are removed: f(x) minus the drop that `aopc` averages."""
+    """Area under the score while the most relevant regions are removed: f(x) minus the drop that `aopc` averages.
+
+    Rankings change with the grid, the baseline and the score. Criticism: it is f(x) minus the drop, so it repeats
+    `aopc` and adds the clean score.
+    """
     curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
     return curve.auc(curve.own(score))
 
@@ -118,6 +136,9 @@ def pixel_flipping(
 
     Quantus flips single channels of pixels and does not divide, so its numbers are T - 1 times these and those of
     another set of images. Undefined with one step.
+
+    Rankings change with the baseline and the number of steps. Criticism: numbers with different steps do not compare,
+    and an image with holes is unlike any training image.
     """
     curve = evaluation.curve(order, Removal(baseline, steps=steps))
     return flipping_area(curve.own(score))
@@ -142,6 +163,9 @@ def road(
     The mean score over 1/T, ..., (T - 1)/T of the pixels removed, least relevant first (`lerf`, higher is better) or
     most relevant first (`morf`, lower is better); `combined` is half of lerf - morf. `accuracy` scores 1 where the
     label is still the model's decision, 0 where not. Still favours blurry maps.
+
+    Rankings change with which fractions are removed, the score, and ties. Criticism: what is imputed is smooth, so
+    blurry maps are still favoured.
     """
     if steps < 2:
         raise UsageError(f"road: steps {steps}; at least 2 are needed, for the last leaves nothing to impute from")
@@ -169,6 +193,9 @@ def irof(
 
     Superpixels rank by their mean relevance. Divided by n (`per_segment`); without, images of different numbers of
     segments are not comparable. The clean score is a denominator: a label that was hardly there weighs most.
+
+    Rankings change with the superpixels, their number and the baseline. Criticism: the clean score is the denominator:
+    unsure pairs decide, and values have no lower bound.
     """
     return segment_area(evaluation.curve("morf", Removal(baseline, "segment", grid, None)), score, per_segment)
 
@@ -193,6 +220,9 @@ def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "n
     A hit is a prediction (largest logit) that is among the image's ground-truth labels, whatever label the map
     explains; `explain: predicted` or `target` of the metric's entry in a suite chooses that. The mean of the values
     is the published area under the data set's accuracy. Black is 0 before normalisation. Needs ground-truth labels.
+
+    Rankings change with which label is explained, and the polarity. Criticism: any label of the image counts as a hit,
+    and black pixels are unlike any training image.
     """
     present = evaluation.forward.present
     if present is None:
@@ -218,6 +248,9 @@ def confidence_change(
 
     `report: accuracy` is 1 where the explained label is still the model's decision and 0 where not, so that its mean is
     the accuracy on those labels after removal (lower is better).
+
+    Rankings change with the fraction and the baseline. Criticism: one point of a curve, and unsure pairs decide through
+    the denominator.
     """
     curve = evaluation.curve(order, Removal(baseline, steps=None, fractions=(fraction,)))
     if report == "accuracy":
@@ -237,6 +270,9 @@ def selectivity_gap(
 
     n runs over the other labels detected in the clean image; undefined (NaN) where there are none. A map that shows the
     most salient thing whatever the label takes all labels down together and scores 0.
+
+    Rankings change with the baseline, the unit and the score. Criticism: labels that share evidence cannot be told
+    apart by any map, and images with one label say nothing.
     """
     curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
     others = curve.others(score)

@@ -58,6 +58,10 @@ def mprt(
         similarity: rank or linear correlation, or structural similarity of the maps divided by their maxima
         layers: at how many depths the maps are compared, evenly spaced; the last is the wholly random model
         average: the mean over depths (without the model as it was), or the last alone
+
+    Rankings change with the similarity, the absolute value, and the order in which layers become random. Criticism: it
+    asks whether a map depends on the model, not whether it is right: noise passes; random upper layers keep the scale
+    of activations below.
     """
     if layers < 1:
         raise UsageError(f"mprt: layers = {layers} must be 1 or more")
@@ -81,6 +85,9 @@ def efficient_mprt(evaluation: Evaluation) -> Tensor:
 
     H is the entropy of the histogram of the map's values in 100 bins from its minimum to its maximum. Undefined (NaN)
     for a constant map.
+
+    Rankings change with the bins, and with outliers that stretch them. Criticism: a map whose entropy is high already
+    cannot rise, however much it depends on the model.
     """
     (after,) = randomised_maps(evaluation, 1)
     h = histogram_entropy(evaluation.maps)
@@ -98,7 +105,11 @@ def efficient_mprt(evaluation: Evaluation) -> Tensor:
     minimum_effect=0.01,
 )
 def random_logit(evaluation: Evaluation, *, similarity: Similarity = "spearman") -> Tensor:
-    """Similarity of the map to that of another label, drawn at random among all others. NaN where there is none."""
+    """Similarity of the map to that of another label, drawn at random among all others. NaN where there is none.
+
+    Rankings change with the similarity and the label that was drawn. Criticism: labels with the same evidence should
+    have similar maps, and the map of an absent label may be noise.
+    """
     pairs = evaluation.pairs
     if evaluation.forward.logits.shape[1] < 2 or not len(pairs):
         return evaluation.maps.new_full((len(pairs),), torch.nan)

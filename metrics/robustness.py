@@ -32,7 +32,11 @@ COST_OUTPUT = f"{COST}; `samples` forwards"
     minimum_effect=0.005,
 )
 def max_sensitivity(evaluation: Evaluation, *, samples: int = 10, radius: float = 0.02) -> Tensor:
-    """max_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map."""
+    """max_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map.
+
+    Rankings change with radius, number of samples, and what the method does to the sign and scale of its map.
+    Criticism: a constant map is perfect, and a model that itself changes is held against the map.
+    """
     return _sensitivity(evaluation, samples, radius).amax(1)
 
 
@@ -47,7 +51,11 @@ def max_sensitivity(evaluation: Evaluation, *, samples: int = 10, radius: float 
     minimum_effect=0.005,
 )
 def avg_sensitivity(evaluation: Evaluation, *, samples: int = 10, radius: float = 0.02) -> Tensor:
-    """mean_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map."""
+    """mean_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map.
+
+    Rankings change with the radius, less with the number of samples than the maximum. Criticism: a constant map is
+    perfect, and a model that itself changes is held against the map.
+    """
     return _sensitivity(evaluation, samples, radius).mean(1)
 
 
@@ -68,6 +76,8 @@ def relative_input_stability(
     The decision is the most probable label (softmax), or whether the pair's label is detected (sigmoid). Quotients are
     taken per pixel; |a| and |x| below eps times their maximum are raised to it. Pixels near 0 make it large: the known
     weakness of this metric. Undefined (NaN): an all-zero map, or every x' is decided otherwise.
+
+    Rankings change with eps, the radius and the number of samples. Criticism: quotients of pixels near 0 decide.
     """
     image, row = torch.unique(evaluation.pairs.image, return_inverse=True)
     x = evaluation.forward.images[image].flatten(1)[:, None]
@@ -89,7 +99,11 @@ def relative_input_stability(
 def relative_output_stability(
     evaluation: Evaluation, *, samples: int = 10, radius: float = 0.02, eps: float = 1e-6
 ) -> Tensor:
-    """max_i ||(a - a') / a||_2 / max(||h(x) - h(x')||_2, eps), h being all logits. As `relative_input_stability`."""
+    """max_i ||(a - a') / a||_2 / max(||h(x) - h(x')||_2, eps), h being all logits. As `relative_input_stability`.
+
+    Rankings change with eps, the radius and the number of samples. Criticism: quotients of pixels near 0 decide, and so
+    do neighbours whose logits happen not to move.
+    """
     logits = _logits(evaluation, samples, radius)
     change = (logits - evaluation.forward.logits[evaluation.pairs.image][:, None]).norm(dim=2)
     return _largest(

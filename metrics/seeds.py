@@ -141,6 +141,9 @@ def seed_miou(
 
     The statistics: number of classes K, the 1 + T thresholds (fixed first), true positives and predicted pixels
     [(1 + T), K] each, ground truth [K].
+
+    Rankings change with the threshold, more than with the map. Criticism: a fixed threshold suits one family of maps:
+    read the curve's best and its width beside it.
     """
     sweep = [float(t) for t in thresholds]
     if not sweep or any(a >= b for a, b in pairwise(sweep)):
@@ -178,6 +181,8 @@ def seed_pixel_accuracy(
     """Correct pixels over pixels that are not unknown, in total. Statistics [B, 2].
 
     It always grows when seeds shrink: never rank by it alone, read it beside `seed_area_ratio`.
+
+    Rankings change with the fraction. Criticism: seeds of a few pixels win.
     """
     seeds, gt, valid = _fraction_seeds(evaluation, fraction, strict, area, zero)
     known = valid & (seeds != UNKNOWN)
@@ -207,6 +212,8 @@ def seed_area_ratio(
     """Pixels seeded with a label over pixels of objects, in total (foreground); or the share of known pixels (known).
 
     How much a seed covers, right or wrong: above 1 the seeds are larger than the objects. Statistics [B, 2].
+
+    Rankings change with the fraction. Criticism: it is a size and no quality: it belongs beside `seed_pixel_accuracy`.
     """
     seeds, gt, valid = _fraction_seeds(evaluation, fraction, strict, area, zero)
     known = valid & (seeds != UNKNOWN)
@@ -243,6 +250,9 @@ def seed_miou_k(
     Args:
         unknown: pixels left out (ignored), or counted as missed by their class
         average: over the classes that occur (`seed_miou`) or over all, 0 for absent ones (`seed_miou_all`)
+
+    Rankings change with the fraction, and with what becomes of unknown pixels. Criticism: where those are ignored,
+    seeds of a few sure pixels win.
     """
     seeds, gt, valid = _fraction_seeds(evaluation, fraction, strict, area, zero)
     known = valid & (seeds != UNKNOWN)

@@ -35,7 +35,11 @@ PROTOCOL = "chefer2021, sec. 4.2; official imagenet_seg_eval.py"
     minimum_effect=0.005,
 )
 def pixel_accuracy(evaluation: Evaluation, *, truth: Truth = "label") -> Tensor:
-    """Correct pixels over labelled pixels, in total. Statistics [P, 2]: correct, labelled."""
+    """Correct pixels over labelled pixels, in total. Statistics [P, 2]: correct, labelled.
+
+    Rankings change with the threshold, which is the map's own mean: a power of the map is another segmentation.
+    Criticism: background is most of the image, and a map without any foreground scores well.
+    """
     segment, gt, labelled, defined = _segmentation(evaluation, truth)
     counts = torch.stack([((segment == gt) & labelled).sum(1), labelled.sum(1)], 1)
     return counts.double().where(defined, torch.nan)
@@ -52,7 +56,11 @@ def pixel_accuracy(evaluation: Evaluation, *, truth: Truth = "label") -> Tensor:
     minimum_effect=0.005,
 )
 def miou(evaluation: Evaluation, *, truth: Truth = "label") -> Tensor:
-    """Mean of the IoU of background and of foreground, each of totals. Statistics [P, 4]: 2 intersections, 2 unions."""
+    """Mean of the IoU of background and of foreground, each of totals. Statistics [P, 4]: 2 intersections, 2 unions.
+
+    Rankings change with the threshold, which is the map's own mean: a power of the map is another segmentation.
+    Criticism: a model that looks at parts of an object is held against the map.
+    """
     segment, gt, labelled, defined = _segmentation(evaluation, truth)
     intersections = [(~segment & ~gt & labelled).sum(1), (segment & gt & labelled).sum(1)]
     unions = [((~segment | ~gt) & labelled).sum(1), ((segment | gt) & labelled).sum(1)]
@@ -73,6 +81,9 @@ def map(evaluation: Evaluation, *, truth: Truth = "label") -> Tensor:
 
     It is not the average precision of the foreground, which is lower (see `average_precision`): a background that is
     rightly dark counts as well. One half for a constant map.
+
+    Rankings change with the min-max, which compares foreground with background across the middle of the range.
+    Criticism: the name is that of the protocol; a dark background lifts it.
     """
     gt, labelled, defined = _truth(evaluation, truth)
     r = _unit(evaluation).flatten(1)

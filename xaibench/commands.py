@@ -274,7 +274,7 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
         card |= {
             "better": entry.better, "range": list(entry.range), "unit": entry.unit, "aggregate": entry.aggregate,
             "needs": {need: registry.NEEDS[need] for need in entry.needs}, "cost": entry.cost, "group": entry.group,
-            "minimum effect": entry.minimum_effect, "does not change with": list(entry.invariant),
+            "minimum effect": entry.minimum_effect, "invariant": {name: registry.INVARIANCES[name] for name in entry.invariant},
         }  # fmt: skip
     elif isinstance(entry, registry.DatasetEntry):
         card |= {"classes": list(entry.classes), "splits": list(entry.splits), "masks": entry.masks}

@@ -288,9 +288,11 @@ def test_nothing_is_left_behind(name: str) -> None:
 
 
 @everyone
-def test_the_facts_are_complete(name: str) -> None:
+def test_the_card_is_complete(name: str) -> None:
     entry = registry.metrics[name]
     assert entry.summary
     assert entry.cost
+    assert "Rankings change with" in entry.documentation
+    assert "Criticism:" in entry.documentation
     assert entry.range[0] < entry.range[1]
     assert set(entry.parameters) <= set(entry.annotations)

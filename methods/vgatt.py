@@ -19,6 +19,9 @@ def vgatt(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     The map sums to S_c minus a bias term that the layers above the cut contribute. At "input" it is input x gradient
     summed over colours, at a convolution HiResCAM; it is the same before and after a ReLU. Raw maps [P, h, w], logit
     units.
+
+    The bias term and its share of the logit, from the input to the last layer, as a table and a plot:
+    `xaibench explain IMAGE --model NAME --method vgatt --layers all -o shares.png`.
     """
     return einsum("pkhw,pkhw->phw", forward.features(layer)[pairs.image], forward.gradients(pairs, layer))
 

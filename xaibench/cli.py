@@ -173,6 +173,43 @@ def train(
     commands.train(recipe, out, data_root=data_root, device=commands.pick_device(device), workers=workers, progress=progress)
 
 
+@app.command()
+def explain(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture file.")],
+    model: Annotated[str, typer.Option("--model", help="A bundled or timm model, see `list models`.")],
+    method: Annotated[str, typer.Option("--method", metavar="A,B,C", help="Methods, one column each.")],
+    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Weights: safetensors, or a state dict.")] = None,
+    activation: Annotated[
+        Literal["sigmoid", "softmax"], typer.Option("--activation", help="What makes logits probabilities.")
+    ] = "sigmoid",
+    num_classes: Annotated[int | None, typer.Option("--num-classes", min=1, help="Length of the logits.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="A name or an index; default: the detected labels, at most 5.")
+    ] = None,
+    layers: Annotated[
+        Literal["all"] | None,
+        typer.Option("--layers", help="With `--method vgatt`: its bias term and bias/score ratio at every depth."),
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The picture to write.")] = Path("explained.png"),
+    device: Device = "auto",
+    plugin: Plugin = None,
+) -> None:
+    """Maps of one IMAGE as a picture: a row per label, a column per method. Needs `pip install xaibench[figures]`."""
+    from xaibench import commands
+
+    _plugins(plugin)
+    commands.explain(
+        image,
+        output,
+        model=model,
+        methods=[name.strip() for name in method.split(",")],
+        labels=label or [],
+        all_layers=layers == "all",
+        options={"checkpoint": checkpoint, "activation": activation, "num_classes": num_classes},
+        device=commands.pick_device(device),
+    )
+
+
 def _plugins(names: list[str] | None) -> None:
     if names:
         from xaibench.registry import load_plugin

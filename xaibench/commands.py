@@ -288,6 +288,49 @@ def _parameter_words(entry: registry.Entry, parameter: inspect.Parameter) -> str
     return kind if parameter.default is inspect.Parameter.empty else f"{kind}, default {parameter.default!r}"
 
 
+# -- explain ------------------------------------------------------------------------------------------------------
+
+
+def explain(
+    image: Path, output: Path, *, model: str, methods: Sequence[str], labels: Sequence[str], all_layers: bool,
+    options: Mapping[str, Any], device: str,
+) -> None:  # fmt: skip
+    """Draw maps of one image, or with `all_layers` print and plot what those of vgatt leave unexplained."""
+    from xaibench import explain_image as explaining
+    from xaibench.classifier import load_classifier
+
+    if all_layers and list(methods) != ["vgatt"]:
+        raise UsageError(f"--layers all goes with --method vgatt, found --method {','.join(methods)}")
+    explaining.check_output(output)
+    classifier = load_classifier(model, **options, device=device)
+    title = f"{image.name}, {model}" + ("" if classifier.trained else ", untrained")
+    if all_layers:
+        shares, notes = explaining.vgatt_by_depth(image, classifier, labels)
+        figure = explaining.draw_shares(shares, f"Share of the bias term in the logit: {title}")
+        out().print(_share_table(shares))
+    else:
+        explained = explaining.explain_image(image, classifier, methods, labels)
+        notes = explained.notes
+        figure = explaining.draw_grid(explained, title)
+    if not classifier.trained:
+        notes = [*notes, f"{model} has no checkpoint, so its weights are random and its maps mean nothing"]
+    for note in notes:
+        err.print(f"note: {note}", markup=False)
+    explaining.save(figure, output)
+    err.print(f"written to {output}", markup=False)
+
+
+def _share_table(shares: Sequence[Any]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("depth", "layer", "label", "|bias|", "|score|", "ratio"):
+        table.add_column(column, justify="left" if column in ("layer", "label") else "right")
+    for s in shares:
+        table.add_row(
+            str(s.depth), escape(s.layer), escape(s.label), f"{abs(s.bias):.4g}", f"{abs(s.score):.4g}", f"{s.ratio:.4g}"
+        )
+    return table
+
+
 # -- validate and train -------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,10 @@ from xaibench.registry import method
 
 @method(needs=("attention",), source="chefer2021, baseline", cost="1 forward")
 def raw_attention(forward: Forward, pairs: Pairs) -> Tensor:
-    """Attention of the last block: r · mean_h A^B. The same for all labels. Maps [P, h, w], fractions of attention."""
+    """Attention of the last block: r · mean_h A^B. The same for all labels. Maps [P, h, w], fractions of attention.
+
+    Elsewhere: last_layer_attn in the code of chefer2021.
+    """
     last = forward.attentions[:, -1].mean(1)
     return forward.token_map(forward.readout(last.shape[-1]) @ last)[pairs.image]
 
@@ -42,7 +45,11 @@ def attention_rollout(forward: Forward, pairs: Pairs, *, start_layer: int = 1) -
     cost="1 forward, 1 backward per label",
 )  # fmt: skip
 def generic_attention(forward: Forward, pairs: Pairs, *, start_layer: int = 0) -> Tensor:
-    """r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(G^b A^b). Maps [P, h, w]."""
+    """r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(G^b A^b). Maps [P, h, w].
+
+    Elsewhere: the authors' CLIP notebook takes the last block only. They normalise rows for co-attention, not for a
+    ViT.
+    """
     attention = _from(forward.attentions, start_layer)[pairs.image]
     gradients = forward.attention_gradients(pairs, start_layer)
     row = forward.readout(attention.shape[-1]).expand(len(pairs), -1)
@@ -58,6 +65,8 @@ def attention_grad_cam(forward: Forward, pairs: Pairs) -> Tensor:
     """Grad-CAM on the attention of the last block: relu(mean_h w_h (r · A^B_h)), w_h = mean over patches of r · G^B_h.
 
     Maps [P, h, w] before the original's min-max, which makes 0/0 of a map that the ReLU has emptied; here it is 0.
+
+    Elsewhere: attn_gradcam in the code of chefer2021.
     """
     last = len(forward.classifier.attention.layers) - 1
     r = forward.readout(forward.attentions.shape[-1])

@@ -19,6 +19,8 @@ def cam(forward: Forward, pairs: Pairs) -> Tensor:
 
     Raw maps [P, h, w], logit units; their spatial mean plus the bias is the logit. Only for heads that are linear in
     the mean of the last features (IncompatibleError otherwise).
+
+    Elsewhere: keras-explainable has it as cam; pytorch-grad-cam has no CAM proper.
     """
     activations = forward.features("last")[pairs.image]
     return einsum("pk,pkhw->phw", forward.head_weight[pairs.label], activations)
@@ -29,6 +31,9 @@ def grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     """Channels weighted by their mean gradient: sum_k mean_ij(g_k) A_k.
 
     Raw maps [P, h, w]; the paper's ReLU is left to the mask, as for every method.
+
+    Elsewhere: GradCAM in pytorch-grad-cam, LayerGradCam in captum (no ReLU by default either), gradcam in
+    keras-explainable; all take the mean. The notebooks of MinMax-CAM take the sum, which is a scale.
     """
     weights = forward.gradients(pairs, layer).mean((2, 3))
     return einsum("pk,pkhw->phw", weights, forward.features(layer)[pairs.image])
@@ -41,6 +46,8 @@ def grad_cam_pp(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: flo
     The paper has eps = 0 and the factor exp(S_c), which cancels in a normalised map and overflows beyond S = 88.
     pytorch-grad-cam has eps = 1e-6, which is not harmless: at 7 x 7 g^2 is about 1e-7, and weights change by half.
     Raw maps [P, h, w].
+
+    Elsewhere: GradCAM++ in pytorch-grad-cam, gradcampp in keras-explainable, which keeps exp(S_c) and has no eps.
     """
     activations = forward.features(layer)[pairs.image]
     g = forward.gradients(pairs, layer).relu()  # relu(g) kills alpha wherever g <= 0
@@ -51,13 +58,19 @@ def grad_cam_pp(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: flo
 
 @method(needs=("features", "gradients"), source="draelos2020", cost="as grad_cam")
 def hires_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
-    """Every position by its own gradient: sum_k g_k A_k. Raw maps [P, h, w], logit units."""
+    """Every position by its own gradient: sum_k g_k A_k. Raw maps [P, h, w], logit units.
+
+    Elsewhere: HiResCAM in pytorch-grad-cam, whose GradCAMElementWise clips every product: sum_k relu(g_k A_k).
+    """
     return einsum("pkhw,pkhw->phw", forward.gradients(pairs, layer), forward.features(layer)[pairs.image])
 
 
 @method(needs=("features", "gradients"), source="jiang2021", cost="as grad_cam")
 def layer_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
-    """Every position by its positive gradient: sum_k relu(g_k) A_k. Raw maps [P, h, w]."""
+    """Every position by its positive gradient: sum_k relu(g_k) A_k. Raw maps [P, h, w].
+
+    Elsewhere: LayerCAM in pytorch-grad-cam.
+    """
     return einsum("pkhw,pkhw->phw", forward.gradients(pairs, layer).relu(), forward.features(layer)[pairs.image])
 
 
@@ -67,6 +80,8 @@ def xgrad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: float
 
     The eps is pytorch-grad-cam's. A channel that sums to -eps has no weight, and the map is not finite. Raw maps
     [P, h, w], logit units.
+
+    Elsewhere: XGradCAM in pytorch-grad-cam, the same.
     """
     activations = forward.features(layer)[pairs.image]
     weights = (forward.gradients(pairs, layer) * activations).sum((2, 3)) / (activations.sum((2, 3)) + eps)
@@ -83,6 +98,8 @@ def ablation_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tens
     A negative logit turns the map around (as in pytorch-grad-cam), and a logit of 0 has no map (NaN).
     pytorch-grad-cam sets a channel of a layer that can be negative to -1e7 and less instead of 0. Raw maps [P, h, w],
     activation units.
+
+    Elsewhere: AblationCAM in pytorch-grad-cam.
     """
     activations = forward.features(layer)
     channels = torch.arange(activations.shape[1], device=activations.device)
@@ -102,13 +119,18 @@ def eigen_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
 
     A component has no sign: the map is turned so that it grows with the summed activation (pytorch-grad-cam leaves the
     sign to chance). Zero mean. Raw maps [P, h, w].
+
+    Elsewhere: EigenCAM in pytorch-grad-cam.
     """
     return _first_component(forward.features(layer))[pairs.image]
 
 
 @method(needs=("features", "gradients"), source="gildenblat2021, pytorch-grad-cam", cost="as grad_cam")
 def eigen_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
-    """`eigen_cam` of g A in place of A, turned so that it grows with hires_cam. Raw maps [P, h, w]."""
+    """`eigen_cam` of g A in place of A, turned so that it grows with hires_cam. Raw maps [P, h, w].
+
+    Elsewhere: EigenGradCAM in pytorch-grad-cam; its SegEigenCAM takes |g| A and flips the sign where |min| > |max|.
+    """
     return _first_component(forward.gradients(pairs, layer) * forward.features(layer)[pairs.image])
 
 
@@ -136,6 +158,9 @@ def score_cam(
     s_k = S_c(x m_k), m_k = min-max of A_k upsampled (0 for a constant channel). `variant`: w = softmax_k(s), the
     paper's algorithm; s - S_c(0), its definition of a channel's increase, with which maps differ a lot; sigmoid(s), as
     the authors of MinMax-CAM compare with. pytorch-grad-cam has softmax and align_corners = True. Raw maps [P, h, w].
+
+    Elsewhere: ScoreCAM in pytorch-grad-cam, which repeats every pass for every label. scorecam in keras-explainable
+    makes masks before it enlarges them, and sums masks weighted by raw logits instead of activations.
     """
     activations = forward.features(layer)
     images = forward.images
@@ -165,6 +190,8 @@ def shapley_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tenso
     """Channels weighted by mean_ij(g - H A / 2), H = d2S_c/dA2: a Shapley value to second order.
 
     Equal to grad_cam where logits are piecewise linear in A (ReLU networks). Raw maps [P, h, w].
+
+    Elsewhere: ShapleyCAM in pytorch-grad-cam.
     """
     weights = (forward.gradients(pairs, layer) - forward.curvature(pairs, layer) / 2).mean((2, 3))
     return einsum("pk,pkhw->phw", weights, forward.features(layer)[pairs.image])
@@ -178,6 +205,8 @@ def finer_cam(
 
     d = the `comparisons` labels whose logits are nearest to S_c (all others, if there are fewer), p = softmax over
     them, itself part of the gradient: dJ/dS_d = -alpha p_d (1 + S_d - sum p S). Raw maps [P, h, w].
+
+    Elsewhere: FinerCAM in pytorch-grad-cam.
     """
     if comparisons < 1:
         raise UsageError(f"comparisons {comparisons}: at least 1 is needed")

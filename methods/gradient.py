@@ -31,13 +31,19 @@ def over_channels(values: Tensor, reduce: Reduce) -> Tensor:
 
 @method(needs=("input_gradients",), source="simonyan2014, sec. 3", cost="1 forward, 1 backward per label")
 def saliency(forward: Forward, pairs: Pairs, *, reduce: Reduce = "max") -> Tensor:
-    """|dS_c/dx|, by default the largest over colours. Maps [P, H, W], logits per unit of model input."""
+    """|dS_c/dx|, by default the largest over colours. Maps [P, H, W], logits per unit of model input.
+
+    Elsewhere: Saliency in captum, which keeps |dS_c/dx| of every colour.
+    """
     return over_channels(forward.gradients(pairs, "input"), reduce)
 
 
 @method(needs=("input_gradients",), source="shrikumar2016", cost="1 forward, 1 backward per label")
 def input_x_gradient(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> Tensor:
-    """x dS_c/dx, by default the signed sum over colours. Maps [P, H, W], logit units."""
+    """x dS_c/dx, by default the signed sum over colours. Maps [P, H, W], logit units.
+
+    Elsewhere: InputXGradient in captum, which keeps the colours apart.
+    """
     return over_channels(forward.images[pairs.image] * forward.gradients(pairs, "input"), reduce)
 
 
@@ -52,6 +58,8 @@ def integrated_gradients(
 
     `baseline` b is one value for all pixels in units of the model's input (0: the mean colour). Maps [P, H, W], logit
     units; they sum to S_c(x) - S_c(b) as steps grow.
+
+    Elsewhere: IntegratedGradients in captum, which keeps the colours apart.
     """
     _at_least(1, steps=steps)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
@@ -70,6 +78,8 @@ def gradient_shap(
     """Mean over samples of (x' - b) · dS_c/dx(b + t (x' - b)), x' = x + noise as in smooth_grad, t uniform in [0, 1).
 
     Seeded by (suite seed, sample id). Maps [P, H, W], logit units.
+
+    Elsewhere: GradientShap in captum.
     """
     _at_least(1, samples=samples)
     total = torch.zeros((), dtype=forward.images.dtype, device=forward.images.device)
@@ -166,13 +176,18 @@ def guided_backprop(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -
     """dS_c/dx where every ReLU passes back only positive gradients of active units: relu(g) · [x > 0].
 
     Every nn.ReLU module; a ReLU that is called as a function stays plain. Maps [P, H, W].
+
+    Elsewhere: GuidedBackprop in captum, with the same limit; GuidedBackpropReLU in pytorch-grad-cam.
     """
     return over_channels(_guided(forward, pairs), reduce)
 
 
 @method(needs=("relu",), source="zeiler2014", cost="1 forward, 1 backward per label")
 def deconvolution(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> Tensor:
-    """dS_c/dx where every nn.ReLU passes back relu(g), whether the unit was active or not. Maps [P, H, W]."""
+    """dS_c/dx where every nn.ReLU passes back relu(g), whether the unit was active or not. Maps [P, H, W].
+
+    Elsewhere: Deconvolution in captum, which rewrites nn.ReLU modules only, too.
+    """
 
     def rule(_: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         return with_gradient_of(positive_gradient(x), output)
@@ -185,7 +200,10 @@ def deconvolution(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> 
     cost="2 forwards, 1 backward per label",
 )  # fmt: skip
 def guided_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", reduce: Reduce = "sum") -> Tensor:
-    """guided_backprop times relu(grad_cam) enlarged to the image (nearest, as captum). Maps [P, H, W]."""
+    """guided_backprop times relu(grad_cam) enlarged to the image (nearest, as captum). Maps [P, H, W].
+
+    Elsewhere: GuidedGradCam in captum, the same.
+    """
     region = F.interpolate(grad_cam(forward, pairs, layer=layer).relu()[:, None], forward.images.shape[-2:])
     return over_channels(_guided(forward, pairs) * region, reduce)
 

@@ -27,7 +27,10 @@ def d_minmax(own: Tensor, others: Tensor, every: Tensor, count: Tensor) -> Tenso
 
 @method(needs=("features", "linear_head"), source="david2022; official src/minmax.py", cost="1 forward")
 def minmax_cam(forward: Forward, pairs: Pairs) -> Tensor:
-    """CAM with the weights w_u = W_u - (sum_{n in N} W_n) / max(c - 1, 1). Raw maps [P, h, w]."""
+    """CAM with the weights w_u = W_u - (sum_{n in N} W_n) / max(c - 1, 1). Raw maps [P, h, w].
+
+    Elsewhere: neither pytorch-grad-cam nor keras-explainable has it; finer_cam comes nearest.
+    """
     own, others, _, count = _head(forward, pairs)
     return einsum("pk,pkhw->phw", minmax(own, others, count), forward.features("last")[pairs.image])
 
@@ -37,6 +40,9 @@ def d_minmax_cam(forward: Forward, pairs: Pairs) -> Tensor:
     """CAM with w_u = relu(W_u) - relu(sum_N W_n) / max(c - 1, 1) + min(0, sum_C W_n) / max(c, 1).
 
     Raw maps [P, h, w].
+
+    Elsewhere: the authors' notebooks write a sum of clamped terms; their code clamps the sum over labels, as is done
+    here.
     """
     weights = d_minmax(*_head(forward, pairs))
     return einsum("pk,pkhw->phw", weights, forward.features("last")[pairs.image])
@@ -58,6 +64,8 @@ def d_minmax_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") ->
     """Grad-CAM with the D-MinMax weights of the gradients at each position, THEN summed over positions.
 
     Equal to D-MinMax-CAM on a pooled linear head, different at inner layers. Raw maps [P, h, w].
+
+    Elsewhere: the authors' function for it is named d_minmax_cam, too.
     """
     weights = d_minmax(*_gradients(forward, pairs, layer)).sum((2, 3))
     return einsum("pk,pkhw->phw", weights, forward.features(layer)[pairs.image])

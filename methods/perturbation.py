@@ -26,6 +26,8 @@ def occlusion(
     R = sum_w [pixel in w] (S_c(x) - S_c(x without w)) / sum_w [pixel in w]. Windows start every `stride` pixels; the
     last one is cut off at the border. Defaults: a window of a quarter of the shorter side, moved by half of itself.
     `baseline` is in units of the model's input (0: the mean colour). Maps [P, H, W], logit units.
+
+    Elsewhere: Occlusion in captum, which repeats every window for every label.
     """
     height, width = forward.images.shape[-2:]
     window = max(min(height, width) // 4, 1) if window is None else window
@@ -51,6 +53,8 @@ def feature_ablation(forward: Forward, pairs: Pairs, *, patch: int | None = None
 
     Patches are squares of `patch` pixels (default: an eighth of the shorter side) from the upper left; those at the
     lower and right border are cut off. Maps [P, H, W], logit units.
+
+    Elsewhere: FeatureAblation in captum.
     """
     height, width = forward.images.shape[-2:]
     patch = max(min(height, width) // 8, 1) if patch is None else patch
@@ -109,6 +113,8 @@ def lime(
     superpixels z = 0 set to b, pi = sqrt(exp(-d^2 / kernel_width^2)), d = 1 - sqrt(mean z) the cosine distance to all
     ones. Superpixels are the cells x cells of a grid, where the authors' image explainer segments (quickshift). Coins
     are seeded by (suite seed, sample id). Maps [P, cells, cells], probability units.
+
+    Elsewhere: Lime in captum.
     """
     _check_grid(forward, cells)
     if samples < 1 or kernel_width <= 0 or penalty <= 0:
@@ -139,6 +145,8 @@ def kernel_shap(
     `samples` allows it, and the values are then exact; else sizes and members are drawn with probability k, each
     coalition with its complement, seeded by (suite seed, sample id). Maps [P, cells, cells], logit units; they sum
     to S_c(x) - S_c(b).
+
+    Elsewhere: KernelShap in captum.
     """
     _check_grid(forward, cells)
     players = cells**2

@@ -52,6 +52,9 @@ def lrp(
 
     Convolutions that transform their weights, and normalisations that follow no convolution, pass m back as it is. The
     sum of the map at any `layer` is S_c less what biases took. Maps [P, h, w], logit units.
+
+    Elsewhere: LRP in captum, which has the epsilon rule (1e-9) everywhere by default, fails on nn.Identity, and
+    passes relevance through means and additions that are called as functions as if it were a gradient.
     """
     if eps < 0 or gamma < 0 or alpha < 1:
         raise UsageError(f"lrp needs eps >= 0, gamma >= 0 and alpha >= 1, found {eps}, {gamma} and {alpha}")

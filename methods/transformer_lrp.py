@@ -39,6 +39,9 @@ def transformer_lrp(forward: Forward, pairs: Pairs, *, start_layer: int = 1, rul
 
     Blocks count from 0. The authors' evaluation scripts use start_layer = 1, their notebooks 0, and the maps differ a
     lot. Maps [P, h, w], non-negative.
+
+    Elsewhere: transformer_attribution in the authors' code (also what its script calls lrp), which is right for one
+    image at a time: of a batch it returns the first map, and that depends on the other images.
     """
     walk = attention_relevance(forward, pairs, rules=rules, start_layer=start_layer)
     gradients = forward.block_gradients(pairs, start_layer)
@@ -47,7 +50,11 @@ def transformer_lrp(forward: Forward, pairs: Pairs, *, start_layer: int = 1, rul
 
 @method(needs=("transformer_blocks",), source="chefer2021, ablation", cost="as transformer_lrp, no backward")
 def lrp_rollout(forward: Forward, pairs: Pairs, *, start_layer: int = 1, rules: Rules = "ours") -> Tensor:
-    """Relevance alone, rolled out: r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(R_A^b). Maps [P, h, w]."""
+    """Relevance alone, rolled out: r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(R_A^b). Maps [P, h, w].
+
+    Elsewhere: rollout in the relprop of the code of chefer2021, whose Baselines.generate_rollout is
+    attention_rollout.
+    """
     walk = attention_relevance(forward, pairs, rules=rules, start_layer=start_layer)
     return _rollout(forward, (r.relu().mean(1) for _, r in walk))
 
@@ -60,6 +67,8 @@ def partial_lrp(
 
     `block` counts from 0, or from the end: -1 is the last. The evaluation scripts of chefer2021 use the rules "orig".
     Maps [P, h, w], non-negative.
+
+    Elsewhere: last_layer and, for block = 1, second_layer in the code of chefer2021; is_ablation is `gradient`.
     """
     chosen = Blocks(forward).check("block", block)
     *_, (_, relevance) = attention_relevance(forward, pairs, rules=rules, start_layer=chosen)
@@ -74,6 +83,8 @@ def full_lrp(forward: Forward, pairs: Pairs, *, rules: Rules = "orig") -> Tensor
 
     The evaluation scripts of chefer2021 use the rules "orig". Only for stems that are one convolution of patches
     (IncompatibleError otherwise). Maps [P, H, W], signed.
+
+    Elsewhere: full in the code of chefer2021, whose scripts min-max its signed maps.
     """
     return pixel_relevance(forward, pairs, rules=rules)
 
@@ -100,6 +111,8 @@ def attn_lrp(
     Other layers keep their gradient (epsilon rule at 0) or follow `rule` = "gamma", for which the authors tune `gamma`
     and `conv_gamma` (of the patch embedding) per model; epsilon is noisy in vision transformers.
 
+    Elsewhere: the authors' lxt has no mapping for timm's models, and for torchvision's ViT that of cp_lrp.
+
     Args:
         level: "tokens": relevance of the input of the first block, patch by patch; "pixels": of the image, summed over
             colours (only where the stem is one convolution: through a normalising stem it is zero)
@@ -120,6 +133,8 @@ def cp_lrp(
 
     The authors of attn_lrp advise it with rule = "gamma" for vision transformers. Maps [P, h, w] or [P, H, W], signed,
     logit units.
+
+    Elsewhere: lxt, the code of achtibat2024, has it for torchvision's ViT, and no mapping for timm's models.
     """
     hooks = relevance_hooks(forward, query=0, key=0, value=1, rule=rule, gamma=gamma, conv_gamma=conv_gamma)
     return _input_x_gradient(forward, pairs, hooks, level)

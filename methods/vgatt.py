@@ -48,6 +48,10 @@ def full_grad(forward: Forward, pairs: Pairs, *, variant: Literal["original", "s
     (with 1e-6 in the denominator), summed over channels, resized bilinearly with align_corners = True. `variant`
     simple leaves the factor b_l out. Before psi, all terms and the biases of linear layers sum to S_c (see
     `full_grad_terms`). pytorch-grad-cam min-maxes each channel by itself and so makes another map. Maps [P, H, W] >= 0.
+
+    Elsewhere: FullGrad in pytorch-grad-cam, where batch normalisations are found by exact type, which timm's
+    BatchNormAct2d is not. full_gradients in keras-explainable also min-maxes each channel, takes means over channels,
+    and the gradient of the sum of all logits asked for.
     """
     biases = _biases(forward)
     size = forward.images.shape[-2:]

@@ -30,6 +30,9 @@ def tta(
     The grid has a cell every `stride` pixels, ((H - 1) // stride + 1) rows, and maps reach it bilinearly
     (align_corners = False). Images are rescaled bicubically with antialiasing, as the original does before it
     normalises. The ReLU is the original's: views add up what speaks for the label. Maps [P, h, w] >= 0.
+
+    Elsewhere: pytorch-grad-cam has aug_smooth (6 views), keras-explainable a tta that divides by 2 scales, though the
+    image itself adds one more pair of views.
     """
     if not scales or min(scales) <= 0 or stride < 1:
         raise UsageError("tta needs scales > 0 (at least one) and stride >= 1")
@@ -82,6 +85,8 @@ def smooth(
     """Mean of the method's maps at x + noise, noise normal with standard deviation sigma · (max x - min x).
 
     Seeded by (suite seed, sample id). Raw maps [P, h, w] in the method's units.
+
+    Elsewhere: keras-explainable has it as smooth.
     """
     if samples < 1:
         raise UsageError(f"samples {samples}: at least 1 is needed")

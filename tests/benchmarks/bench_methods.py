@@ -79,6 +79,48 @@ def bench_input_gradients(
     )
 
 
+def bench_integrated_gradients(
+    network: tuple[xaibench.Classifier, torch.Tensor, xaibench.Pairs], ratio: Callable[..., float]
+) -> None:
+    """Steps times one forward and five backward passes, no more."""
+    classifier, images, pairs = network
+    module = create_module("resnet18", num_classes=20).eval().requires_grad_(False)
+    few, steps = images[:2], 3
+
+    def plain() -> None:
+        for step in range(steps):
+            x = ((step + 0.5) / steps * few).requires_grad_()
+            logits = module(x)
+            for label in range(LABELS):
+                torch.autograd.grad(logits[:, label].sum(), x, retain_graph=True)
+
+    ratio(
+        f"integrated_gradients, {steps} steps, 5 labels / steps x (forward + 5 backwards)",
+        lambda: xaibench.explain(
+            classifier, few, pairs[(pairs.image < 2).nonzero()[:, 0]], method="integrated_gradients", steps=steps
+        ),
+        plain,
+        1.1,
+    )
+
+
+def bench_score_cam(
+    network: tuple[xaibench.Classifier, torch.Tensor, xaibench.Pairs], ratio: Callable[..., float]
+) -> None:
+    """K masked passes and one untouched serve all five labels: the yardstick is (K + 1) forwards in chunks as large."""
+    classifier, images, pairs = network
+    small = images[:2, :, :96, :96].contiguous()
+    few = pairs[(pairs.image < 2).nonzero()[:, 0]]
+    channels = 64  # of layer1
+    every = small.repeat(channels + 1, 1, 1, 1)
+    ratio(
+        f"score_cam, {channels} channels, 5 labels / (K + 1) forwards",
+        lambda: xaibench.explain(classifier, small, few, method="score_cam", layer="layer1"),
+        lambda: classifier.logits(every),
+        1.15,
+    )
+
+
 def bench_keep_and_drop(
     network: tuple[xaibench.Classifier, torch.Tensor, xaibench.Pairs], ratio: Callable[..., float]
 ) -> None:

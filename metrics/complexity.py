@@ -15,7 +15,7 @@ from xaibench.registry import metric
 
 
 @metric(
-    better="higher", range=(0, 1), group="complexity", source="chalasani2020", cost="none", minimum_effect=0.005
+    better="higher", range=(0, 1), group="concentration", source="chalasani2020", cost="none", minimum_effect=0.005
 )
 def sparseness(evaluation: Evaluation) -> Tensor:
     """Gini index of |a| over the pixels of the image: sum_i (2i - n - 1) a_(i) / (n sum a), a_(i) ascending.
@@ -34,7 +34,7 @@ def sparseness(evaluation: Evaluation) -> Tensor:
 @metric(
     better="lower",
     range=(0, 1),
-    group="complexity",
+    group="concentration",
     source="bhatt2020, complexity; divided by its maximum",
     cost="none",
     minimum_effect=0.005,
@@ -56,7 +56,7 @@ def complexity(evaluation: Evaluation) -> Tensor:
 @metric(
     better="lower",
     range=(0, 1),
-    group="complexity",
+    group="concentration",
     source="nguyen2020, effective complexity; as a share of the pixels",
     cost="none",
     minimum_effect=0.005,
@@ -81,7 +81,7 @@ def effective_complexity(
     better="higher",
     range=(0, 1),
     needs=("method",),
-    group="complexity",
+    group="concentration",
     source="poppi2021, ADCC",
     cost="1 forward and 1 explanation per pair",
     minimum_effect=0.005,

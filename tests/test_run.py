@@ -45,6 +45,20 @@ def run(tmp_path: Path, text: str = SUITE, out: str = "run", **options: Any) -> 
     return xaibench.run(path, out=tmp_path / out, **options)
 
 
+def test_a_layer_that_one_of_two_models_lacks(tmp_path: Path) -> None:
+    """It is left out there, with a note; a suite of one model is refused."""
+    text = SUITE.replace("[cam, saliency, random, oracle]", "[{name: grad_cam, layer: layer3}, random]")
+    model = "  - {name: test_resnet, input: {size: 64, resize: squash}}\n"
+    other = "  - {name: test_efficientnet, input: {size: 64, resize: squash}}\n"
+    result = run(tmp_path, text.replace(model, model + other), limit=2)
+    found = {(row.model, row.method) for row in result.scores.itertuples()}
+    assert found == {("test_resnet", "grad_cam"), ("test_resnet", "random"), ("test_efficientnet", "random")}
+    (note,) = result.outcome.prepared[1].skipped
+    assert "grad_cam left out: model test_efficientnet has no layer 'layer3'" in note
+    with pytest.raises(UsageError, match="has no layer 'layer3'"):
+        run(tmp_path, text.replace(model, other), out="one", limit=2)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
     folder = tmp_path_factory.mktemp("done")

@@ -119,10 +119,16 @@ class Runner:
             if lacking:
                 skipped.append(f"{section.label}: {method.label} left out: {classifier.lack(lacking[0])}")
             else:
-                methods.append(method)
                 layer = method.parameters.get("layer")
-                if layer is not None:
-                    classifier.layer_name(layer)
+                try:
+                    if layer is not None:
+                        classifier.layer_name(layer)
+                    methods.append(method)
+                except UsageError as error:
+                    if len(self.suite.models) == 1:
+                        raise
+                    # a layer's name is one model's; `validate` finds a method that goes with none
+                    skipped.append(f"{section.label}: {method.label} left out: {error}")
         if not methods:
             raise IncompatibleError(f"no method of the suite goes with {section.label}: " + "; ".join(skipped))
         cells = {(m.label, k.label): self._cell(section, classifier, m, k) for m in methods for k in self.metrics}

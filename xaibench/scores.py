@@ -78,7 +78,7 @@ class SeedCurve:
         level = self.values - self.values.max(-1, keepdims=True) + WITHIN
         low, high = np.minimum(level[..., :-1], level[..., 1:]), np.maximum(level[..., :-1], level[..., 1:])
         with np.errstate(invalid="ignore", divide="ignore"):
-            share = np.where(low >= 0, 1, np.clip(high, 0, None) / (high - low))
+            share = np.where(low >= 0, 1, np.where(high <= 0, 0, high / (high - low)))
         share = np.where(np.isnan(level[..., :-1] + level[..., 1:]), np.nan, share)
         return np.asarray((share * np.diff(self.thresholds)).sum(-1))
 

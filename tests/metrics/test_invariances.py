@@ -294,5 +294,6 @@ def test_the_card_is_complete(name: str) -> None:
     assert entry.cost
     assert "Rankings change with" in entry.documentation
     assert "Criticism:" in entry.documentation
+    assert entry.group not in registry.metrics, "a suite could not name the metric alone"
     assert entry.range[0] < entry.range[1]
     assert set(entry.parameters) <= set(entry.annotations)

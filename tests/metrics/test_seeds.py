@@ -178,6 +178,14 @@ def test_width_of_a_known_curve() -> None:
     assert float(curve.width) == pytest.approx(0.25 * (0.02 / 0.5) + 0.25 + 0.25 * (0.01 / 0.99))
 
 
+def test_width_of_a_flat_stretch_below_the_best() -> None:
+    """1 at the first threshold, then 0.5 twice: only the way down from 1 to 0.98 is within 2 points."""
+    rows = [[hits, hits] for hits in (100, 50, 50)]
+    hits = np.array([[50, 50], *rows], float).flatten()
+    means = np.array([2, 0.25, 0, 0.25, 0.5, *hits, *hits, 100, 100])
+    assert float(seed_curve(means).width) == pytest.approx(0.25 * (0.02 / 0.5))
+
+
 def twin_counts(prediction: Tensor, truth: Tensor, classes: int) -> npt.NDArray[Any]:
     valid = (truth != VOID) & (prediction != VOID)
     return np.array(

@@ -25,18 +25,18 @@ SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#cfe6d8", "#6f
 def leaderboard(model: str) -> None:
     """The table of one model; a darker cell is better within its column, controls are grey."""
     board = Leaderboard(pd.read_csv(ROOT / "leaderboards" / "shapes.scores.csv"))
-    table = board.wide().query("model == @model").set_index("method")[board.metrics]
+    table = board.wide().query("model == @model").set_index("method")[board.metrics].round(4)  # ties are ties
     controls = set(board.scores.query("control")["method"])
     contestants = table.drop(index=[m for m in table.index if m in controls])
     order = [*contestants.index, *(m for m in table.index if m in controls)]
     figure, axes = plt.subplots(figsize=(13, 0.36 * len(order) + 1.6))
-    axes.set(xlim=(-2.1, len(board.metrics)), ylim=(len(order), -1.8))
+    axes.set(xlim=(-2.1, len(board.metrics)), ylim=(len(order), -2.3))
     axes.axis("off")
     for column, metric in enumerate(board.metrics):
         words = metric.replace("_", "\n") + " " + ARROWS[board.directions[metric]]
         axes.text(column + 0.5, -0.15, words, ha="center", va="bottom", fontsize=8.5, color="#222222")
         values = contestants[metric] * (1 if board.directions[metric] == "higher" else -1)
-        ranks = values.rank(pct=True)
+        ranks = values.rank(pct=True, method="max")
         for row, method in enumerate(order):
             value = table.loc[method, metric]
             shade = "#eeeeee" if method in controls else SHADES(max(0.0, 2 * ranks[method] - 1))

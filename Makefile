@@ -35,10 +35,13 @@ docs: $(VENV)/.docs
 
 # the committed tables, from scratch
 leaderboards: $(VENV)/.base
-	rm -rf build/leaderboards && $(BIN)/xaibench run shapes --out build/leaderboards/shapes --device cpu
-	cp build/leaderboards/shapes/leaderboard.csv leaderboards/shapes.csv
-	cp build/leaderboards/shapes/leaderboard.md leaderboards/shapes.md
-	cp build/leaderboards/shapes/scores.csv leaderboards/shapes.scores.csv
+	for suite in shapes shapes-full; do \
+	  rm -rf build/leaderboards/$$suite && \
+	  $(BIN)/xaibench run $$suite --out build/leaderboards/$$suite --device cpu && \
+	  cp build/leaderboards/$$suite/leaderboard.csv leaderboards/$$suite.csv && \
+	  cp build/leaderboards/$$suite/leaderboard.md leaderboards/$$suite.md && \
+	  cp build/leaderboards/$$suite/scores.csv leaderboards/$$suite.scores.csv || exit 1; \
+	done
 
 # the wheel, alone in a clean environment, away from the checkout
 wheel-check: $(VENV)/.test

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -14,6 +15,7 @@ import torch
 from matplotlib.colors import LinearSegmentedColormap
 
 import xaibench
+from xaibench import registry
 from xaibench.leaderboard import ARROWS, Leaderboard
 from xaibench.runner import collate
 
@@ -84,6 +86,43 @@ def gallery(model: str, methods: list[str], index: int) -> None:
     plt.close(figure)
 
 
+def every_method(index: int, columns: int = 9) -> None:
+    """One label of one image under every registered method, by the first bundled model that offers what it needs."""
+    dataset = xaibench.load_dataset("shapes")
+    tiles: list[tuple[str, str, np.ndarray]] = []
+    for name in registry.methods:
+        entry = registry.methods[name]
+        # wrappers take another method
+        needed: dict[str, Any] = {n: "grad_cam" for n, p in entry.parameters.items() if p.default is p.empty}
+        for model in ("shapes-resnet", "shapes-vit"):
+            classifier = xaibench.load_classifier(model)
+            if set(entry.needs) - {"masks"} <= classifier.offers():
+                batch = collate([dataset[index]], classifier)
+                pairs = xaibench.Forward(classifier, batch.images).detected_pairs[torch.tensor([0])]
+                if "masks" in entry.needs:
+                    needed["masks"] = batch.mask
+                maps = xaibench.explain(classifier, batch.images, pairs, method=name, **needed)
+                mask = xaibench.Evaluation(xaibench.Forward(classifier, batch.images), pairs, maps).mask[0]
+                tiles.append((name, model, mask.numpy()))
+                break
+    assert classifier.preprocess is not None
+    picture = classifier.preprocess.pixels(batch.images)[0].permute(1, 2, 0).clamp(0, 1).numpy()
+    grey = np.repeat(picture.mean(-1, keepdims=True), 3, -1)
+    rows = -(-(len(tiles) + 1) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.35 * columns, 1.55 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    axes.flat[0].imshow(picture)
+    axes.flat[0].set_title(dataset.class_names[int(pairs.label[0])], fontsize=8, fontweight="bold")
+    for axis, (name, model, mask) in zip(list(axes.flat)[1:], tiles, strict=False):
+        axis.imshow(grey, alpha=0.55)
+        axis.imshow(mask, cmap="magma", alpha=0.7, vmin=0, vmax=1)
+        axis.set_title(name.replace("_", " ") + (" *" if model == "shapes-vit" else ""), fontsize=7.5)
+    figure.tight_layout(pad=0.4)
+    figure.savefig(IMAGES / "every-method.png", dpi=100, facecolor="white")
+    plt.close(figure)
+
+
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
     leaderboard("shapes-resnet")
@@ -91,3 +130,4 @@ if __name__ == "__main__":
     gallery("shapes-resnet", cams, index=4)
     attention = ["raw_attention", "attention_rollout", "generic_attention", "transformer_lrp", "grad_cam", "saliency"]
     gallery("shapes-vit", attention, index=4)
+    every_method(index=4)

@@ -86,7 +86,7 @@ def gallery(model: str, methods: list[str], index: int) -> None:
     plt.close(figure)
 
 
-def every_method(index: int, columns: int = 9) -> None:
+def every_method(index: int, columns: int = 11) -> None:
     """One label of one image under every registered method, by the first bundled model that offers what it needs."""
     dataset = xaibench.load_dataset("shapes")
     tiles: list[tuple[str, str, np.ndarray]] = []

@@ -77,7 +77,10 @@ def partial_lrp(
     return forward.token_map(forward.readout(relevance.shape[-1]) @ relevance.relu().mean(1))
 
 
-@method(needs=("transformer_blocks",), source="chefer2021, baseline", cost="as transformer_lrp, no backward")
+@method(
+    needs=("transformer_blocks", "patch_embedding"), source="chefer2021, baseline",
+    cost="as transformer_lrp, no backward",
+)  # fmt: skip
 def full_lrp(forward: Forward, pairs: Pairs, *, rules: Rules = "orig") -> Tensor:
     """Relevance down to the pixels, summed over colours: the z^B rule at the patch embedding.
 

@@ -109,3 +109,14 @@ def exposed(module: nn.Module, layers: tuple[str, ...]) -> Iterator[None]:
     finally:
         for owner, fused in zip(owners, before, strict=True):
             owner.fused_attn = fused
+
+
+def find_patch_embedding(module: nn.Module) -> Any | str:
+    """timm's plain convolution over patches, or the reason (a clause) why there is none."""
+    from timm.layers import PatchEmbed
+
+    embed: Any = getattr(module, "patch_embed", None)
+    if type(embed) is not PatchEmbed:
+        kind = type(embed).__name__
+        return f"relevance of pixels has no rules for its stem ({kind}), only for a convolution that embeds patches"
+    return embed

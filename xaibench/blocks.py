@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from xaibench.attention import find_patch_embedding
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
 
@@ -88,13 +89,8 @@ def own_gradients(forward: Forward, pairs: Pairs, *, start_layer: int, pool: Poo
 
 def check_patch_embedding(forward: Forward) -> None:
     """Raise IncompatibleError unless the stem is timm's plain convolution over an image of whole patches."""
-    from timm.layers import PatchEmbed
-
-    embed: Any = forward.classifier.module.patch_embed
-    if type(embed) is not PatchEmbed:
-        raise IncompatibleError(
-            f"model {forward.classifier.name}: relevance of pixels has no rules for its stem ({type(embed).__name__}), "
-            f"only for a convolution that embeds patches"
-        )
+    embed: Any = find_patch_embedding(forward.classifier.module)
+    if isinstance(embed, str):
+        raise IncompatibleError(f"model {forward.classifier.name}: {embed}")
     if any(size % patch for size, patch in zip(forward.images.shape[-2:], embed.proj.stride, strict=True)):
         raise IncompatibleError(f"model {forward.classifier.name}: relevance of pixels needs images of whole patches")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from xaibench.attention import Attention, find_attention, find_blocks
+from xaibench.attention import Attention, find_attention, find_blocks, find_patch_embedding
 from xaibench.chunks import map_chunks
 from xaibench.errors import IncompatibleError, MissingError, UsageError, closest
 from xaibench.preprocess import Preprocess
@@ -202,6 +202,8 @@ class Classifier:
             offered |= {"attention", "attention_gradients"}
         if not isinstance(self._blocks, str):
             offered.add("transformer_blocks")
+            if not isinstance(find_patch_embedding(self.module), str):
+                offered.add("patch_embedding")
         if not _fixed_size(self.module):
             offered.add("any_size")
         if not any(type(m).__name__ in NOT_RELU for m in self.module.modules()):
@@ -214,6 +216,8 @@ class Classifier:
             return self._attention
         if need == "transformer_blocks" and isinstance(self._blocks, str):
             return self._blocks
+        if need == "patch_embedding":
+            return str(find_patch_embedding(self.module))
         if need == "linear_head":
             return f"its head is not linear in the mean of its last features ({self.anatomy.last})"
         if need == "any_size":

@@ -32,6 +32,7 @@ NEEDS = {
     "attention": "attention matrices of transformer blocks of equal token grid",
     "attention_gradients": "gradients of logits with respect to those attention matrices",
     "transformer_blocks": "every activation of timm's plain transformer blocks, for relevance propagation",
+    "patch_embedding": "a stem that is one convolution over whole patches, for relevance of pixels",
     "relu": "ReLU activations only",
     "any_size": "images of other sizes than its own",
     "masks": "ground-truth masks of the data set",

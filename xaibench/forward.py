@@ -17,6 +17,7 @@ from xaibench.attention import SUFFIX, exposed
 from xaibench.chunks import map_chunks
 from xaibench.classifier import Classifier, output_logits
 from xaibench.errors import IncompatibleError, UsageError
+from xaibench.gradients import Gradients
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 
@@ -161,7 +162,7 @@ class Forward:
         self._hooks: Mapping[str, Hook] = {}
         self._captured: dict[str, Tensor] = {}
         self._graph_logits: Tensor | None = None
-        self._gradients: _Gradients | None = None
+        self._gradients: Gradients | None = None
 
     # -- the pass -----------------------------------------------------------------------------------------------
 
@@ -367,7 +368,7 @@ class Forward:
 
         One backward pass per label rank. Neither has to belong to this pass.
         """
-        return _Gradients(logits, {"target": target}).of(pairs, "target")
+        return Gradients(logits, {"target": target}).of(pairs, "target")
 
     def readout(self, tokens: int) -> Tensor:
         """[N] weights with which the head reads the tokens (class token: 1 there, 0 elsewhere)."""
@@ -421,12 +422,12 @@ class Forward:
     def _gradient(self, pairs: Pairs, name: str) -> Tensor:
         return self._backward(frozenset({name})).of(pairs, name)
 
-    def _backward(self, names: frozenset[str]) -> _Gradients:
+    def _backward(self, names: frozenset[str]) -> Gradients:
         self._require(Plan(gradients=names))
         logits = self._run()
         if self._gradients is None:
             targets = {layer: kept for layer, kept in self._captured.items() if layer in self._plan.gradients}
-            self._gradients = _Gradients(logits, targets)
+            self._gradients = Gradients(logits, targets)
         return self._gradients
 
     def _run(self) -> Tensor:
@@ -473,73 +474,3 @@ class Forward:
             return follower
 
         return hook
-
-
-class _Gradients:
-    """Gradients of pairs of one pass, each computed once.
-
-    Args:
-        logits: [B, L] with their graph
-        targets: activations in the order of the pass. A backward pass to one of them yields those after it for nothing
-    """
-
-    def __init__(self, logits: Tensor, targets: dict[str, Tensor]) -> None:
-        self.logits, self.targets = logits, targets
-        self.stores = {name: _Rows(logits, target) for name, target in targets.items()}
-
-    def of(self, pairs: Pairs, name: str) -> Tensor:
-        """[P, *target shape without the batch]"""
-        missing = self.stores[name].missing(pairs)
-        if missing.any():
-            self._compute(Pairs.where(missing), list(self.targets)[list(self.targets).index(name) :])
-        return self.stores[name].get(pairs)
-
-    def _compute(self, pairs: Pairs, names: list[str]) -> None:
-        new = {n: self.targets[n].new_empty((len(pairs), *self.targets[n].shape[1:])) for n in names}
-        for chosen, gradients in self.each(pairs, names):
-            for name, gradient in gradients.items():
-                new[name][chosen] = gradient
-        for name in names:
-            self.stores[name].add(pairs, new[name])
-
-    def each(
-        self, pairs: Pairs, names: Sequence[str], coefficients: Tensor | None = None
-    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Rank by rank: rows of `pairs` [n], gradients [n, ...] of their logits (or of combinations of logits)."""
-        for chosen in pairs.ranks():
-            images = pairs.image[chosen]
-            with torch.enable_grad():
-                if coefficients is None:
-                    total = self.logits[images, pairs.label[chosen]].sum()
-                else:
-                    total = (self.logits[images] * coefficients[chosen]).sum()
-            gradients = torch.autograd.grad(
-                total, [self.targets[n] for n in names], retain_graph=True, materialize_grads=True
-            )
-            yield chosen, {name: gradient[images] for name, gradient in zip(names, gradients, strict=True)}
-
-
-class _Rows:
-    """A growing table with one row per pair, found by (image, label)."""
-
-    def __init__(self, logits: Tensor, target: Tensor) -> None:
-        self.where = torch.full(logits.shape, -1, dtype=torch.long, device=logits.device)  # [B, L] -> row
-        self.rows = target.new_empty((0, *target.shape[1:]))
-
-    def missing(self, pairs: Pairs) -> Tensor:
-        """bool [B, L]: the pairs without a row."""
-        return pairs.matrix(self.where.shape) & (self.where < 0)
-
-    def add(self, pairs: Pairs, rows: Tensor) -> None:
-        """Rows of new pairs; those that are there stay."""
-        fresh = self.where[pairs.image, pairs.label] < 0
-        pairs, rows = (pairs, rows) if bool(fresh.all()) else (pairs[fresh], rows[fresh])
-        start = len(self.rows)
-        self.where[pairs.image, pairs.label] = torch.arange(start, start + len(pairs), device=self.where.device)
-        self.rows = torch.cat([self.rows, rows]) if start else rows
-
-    def get(self, pairs: Pairs) -> Tensor:
-        wanted = self.where[pairs.image, pairs.label]
-        if len(wanted) == len(self.rows) and torch.equal(wanted, torch.arange(len(wanted), device=wanted.device)):
-            return self.rows
-        return self.rows[wanted]

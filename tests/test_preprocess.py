@@ -57,3 +57,10 @@ def test_pixels_undoes_normalise() -> None:
     preprocess = Preprocess((8, 8))
     x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(preprocess.pixels(preprocess.normalise(x)), x)
+
+
+def test_an_array_goes_the_way_of_a_picture() -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (41, 60, 3), np.uint8))
+    for resize in ("squash", "shortest_crop", "fit_pad"):
+        preprocess = Preprocess((32, 32), resize)
+        assert torch.equal(preprocess.image(np.asarray(picture)), preprocess.image(picture))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xaibench import bundled, registry
 from xaibench.classifier import NOT_RELU, Classifier
-from xaibench.datasets.voc import read_image
+from xaibench.datasets.files import read_image
 from xaibench.errors import IncompatibleError, MissingError, SampleError, UsageError, unknown
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs, Plan

@@ -37,9 +37,14 @@ class Preprocess:
     crop: float = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
-    def image(self, image: Image.Image) -> Tensor:
-        """float32 [C, H, W], normalised."""
-        array = np.asarray(self._geometry(image, INTERPOLATIONS[self.interpolation]), np.float32) / 255
+    def image(self, image: Image.Image | npt.NDArray[np.uint8]) -> Tensor:
+        """float32 [C, H, W], normalised; of a picture, or of an array [H, W, C] channel by channel."""
+        resample = INTERPOLATIONS[self.interpolation]
+        if isinstance(image, Image.Image):
+            array = np.asarray(self._geometry(image, resample), np.float32) / 255
+        else:
+            channels = [self._geometry(Image.fromarray(channel), resample) for channel in np.moveaxis(image, 2, 0)]
+            array = np.stack([np.asarray(channel, np.float32) for channel in channels], 2) / 255
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return torch.from_numpy(np.ascontiguousarray(((array - mean) / std).transpose(2, 0, 1)))
 

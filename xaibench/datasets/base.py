@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,24 +27,30 @@ class Sample:
 
     Attributes:
         id: stable name within the data set
-        image: as stored, RGB, not resized
+        image: as stored, not resized: an RGB picture, or uint8 [H, W, C] where the channels are not red, green and blue
         labels: uint8 [L], 1 where the label is present
         ignore: uint8 [L], 1 where neither present nor absent should be concluded (VOC's "difficult")
         mask: uint8 [H, W], 0 background, label + 1, 255 void; None where the data set has none
         source: where it comes from, for error messages and provenance
+        regions: where objects may overlap, which one label per pixel cannot say: label to bool [H, W], every pixel that
+            belongs to it. None: the mask says it all
     """
 
     id: str
-    image: Image.Image
+    image: Image.Image | npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
     ignore: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.uint8] | None
     source: str
+    regions: Mapping[int, npt.NDArray[np.bool_]] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) of the image."""
-        return self.image.size
+        if isinstance(self.image, Image.Image):
+            return self.image.size
+        height, width = self.image.shape[:2]
+        return width, height
 
 
 class Dataset(ABC, Sequence[Sample]):

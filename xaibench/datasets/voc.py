@@ -22,6 +22,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from xaibench.datasets.base import VOID, Dataset, Sample, dataset
+from xaibench.datasets.files import UNREADABLE, read_image, reason
 from xaibench.errors import MissingError, SampleError, UsageError, closest
 
 Difficult = Literal["positive", "ignore", "negative"]
@@ -33,8 +34,6 @@ CLASSES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 RELEASES = {"VOC2007", "VOC2012"}
-# what Pillow and expat raise on a broken file
-UNREADABLE = (OSError, SyntaxError, ValueError, LookupError, Image.DecompressionBombError)
 
 
 def colour(index: int) -> tuple[int, int, int]:
@@ -193,14 +192,6 @@ class voc07(Voc):
 # -- files --------------------------------------------------------------------------------------------------------
 
 
-def read_image(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as file:
-            return file.convert("RGB")
-    except UNREADABLE as error:
-        raise SampleError(f"{path}: cannot be read as an image ({_reason(error)})") from error
-
-
 def read_objects(path: Path) -> tuple[Bools, Bools]:
     """Which classes have an object in an annotation, and which have one that is not difficult: bool [20] each.
 
@@ -210,7 +201,7 @@ def read_objects(path: Path) -> tuple[Bools, Bools]:
     try:
         root = ElementTree.parse(path).getroot()
     except UNREADABLE as error:
-        raise SampleError(f"{path}: cannot be read as XML ({_reason(error)})") from error
+        raise SampleError(f"{path}: cannot be read as XML ({reason(error)})") from error
     if root.tag != "annotation":
         raise SampleError(f"{path}: holds <{root.tag}>, an <annotation> is needed")
     present, easy = np.zeros(len(CLASSES), np.bool_), np.zeros(len(CLASSES), np.bool_)
@@ -239,7 +230,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> Mask:
         with Image.open(path) as file:
             mode, palette, stored = file.mode, file.getpalette(), np.array(file)
     except UNREADABLE as error:
-        raise SampleError(f"{path}: cannot be read as a mask ({_reason(error)})") from error
+        raise SampleError(f"{path}: cannot be read as a mask ({reason(error)})") from error
     if mode not in ("P", "L", "RGB"):
         raise SampleError(f"{path}: a mask of mode {mode}; allowed: P and L (values), RGB (colours of VOC)")
     if stored.shape[:2] != size[::-1]:
@@ -262,7 +253,3 @@ def _check_palette(path: Path, mask: Mask, palette: npt.NDArray[Any]) -> None:
         meant = MASK_VALUES[(palette[value] == MASK_COLOURS).all(-1)].tolist()
         if meant not in ([], [value]):
             raise SampleError(f"{path}: value {value} has VOC's colour of {meant[0]}; the palette was rearranged")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from xaibench.datasets import Dataset, load_dataset
+from xaibench.kur import fold, regularise
 from xaibench.preprocess import Preprocess, Resize
 from xaibench.yamlfile import Document
 
@@ -82,6 +83,12 @@ class AugmentSection(Section):
     colour: float = pydantic.Field(0.0, ge=0, le=1)
 
 
+class KurSection(Section):
+    """Kernel Usage Regularization of the last layer: W · alpha softmax over labels (W) in place of W."""
+
+    alpha: float = pydantic.Field(1.0, gt=0)
+
+
 class Recipe(Section):
     """Everything that decides the trained weights."""
 
@@ -98,6 +105,7 @@ class Recipe(Section):
     weight_decay: float = pydantic.Field(0.05, ge=0)
     clip: float = pydantic.Field(1.0, gt=0, description="largest gradient norm")
     positive_weight: Literal["none", "balanced"] = "none"
+    kur: KurSection | None = None
     precision: Literal["float32", "amp"] = "float32"
 
 
@@ -300,6 +308,8 @@ def train(
         if recipe.model.start is not None:
             start = bundled.weights(recipe.model.start) if recipe.model.start in bundled.names() else Path(recipe.model.start)
             load_checkpoint(model, start, skip_different=True, into=recipe.model.into)
+        if recipe.kur is not None:
+            regularise(model, recipe.kur.alpha)
         epochs = fit(
             model,
             Examples(train_data, preprocess, recipe.augment, recipe.seed, 0, cache),
@@ -311,6 +321,7 @@ def train(
         )
         for epoch in epochs:
             on_epoch(epoch)
+    fold(model)  # what is written is an ordinary model whose last layer holds the effective kernel
     out.mkdir(parents=True, exist_ok=True)
     weights = out / f"{recipe.name}.safetensors"
     temporary = weights.with_suffix(".tmp")

@@ -372,8 +372,7 @@ def load_classifier(
         UsageError, MissingError: an unknown name, an option it does not take, a checkpoint that is absent or unfit
     """
     from xaibench import bundled
-    from xaibench.models import create_module, import_timm, load_checkpoint
-    from xaibench.training import seeded
+    from xaibench.models import create_module, import_timm, load_checkpoint, seeded
 
     if name in bundled.names():
         recipe = bundled.recipe(name)

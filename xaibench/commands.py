@@ -388,7 +388,7 @@ def train(
     name: str, directory: Path, *, data_root: Path | None, device: str, workers: int, progress: ProgressMode
 ) -> None:
     from xaibench import bundled
-    from xaibench.training import read_recipe
+    from xaibench.training import Epoch, read_recipe
     from xaibench.training import train as fit
 
     path = Path(name) if name.endswith((".yaml", ".yml")) else bundled.recipe_path(name)
@@ -396,24 +396,32 @@ def train(
         raise UsageError(f"recipe {name}: no such file")
     recipe = read_recipe(path)
     with Bars(progress).showing() as bars:
-        done = 0
+        done: int | None = None
 
         def on_step(step: int, steps: int) -> None:
             nonlocal done
-            if done == 0:
-                bars.start(recipe.name, steps * recipe.batch_size)
-            bars.advance((step - done) * recipe.batch_size)
+            if done is None:  # a training that goes on starts its bar where it was cut off
+                done = step - 1
+                bars.start(recipe.name, (steps - done) * images)
+            bars.advance((step - done) * images)
             done = step
 
+        def on_epoch(epoch: Epoch) -> None:
+            quality = epoch.quality
+            bars.note(
+                f"epoch {epoch.number}/{recipe.epochs}: loss {epoch.loss:.4f}, mAP {quality.mean('average_precision'):.4f}, "
+                f"F1 {quality.mean('f1'):.4f}, F2 {quality.mean('f2'):.4f}"
+            )
+
+        images = recipe.batch_size * recipe.accumulate
         weights = fit(
-            recipe,
-            directory,
-            data_root=data_root,
-            device=device,
-            workers=workers,
-            on_epoch=lambda epoch: bars.note(
-                f"epoch {epoch.number}/{recipe.epochs}: loss {epoch.loss:.4f}, mAP {epoch.mean_average_precision:.4f}"
-            ),
-            on_step=on_step,
+            recipe, directory, data_root=data_root, device=device, workers=workers, on_epoch=on_epoch, on_step=on_step
         )
-    err.print(f"written to {weights} and {weights.with_suffix('.card.json').name}", markup=False)
+    names = [weights.name, f"{recipe.name}.card.json", f"{recipe.name}.log.csv"]
+    try:
+        from xaibench.training.log import draw_curves
+
+        names.append(draw_curves(directory / f"{recipe.name}.log.csv", directory / f"{recipe.name}.curve.png").name)
+    except ImportError:
+        err.print('note: curves are drawn where seaborn is installed: pip install "xaibench[figures]"', markup=False)
+    err.print(f"written to {directory}/: {', '.join(names)}", markup=False)

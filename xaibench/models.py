@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,14 @@ def import_timm() -> Any:
         warnings.simplefilter("ignore")  # timm's own deprecation notices are not the user's
         import timm
     return timm
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global generator seeded inside (initialisation and drop-out draw from it), as it was outside."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def shapes_vit(

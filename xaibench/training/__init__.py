@@ -1,0 +1,15 @@
+"""Multi-label fine-tuning of a timm model on a registered data set, seeded and resumable.
+
+A recipe (YAML) says what is trained; `xaibench train recipe.yaml` writes weights as safetensors, a card (data, recipe,
+seed, AP, F and thresholds per class, sha256), a log as CSV and its curves. The bundled models are made by exactly this.
+"""
+
+from xaibench.training.examples import Examples, augmented
+from xaibench.training.fit import Epoch, masked_bce, train
+from xaibench.training.quality import Quality, average_precision, evaluate
+from xaibench.training.recipe import AugmentSection, Recipe, read_recipe
+
+__all__ = [
+    "AugmentSection", "Epoch", "Examples", "Quality", "Recipe", "augmented", "average_precision", "evaluate", "masked_bce",
+    "read_recipe", "train",
+]  # fmt: skip

@@ -1,0 +1,299 @@
+"""The training loop: one step after another, a state on disk after each epoch, and what is written at the end.
+
+After kill -9 the same command goes on behind the last finished epoch and ends with the same weights as if it had not
+been killed: the state holds everything that the next step depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from xaibench.datasets import Dataset, load_dataset
+from xaibench.errors import UsageError
+from xaibench.kur import fold, regularise
+from xaibench.training.examples import Examples
+from xaibench.training.log import Log
+from xaibench.training.quality import Quality, evaluate
+from xaibench.training.recipe import Recipe
+
+MEMORY = 2 << 30  # a data set below this many bytes is decoded once and kept
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch reached: its number from 1, steps so far, mean training loss, last learning rate, quality."""
+
+    number: int
+    step: int
+    loss: float
+    learning_rate: float
+    seconds: float
+    quality: Quality
+
+
+class Fit:
+    """A model being trained, and all that its next step depends on."""
+
+    def __init__(self, model: nn.Module, train: Examples, recipe: Recipe, device: torch.device, workers: int) -> None:
+        self.model, self.train, self.recipe = model.to(device), train, recipe
+        self.device, self.workers = device, workers
+        self.epoch = 0
+        self.steps_per_epoch = len(train) // recipe.batch_size // recipe.accumulate
+        if self.steps_per_epoch < 1:
+            raise UsageError(
+                f"recipe {recipe.name}: {len(train)} training images make no step of {recipe.batch_size} x "
+                f"{recipe.accumulate} (batch_size x accumulate)"
+            )
+        self.steps = recipe.epochs * self.steps_per_epoch
+        self.optimiser = _optimiser(model, recipe)
+        self.schedule = _schedule(self.optimiser, recipe, self.steps, self.steps_per_epoch)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "amp" and device.type == "cuda")
+        self.order = torch.Generator().manual_seed(recipe.seed)
+        self.positive_weight = _positive_weight(train, recipe).to(device)
+        self.average = (
+            None if recipe.ema is None
+            else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+        )  # fmt: skip
+
+    @property
+    def result(self) -> nn.Module:
+        """The model that counts: the average of weights where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def run_epoch(self, on_step: Callable[[int, int], None]) -> float:
+        """One pass over the training images; returns the mean loss."""
+        recipe, done = self.recipe, self.epoch * self.steps_per_epoch
+        self.model.train()
+        losses = torch.zeros((), device=self.device)
+        batches = iter(DataLoader(
+            self.train.of_epoch(self.epoch), recipe.batch_size, shuffle=True, drop_last=True, generator=self.order,
+            num_workers=self.workers, pin_memory=self.device.type == "cuda",
+        ))  # fmt: skip
+        for step in range(self.steps_per_epoch):
+            for _ in range(recipe.accumulate):
+                loss = self._loss(*(part.to(self.device, non_blocking=True) for part in next(batches)))
+                self.scaler.scale(loss / recipe.accumulate).backward()
+                losses += loss.detach()
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+            self.scaler.step(self.optimiser)
+            self.scaler.update()
+            self.optimiser.zero_grad()
+            self.schedule.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+            on_step(done + step + 1, self.steps)
+        self.epoch += 1
+        return float(losses) / (self.steps_per_epoch * recipe.accumulate)
+
+    def _loss(self, images: Tensor, labels: Tensor, ignore: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, enabled=self.recipe.precision == "amp"):
+            logits = self.model(images)
+        return masked_bce(logits.float(), labels, ignore, self.positive_weight)
+
+    # -- the state on disk --------------------------------------------------------------------------------------
+
+    def save(self, path: Path, rows: list[dict[str, Any]]) -> None:
+        """Write the state whole or not at all. `rows` is the log so far."""
+        state = {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "epoch": self.epoch,
+            "log": rows,
+            **{name: part.state_dict() for name, part in self._parts().items()},
+            "order": self.order.get_state(),
+            "random": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    def resume(self, path: Path) -> list[dict[str, Any]]:
+        """Take up a state; returns its log. Raises UsageError for one that another recipe has left."""
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        now = self.recipe.model_dump(mode="json")
+        if changed := [key for key in now if state["recipe"].get(key) != now[key]]:
+            raise UsageError(
+                f"{path} was left by a training with other values of {', '.join(changed)}; remove it to start anew, or "
+                "choose another --out"
+            )
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.epoch = int(state["epoch"])
+        self.order.set_state(state["order"])
+        torch.set_rng_state(state["random"])
+        if state["cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+        return list(state["log"])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule, "scaler": self.scaler}
+        return parts if self.average is None else {**parts, "average": self.average}
+
+
+def masked_bce(logits: Tensor, labels: Tensor, ignore: Tensor, positive_weight: Tensor | None) -> Tensor:
+    """Binary cross-entropy, mean over the (image, label) entries that are not ignored."""
+    losses = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=positive_weight, reduction="none")
+    return losses.masked_fill(ignore, 0).sum() / (~ignore).sum().clamp(min=1)
+
+
+def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """No weight decay on biases, norms and tokens."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    plain = [p for n, p in named if p.ndim <= 1 or n.endswith(("cls_token", "pos_embed"))]
+    decayed = [p for n, p in named if not (p.ndim <= 1 or n.endswith(("cls_token", "pos_embed")))]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    if recipe.optimiser == "sgd":
+        nesterov = recipe.momentum > 0
+        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+
+
+def _schedule(
+    optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int, steps_per_epoch: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    if recipe.schedule == "one_cycle":
+        # one step more than are taken: the last would be at a rate of nothing
+        return torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps + 1)
+    warmup = recipe.warmup * steps_per_epoch
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min((step + 1) / max(warmup, 1), 0.5 * (1 + math.cos(math.pi * step / steps)))
+    )
+
+
+def _positive_weight(train: Examples, recipe: Recipe) -> Tensor:
+    """[L], 1 where positives count like negatives."""
+    count = len(train.dataset.class_names)
+    if recipe.positive_weight == "none":
+        return torch.ones(count)
+    if isinstance(recipe.positive_weight, list):
+        if len(recipe.positive_weight) != count:
+            raise UsageError(
+                f"recipe {recipe.name}: positive_weight has {len(recipe.positive_weight)} values, "
+                f"{train.dataset.name} has {count} classes"
+            )
+        return torch.tensor(recipe.positive_weight)
+    labels = torch.stack([torch.from_numpy(sample.labels) for sample in train.dataset]).float()
+    positives = labels.sum(0)
+    return ((len(labels) - positives) / positives.clamp(min=1)).clamp(max=100)
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    data_root: Path | None = None,
+    device: str = "cpu",
+    workers: int = 0,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_step: Callable[[int, int], None] = lambda step, steps: None,
+) -> Path:
+    """Train from a recipe, or go on where an earlier attempt at it was cut off.
+
+    Writes `<name>.safetensors`, `<name>.card.json` and `<name>.log.csv` into `out`; returns the first. While it runs,
+    `<name>.state.pt` holds the last finished epoch.
+
+    Raises:
+        UsageError: what does not go together, among it the state of a training with other settings
+    """
+    from safetensors.torch import save_file
+
+    from xaibench.models import seeded
+
+    data = {
+        split: load_dataset(recipe.dataset.name, data_root=data_root, split=split, **recipe.dataset.options)
+        for split in (recipe.dataset.train, recipe.dataset.evaluate)
+    }
+    train_data, evaluation_data = data[recipe.dataset.train], data[recipe.dataset.evaluate]
+    preprocess = recipe.input.preprocess()
+    bytes_needed = len(train_data) * 4 * len(preprocess.mean) * math.prod(preprocess.size)
+    keep = bytes_needed < MEMORY and workers == 0
+    out.mkdir(parents=True, exist_ok=True)
+    state = out / f"{recipe.name}.state.pt"
+    with seeded(recipe.seed):
+        model = _start(recipe, train_data)
+        examples = Examples(train_data, preprocess, recipe.augment, recipe.seed, 0, {} if keep else None)
+        validation = Examples(evaluation_data, preprocess, cache={} if keep else None)
+        fit = Fit(model, examples, recipe, torch.device(device), workers)
+        log = Log(out / f"{recipe.name}.log.csv", train_data.class_names, fit.resume(state) if state.is_file() else [])
+        for epoch in _epochs(fit, validation, on_step):
+            log.add(epoch)
+            fit.save(state, log.rows)
+            on_epoch(epoch)
+        quality = evaluate(fit.result, validation, fit.device, workers=workers)
+    fold(fit.result)  # what is written is an ordinary model whose last layer holds the effective kernel
+    weights = out / f"{recipe.name}.safetensors"
+    temporary = weights.with_suffix(".tmp")
+    save_file({name: tensor.cpu().contiguous() for name, tensor in fit.result.state_dict().items()}, temporary)
+    os.replace(temporary, weights)
+    card = describe(recipe, quality, train_data.class_names, weights, evaluation_data)
+    (out / f"{recipe.name}.card.json").write_text(json.dumps(card, indent=2) + "\n")
+    state.unlink()
+    return weights
+
+
+def _start(recipe: Recipe, data: Dataset) -> nn.Module:
+    """The model before its first step."""
+    from xaibench import bundled
+    from xaibench.models import create_module, load_checkpoint
+
+    options = {"num_classes": len(data.class_names), **recipe.model.options}
+    model = create_module(recipe.model.name, pretrained=recipe.model.pretrained, **options)
+    if (start := recipe.model.start) is not None:
+        path = bundled.weights(start) if start in bundled.names() else Path(start)
+        load_checkpoint(model, path, skip_different=True, into=recipe.model.into)
+    return model if recipe.kur is None else regularise(model, recipe.kur.alpha)
+
+
+def _epochs(fit: Fit, validation: Examples, on_step: Callable[[int, int], None]) -> Iterator[Epoch]:
+    """The epochs that are left, one `Epoch` yielded after each."""
+    while fit.epoch < fit.recipe.epochs:
+        started = time.monotonic()
+        loss = fit.run_epoch(on_step)
+        quality = evaluate(fit.result, validation, fit.device, workers=fit.workers)
+        rate = float(fit.optimiser.param_groups[0]["lr"])
+        yield Epoch(fit.epoch, fit.epoch * fit.steps_per_epoch, loss, rate, time.monotonic() - started, quality)
+
+
+def describe(
+    recipe: Recipe, quality: Quality, classes: tuple[str, ...], weights: Path, data: Dataset
+) -> Mapping[str, Any]:
+    """The card of a trained model: what a reader needs in order to trust or repeat it."""
+
+    def per_class(name: str) -> dict[str, float | None]:
+        values = getattr(quality, name)
+        return {c: None if math.isnan(v) else round(float(v), 5) for c, v in zip(classes, values, strict=True)}
+
+    return {
+        "name": recipe.name,
+        "train": f"xaibench train {recipe.name}",
+        "data": {"name": data.name, "revision": data.revision, "evaluated_on": data.split, "samples": len(data)},
+        "mean_average_precision": round(quality.mean("average_precision"), 5),
+        "mean_f1": round(quality.mean("f1"), 5),
+        "mean_f2": round(quality.mean("f2"), 5),
+        "average_precision": per_class("average_precision"),
+        "f1": per_class("f1"),
+        "f2": per_class("f2"),
+        "best_threshold": per_class("best_threshold"),
+        "f1_at_best_threshold": per_class("best_f1"),
+        "f2_at_best_threshold": per_class("best_f2"),
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "recipe": recipe.model_dump(mode="json"),
+    }

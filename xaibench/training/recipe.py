@@ -1,0 +1,107 @@
+"""`Recipe`: everything that decides trained weights, and its YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from xaibench.preprocess import Preprocess, Resize
+from xaibench.yamlfile import Document
+
+
+class Section(pydantic.BaseModel):
+    """A part of a recipe; unknown keys are refused."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(Section):
+    """Which data set, with its options; `train` and `evaluate` are the names of splits."""
+
+    name: str
+    train: str = "train"
+    evaluate: str = "val"
+    options: dict[str, Any] = {}
+
+
+class ModelSection(Section):
+    """A timm model or a bundled architecture.
+
+    `start` is a checkpoint to fine-tune from (a bundled model's name, or a file; a head of another size is left out),
+    `into` the submodule that takes it; `pretrained` lets timm fetch its own weights (needs a network).
+    """
+
+    name: str
+    options: dict[str, Any] = {}
+    pretrained: bool = False
+    start: str | None = None
+    into: str = ""
+
+
+class InputSection(Section):
+    size: int | tuple[int, int]
+    resize: Resize = "squash"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def preprocess(self) -> Preprocess:
+        size = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return Preprocess(size, self.resize, self.mean, self.std)
+
+
+class AugmentSection(Section):
+    """Random changes of a training image.
+
+    `flip` mirrors left-right, `dihedral` also turns by quarter turns, `crop` is the smallest area fraction of a random
+    crop (1: none; a crop may cut an object away, as in usual fine-tuning practice), `colour` the strength of
+    brightness and contrast changes.
+    """
+
+    flip: bool = True
+    dihedral: bool = False
+    crop: float = pydantic.Field(1.0, gt=0, le=1)
+    colour: float = pydantic.Field(0.0, ge=0, le=1)
+
+
+class KurSection(Section):
+    """Kernel Usage Regularization of the last layer: W · alpha softmax over labels (W) in place of W."""
+
+    alpha: float = pydantic.Field(1.0, gt=0)
+
+
+class Recipe(Section):
+    """Everything that decides the trained weights."""
+
+    name: str
+    seed: int = 0
+    dataset: DataSection
+    model: ModelSection
+    input: InputSection
+    augment: AugmentSection = AugmentSection()
+    epochs: int = pydantic.Field(20, ge=1)
+    batch_size: int = pydantic.Field(32, ge=2)
+    accumulate: int = pydantic.Field(1, ge=1, description="batches whose gradients are added up to one step")
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = pydantic.Field(0.9, ge=0, lt=1, description="of sgd (Nesterov)")
+    schedule: Literal["cosine", "one_cycle"] = "cosine"
+    warmup: float = pydantic.Field(1.0, ge=0, description="epochs of linear warm-up before the cosine")
+    learning_rate: float = pydantic.Field(1e-3, gt=0)
+    weight_decay: float = pydantic.Field(0.05, ge=0)
+    clip: float = pydantic.Field(1.0, gt=0, description="largest gradient norm")
+    positive_weight: Literal["none", "balanced"] | list[Annotated[float, pydantic.Field(gt=0)]] = pydantic.Field(
+        "none", description="of each class in the cross-entropy: negatives per positive (balanced), or given one by one"
+    )
+    ema: float | None = pydantic.Field(None, gt=0, lt=1, description="decay of the average of weights that is kept")
+    kur: KurSection | None = None
+    precision: Literal["float32", "amp"] = "float32"
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe from YAML. Raises ProblemsError with every problem of the file."""
+    document = Document.read(path)
+    recipe = document.validate(Recipe)
+    document.raise_problems()
+    assert recipe is not None
+    return recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xaibench.errors import UsageError
-from xaibench.suite import find_suite, load_suite, parse_metrics, select, shipped_suites
+from xaibench.suite import find_suite, load_suite, parse_metrics, quick, select, shipped_suites
 from xaibench.yamlfile import ProblemsError
 
 GOOD = """\
@@ -132,6 +132,18 @@ def test_select(tmp_path: Path) -> None:
     assert chosen.leaderboard.reference is None
     with pytest.raises(UsageError, match="--method 'x\\*' chooses nothing"):
         select(suite, methods="x*")
+
+
+def test_a_suite_names_its_own_quick_part(tmp_path: Path) -> None:
+    text = GOOD + "leaderboard: {reference: cam}\nquick: {methods: ['grad*'], metrics: [average_drop]}\n"
+    part = quick(load_suite(write(tmp_path, text)))
+    assert [m.label for m in part.methods] == ["grad_cam@layer3"]
+    assert [m.label for m in part.bound_metrics()] == ["average_drop"]
+    with pytest.raises(UsageError, match="names no quick part"):
+        quick(load_suite(write(tmp_path, GOOD)))
+    found = problems(tmp_path, GOOD + "quick: {methods: [cm], models: [x], metrics: [average_drp]}\n")
+    assert len(found) == 3
+    assert "unknown method 'cm'; did you mean 'cam'?" in found[0]
 
 
 def test_find_suite() -> None:

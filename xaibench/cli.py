@@ -59,6 +59,7 @@ def run(
     method: Annotated[str, typer.Option("--method", metavar="GLOB", help="Only these methods.")] = "*",
     metric: Annotated[str, typer.Option("--metric", metavar="GLOB", help="Only these metrics.")] = "*",
     model: Annotated[str, typer.Option("--model", metavar="GLOB", help="Only these models.")] = "*",
+    quick: Annotated[bool, typer.Option("--quick", help="Only the part that the suite calls representative.")] = False,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Only the first N samples; marks the run partial.")
     ] = None,
@@ -86,6 +87,7 @@ def run(
             suite,
             out=(out if len(suites) == 1 else out / Path(suite).stem) if out else None,
             overrides=changed,
+            quick=quick,
             globs={"methods": method, "metrics": metric, "models": model},
             data_root=data_root,
             device=commands.pick_device(device),

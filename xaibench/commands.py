@@ -16,6 +16,7 @@ from xaibench import registry
 from xaibench.display import Bars, ProgressMode, err, out
 from xaibench.errors import MissingError, UsageError, XaibenchError, unknown
 from xaibench.suite import Suite, find_suite, load_suite, select, shipped_suites
+from xaibench.suite import quick as quick_part
 
 BYTES_PER_ROW = 12  # of a Parquet cell, measured
 PAIRS_PER_IMAGE = 2.5  # a guess for the plan; the number of detected labels is known only when it is run
@@ -38,15 +39,16 @@ def pick_device(name: str) -> str:
 
 
 def run(
-    name: str, *, out: Path | None, overrides: Sequence[str], globs: Mapping[str, str], data_root: Path | None,
-    device: str, batch_size: str, limit: int | None, fail_fast: bool, dry_run: bool, progress: ProgressMode,
+    name: str, *, out: Path | None, overrides: Sequence[str], quick: bool, globs: Mapping[str, str],
+    data_root: Path | None, device: str, batch_size: str, limit: int | None, fail_fast: bool, dry_run: bool, progress: ProgressMode,
 ) -> int:  # fmt: skip
     """Run one suite and print its leaderboard; returns the exit code."""
     from xaibench.rundir import run_suite
     from xaibench.runner import Progress, Settings
 
     path = find_suite(name)
-    suite = select(load_suite(path, overrides), **globs)
+    suite = load_suite(path, overrides)
+    suite = select(quick_part(suite) if quick else suite, **globs)
     settings = Settings(
         data_root=data_root,
         suite_folder=path.parent,

@@ -21,6 +21,8 @@ from xaibench.errors import UsageError, unknown
 from xaibench.yamlfile import Document, Location
 
 Explain = Literal["detected", "present", "predicted", "target"]
+Kind = Literal["models", "methods", "metrics"]
+Globs = str | Sequence[str]
 
 
 class Section(pydantic.BaseModel):
@@ -99,6 +101,14 @@ class LeaderboardSection(Section):
     rank_by: list[str] = []
 
 
+class QuickSection(Section):
+    """A representative part of the suite, for a first look (`run --quick`): labels of what is kept, or globs."""
+
+    models: list[str] = ["*"]
+    methods: list[str] = ["*"]
+    metrics: list[str] = ["*"]
+
+
 # in place of what is missing or wrong, so that one report names every problem of a file
 STAND_INS = {
     "name": "unnamed",
@@ -134,6 +144,7 @@ class Suite(Section):
     methods: Annotated[list[Named], Listed, pydantic.Field(min_length=1)]
     metrics: Annotated[list[MetricNamed], Listed, pydantic.Field(min_length=1)]
     leaderboard: LeaderboardSection = LeaderboardSection()
+    quick: QuickSection | None = None
     max_bad_samples: int = pydantic.Field(0, ge=0)
 
     def bound_methods(self) -> list[BoundMethod]:
@@ -251,6 +262,14 @@ def _check_names(suite: Suite, document: Document) -> None:
     reference = suite.leaderboard.reference
     if reference is not None and reference not in labels:
         document.add(("leaderboard", "reference"), unknown("method", reference, labels))
+    _check_quick(suite, "methods", labels, document)
+    _check_quick(suite, "models", {model.label for model in suite.models}, document)
+
+
+def _check_quick(suite: Suite, kind: Kind, labels: set[str], document: Document) -> None:
+    for index, glob in enumerate(getattr(suite.quick, kind, [])):
+        if not any(fnmatch(label, glob) for label in labels):
+            document.add(("quick", kind, index), unknown(kind.removesuffix("s"), glob, labels))
 
 
 def _check_metrics(suite: Suite, document: Document, has_masks: bool) -> None:
@@ -270,6 +289,7 @@ def _check_metrics(suite: Suite, document: Document, has_masks: bool) -> None:
     for index, label in enumerate(suite.leaderboard.rank_by):
         if label not in labels:
             document.add(("leaderboard", "rank_by", index), unknown("metric", label, labels))
+    _check_quick(suite, "metrics", labels, document)
 
 
 def _check_dataset(suite: Suite, document: Document) -> tuple[bool, bool]:
@@ -316,14 +336,15 @@ def _dataset_words(suite: Suite) -> str:
 N = TypeVar("N", Named, MetricNamed, ModelSection)
 
 
-def select(suite: Suite, *, models: str = "*", methods: str = "*", metrics: str = "*") -> Suite:
+def select(suite: Suite, *, models: Globs = "*", methods: Globs = "*", metrics: Globs = "*") -> Suite:
     """The suite with only what the globs choose (metric groups are spelled out). Raises UsageError if nothing is left."""
 
-    def keep(kind: str, entries: list[N], glob: str) -> list[N]:
-        kept = [entry for entry in entries if fnmatch(entry.label, glob)]
+    def keep(kind: str, entries: list[N], globs: Globs) -> list[N]:
+        patterns = [globs] if isinstance(globs, str) else globs
+        kept = [entry for entry in entries if any(fnmatch(entry.label, pattern) for pattern in patterns)]
         if not kept:
             labels = ", ".join(entry.label for entry in entries)
-            raise UsageError(f"--{kind} {glob!r} chooses nothing of the suite's {kind}s: {labels}")
+            raise UsageError(f"--{kind} {', '.join(patterns)!r} chooses nothing of the suite's {kind}s: {labels}")
         return kept
 
     groups = registry.metric_groups()
@@ -347,3 +368,10 @@ def select(suite: Suite, *, models: str = "*", methods: str = "*", metrics: str 
             ),
         }
     )
+
+
+def quick(suite: Suite) -> Suite:
+    """The suite's own representative part. Raises UsageError where it names none."""
+    if suite.quick is None:
+        raise UsageError(f"suite {suite.name} names no quick part; add `quick: {{methods: [...]}}`, or use --method and --limit")
+    return select(suite, **suite.quick.model_dump())

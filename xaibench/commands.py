@@ -40,7 +40,8 @@ def pick_device(name: str) -> str:
 
 def run(
     name: str, *, out: Path | None, overrides: Sequence[str], quick: bool, globs: Mapping[str, str],
-    data_root: Path | None, device: str, batch_size: str, limit: int | None, fail_fast: bool, dry_run: bool, progress: ProgressMode,
+    data_root: Path | None, device: str, batch_size: str, limit: int | None, fail_fast: bool, dry_run: bool,
+    progress: ProgressMode,
 ) -> int:  # fmt: skip
     """Run one suite and print its leaderboard; returns the exit code."""
     from xaibench.rundir import run_suite

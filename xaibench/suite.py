@@ -373,5 +373,5 @@ def select(suite: Suite, *, models: Globs = "*", methods: Globs = "*", metrics: 
 def quick(suite: Suite) -> Suite:
     """The suite's own representative part. Raises UsageError where it names none."""
     if suite.quick is None:
-        raise UsageError(f"suite {suite.name} names no quick part; add `quick: {{methods: [...]}}`, or use --method and --limit")
+        raise UsageError(f"suite {suite.name} names no quick part; add `quick: {{methods: [...]}}`, or use --method")
     return select(suite, **suite.quick.model_dump())

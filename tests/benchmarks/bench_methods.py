@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -57,10 +58,11 @@ def bench_a_suite_of_ten_last_layer_methods(
     ratio("ten last-layer methods, 5 labels / forward", suite, lambda: classifier.logits(images), 1.5)
 
 
-@pytest.mark.parametrize("method", ["saliency", "input_x_gradient"])
+@pytest.mark.parametrize(("method", "parameters"), [("saliency", {}), ("input_x_gradient", {}), ("vgatt", {"layer": "input"})])
 def bench_input_gradients(
-    method: str, network: tuple[xaibench.Classifier, torch.Tensor, xaibench.Pairs], ratio: Callable[..., float]
-) -> None:
+    method: str, parameters: dict[str, Any], network: tuple[xaibench.Classifier, torch.Tensor, xaibench.Pairs],
+    ratio: Callable[..., float],
+) -> None:  # fmt: skip
     """One forward and five backward passes, no more: the yardstick is exactly that in plain torch."""
     classifier, images, pairs = network
     module = create_module("resnet18", num_classes=20).eval().requires_grad_(False)
@@ -73,7 +75,7 @@ def bench_input_gradients(
 
     ratio(
         f"{method}, 5 labels / (forward + 5 backwards)",
-        lambda: xaibench.explain(classifier, images, pairs, method=method),
+        lambda: xaibench.explain(classifier, images, pairs, method=method, **parameters),
         plain,
         1.1,
     )

@@ -12,13 +12,14 @@ at ours. Peers explain one label per call.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
 
 import captum.attr
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import xaibench
 from xaibench.models import create_module
@@ -26,6 +27,9 @@ from xaibench.torchvision_ops import ensure_torchvision_schemas
 
 LABELS = 5
 STEPS = 20
+SAMPLES = 5
+GRID = 7
+COALITIONS = 100
 
 
 def rows(images: Tensor) -> list[tuple[str, str, Callable[[], object], Callable[[], object]]]:
@@ -39,6 +43,10 @@ def rows(images: Tensor) -> list[tuple[str, str, Callable[[], object], Callable[
     count = len(images)
     pairs = xaibench.Pairs(torch.arange(count).repeat_interleave(LABELS), torch.arange(LABELS).repeat(count))
     first_label = xaibench.Pairs(torch.arange(count), torch.zeros(count, dtype=torch.long))
+    one, few = images[:1], images[:2]
+    few_pairs = pairs[(pairs.image < 2).nonzero()[:, 0]]
+    rectified = _without_shared_relus(module)
+    window = images.shape[-1] // 4
     first_image = xaibench.Pairs([0] * LABELS, list(range(LABELS)))
 
     def ours(method: str, x: Tensor, what: xaibench.Pairs, **parameters: object) -> Callable[[], object]:
@@ -52,12 +60,35 @@ def rows(images: Tensor) -> list[tuple[str, str, Callable[[], object], Callable[
         explainer = getattr(captum.attr, kind)(module)
         return lambda: [explainer.attribute(images.clone().requires_grad_(), target=label) for label in range(LABELS)]
 
+    def occlusion(x: Tensor, window: int) -> Callable[[], object]:
+        explainer = captum.attr.Occlusion(module)
+        shape, strides = (3, window, window), (3, window // 2, window // 2)
+        return lambda: [explainer.attribute(x, shape, strides=strides, target=label) for label in range(LABELS)]
+
+    def deep_lift() -> object:
+        explainer = captum.attr.DeepLift(rectified)
+        return [explainer.attribute(few, target=label) for label in range(LABELS)]
+
+    def gradient_shap() -> object:
+        explainer = captum.attr.GradientShap(module)
+        baselines = torch.zeros_like(few[:1])
+        return [explainer.attribute(few, baselines, n_samples=SAMPLES, target=label) for label in range(LABELS)]
+
+    def kernel_shap() -> object:
+        explainer = captum.attr.KernelShap(module)
+        side = images.shape[-1]
+        cells = torch.arange(side) * GRID // side
+        players = (cells[:, None] * GRID + cells)[None, None]
+        return [
+            explainer.attribute(one, target=label, feature_mask=players, n_samples=COALITIONS, perturbations_per_eval=16)
+            for label in range(LABELS)
+        ]
+
     def integrated_gradients() -> object:
         explainer = captum.attr.IntegratedGradients(module)
         return explainer.attribute(images, target=0, n_steps=STEPS, internal_batch_size=count)
 
     cam, five = "pytorch-grad-cam", f"{LABELS} labels"
-    one = images[:1]
     return [
         (f"Grad-CAM, {five}", cam, ours("grad_cam", images, pairs), grad_cams("GradCAM", images, "layer4")),
         (f"Grad-CAM++, {five}", cam, ours("grad_cam_pp", images, pairs), grad_cams("GradCAMPlusPlus", images, "layer4")),
@@ -68,7 +99,23 @@ def rows(images: Tensor) -> list[tuple[str, str, Callable[[], object], Callable[
         (f"Input x gradient, {five}", "captum", ours("input_x_gradient", images, pairs), captums("InputXGradient")),
         (f"Integrated gradients, {STEPS} steps, one label", "captum",
          ours("integrated_gradients", images, first_label, steps=STEPS), integrated_gradients),
+        (f"GradientSHAP, {SAMPLES} samples, two images, {five}", "captum",
+         ours("gradient_shap", few, few_pairs, samples=SAMPLES), gradient_shap),
+        (f"DeepLIFT, two images, {five}", "captum", ours("deep_lift", few, few_pairs), deep_lift),
+        (f"Occlusion, one image, {five}", "captum",
+         ours("occlusion", one, first_image, window=window, stride=window // 2), occlusion(one, window)),
+        (f"Kernel SHAP, {COALITIONS} coalitions, one image, {five}", "captum",
+         ours("kernel_shap", one, first_image, cells=GRID, samples=COALITIONS), kernel_shap),
     ]  # fmt: skip
+
+
+def _without_shared_relus(module: nn.Module) -> nn.Module:
+    """captum's DeepLIFT wants every ReLU used once and nothing in place: timm's blocks run as they are, out of place."""
+    copied = copy.deepcopy(module)
+    for layer in copied.modules():
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False
+    return copied
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -1,0 +1,20 @@
+"""Taking an image apart in the order a map says: units, ranks, what a removed pixel becomes, and the curves of scores.
+
+Units (pixels, grid patches or superpixels) are ranked once by their mean relevance. The image after k removals is
+`where(rank < k, replacement, image)`; those images are made in chunks across pairs AND steps.
+
+The tie rule: the sort is stable, so equal units are removed in raster order, in either direction. A constant map is
+therefore taken apart from the top left to the bottom right by both orders. `Evaluation.tied` says how much of a map
+its values leave to this rule.
+"""
+
+from xaibench.perturb.curves import Curve, curve, trace
+from xaibench.perturb.readings import Readings, Score, clean, read
+from xaibench.perturb.removal import Baseline, Order, Removal, Static, Unit
+from xaibench.perturb.replacements import Remove, blur, remover, running_mean, substitute
+from xaibench.perturb.units import Units, tied, units
+
+__all__ = [
+    "Baseline", "Curve", "Order", "Readings", "Removal", "Remove", "Score", "Static", "Unit", "Units", "blur", "clean",
+    "curve", "read", "remover", "running_mean", "substitute", "tied", "trace", "units",
+]  # fmt: skip

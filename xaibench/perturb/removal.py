@@ -1,0 +1,69 @@
+"""What a perturbation removes, in which portions, and what takes its place: the words that metrics share curves by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from xaibench.errors import UsageError
+
+Static = Literal["zero", "black", "mean", "min", "blur", "noise", "road"]
+Baseline = Literal["zero", "black", "mean", "min", "blur", "noise", "road", "running_mean"]
+Order = Literal["morf", "lerf", "random"]
+Unit = Literal["pixel", "patch", "segment"]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What is removed in which portions, and what replaces it; two metrics that say the same share their curves.
+
+    Attributes:
+        baseline: `zero` (0 in model space: the mean colour of the training data), `black` (0 before normalisation),
+            `mean` (of each channel of the image), `min` (of the image over all channels), `blur` (`kernel`, `sigma`;
+            zero-padded), `noise` (Gaussian of each channel's mean and deviation, a fixed draw per pair), `road`
+            (imputed from what is left, plus Gaussian noise of deviation `noise`), `running_mean` (the mean of the
+            image, all channels, as it was before the step; what Quantus calls mean)
+        unit: `pixel`, `patch` (cells of a `grid` x `grid` partition) or `segment` (superpixels grown from that grid)
+        steps: T portions of (nearly) equal numbers of units: floor(t n / T) are gone after step t. None: one unit a
+            step, which is meant for patches and segments
+        fractions: of the units, instead of steps
+    """
+
+    baseline: Baseline = "zero"
+    unit: Unit = "pixel"
+    grid: int = 8
+    steps: int | None = 32
+    fractions: tuple[float, ...] | None = None
+    kernel: int = 11
+    sigma: float = 5.0
+    noise: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.fractions is None and self.unit == "pixel":
+            raise UsageError("steps: null removes one unit at a time, which is for patches and segments; give a number")
+        if self.steps is not None and self.steps < 1:
+            raise UsageError(f"steps: {self.steps}; at least 1 is needed")
+        if self.grid < 1:
+            raise UsageError(f"grid: {self.grid}; at least 1 is needed")
+        if self.kernel < 1 or self.kernel % 2 == 0 or self.sigma <= 0:
+            raise UsageError(f"blur: kernel {self.kernel} must be odd and sigma {self.sigma} positive")
+        if self.fractions is not None and not all(0 < fraction <= 1 for fraction in self.fractions):
+            raise UsageError(f"fractions: {self.fractions} must lie in (0, 1]")
+
+    def counts(self, units: Tensor) -> Tensor:
+        """long [P, T + 1]: how many of [P] units are gone before the first and after each step.
+
+        Where units are removed one at a time, pairs with fewer units than others have counts beyond their number.
+        """
+        n = units[:, None]
+        if self.fractions is not None:
+            # 0.29 * 100 is 28.999999999999996
+            wanted = torch.tensor((0.0, *self.fractions), dtype=torch.float64, device=n.device)
+            return (n * wanted + 1e-6).floor().long()
+        if self.steps is not None:
+            return n * torch.arange(self.steps + 1, device=n.device) // self.steps
+        longest = int(units.max()) if len(units) else 1
+        return torch.arange(longest + 1, device=n.device).expand(len(units), -1)

@@ -1,0 +1,75 @@
+"""What is removed as a whole: pixels, patches or segments, and their ranks. Ties go in raster order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from xaibench.perturb.removal import Unit
+from xaibench.superpixels import grid_cells, slic
+
+if TYPE_CHECKING:
+    from xaibench.evaluation import Evaluation
+
+
+@dataclass(frozen=True)
+class Units:
+    """A partition of images into what is removed as a whole.
+
+    Attributes:
+        index: long [P, c, H, W], the unit of each pixel (c = 1: all its channels) or of each scalar (c = C)
+        total: numbers run from 0 to total - 1; not all need to occur in every image
+    """
+
+    index: Tensor
+    total: int
+
+    def sums(self, values: Tensor) -> Tensor:
+        """double [P, total]: values [P, c, H, W] summed over each unit."""
+        zeros = torch.zeros(len(values), self.total, dtype=torch.float64, device=values.device)
+        return zeros.scatter_add_(1, self.index.flatten(1), values.flatten(1).double())
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """double [P, total]: the pixels (or scalars) of each unit."""
+        return self.sums(torch.ones(self.index.shape, device=self.index.device))
+
+    def spread(self, values: Tensor) -> Tensor:
+        """[P, total] -> [P, c, H, W]: each pixel gets its unit's value."""
+        return values.gather(1, self.index.flatten(1)).view(self.index.shape)
+
+    def ranks(self, values: Tensor, order: Literal["morf", "lerf"]) -> Tensor:
+        """int32 [P, c, H, W]: 0 for the unit removed first; units are compared by their mean of values [P, c, H, W].
+
+        Means are compared in float32, so that rounding makes no order out of ties; units without a pixel come last.
+        """
+        last = -torch.inf if order == "morf" else torch.inf
+        means = (self.sums(values) / self.sizes).float().masked_fill(self.sizes == 0, last)
+        sequence = means.argsort(dim=1, descending=order == "morf", stable=True)
+        places = torch.arange(self.total, device=means.device).expand_as(sequence)
+        return self.spread(torch.empty_like(sequence).scatter_(1, sequence, places)).int()
+
+
+def units(evaluation: Evaluation, unit: Unit, grid: int) -> Units:
+    """The partition of each pair's image."""
+    images, pairs = evaluation.forward.images, evaluation.pairs
+    height, width = images.shape[-2:]
+    if unit == "segment":
+        return Units(slic(images, grid)[pairs.image][:, None], grid * grid)
+    if unit == "patch":
+        index, total = grid_cells(height, width, grid, images.device), grid * grid
+    else:
+        index, total = torch.arange(height * width, device=images.device).view(height, width), height * width
+    return Units(index.expand(len(pairs), 1, height, width), total)
+
+
+def tied(values: Tensor) -> Tensor:
+    """[P]: the fraction of values [P, n] that another value of the same row equals."""
+    ordered = values.sort(1).values
+    same = ordered[:, 1:] == ordered[:, :-1]
+    edge = torch.zeros_like(same[:, :1])
+    return (torch.cat([same, edge], 1) | torch.cat([edge, same], 1)).to(values.dtype).mean(1)

@@ -1,0 +1,81 @@
+"""What Kernel Usage Regularization does to the bundled CNN: docs/images/kur-correlations.png and the table of docs/kur.md.
+
+    python docs/make_kur.py          # reads leaderboards/shapes.scores.csv and the bundled models
+
+The figure shows Pearson correlations between the weight vectors of the classes in the last layer (of the regularised
+model: the effective kernel).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import seaborn as sns
+
+import xaibench
+from xaibench import bundled
+from xaibench.leaderboard import ARROWS
+
+ROOT = Path(__file__).parent.parent
+PAGE, FIGURE = ROOT / "docs" / "kur.md", ROOT / "docs" / "images" / "kur-correlations.png"
+MARKERS = "<!-- made by docs/make_kur.py -->", "<!-- end -->"
+MODELS = "shapes-resnet", "shapes-resnet-kur"
+METHODS = "cam", "grad_cam_pp", "minmax_cam", "d_minmax_cam"
+METRICS = "f1_minus", "f1_plus", "average_drop_of_others", "average_retention_of_others", "energy_pointing_game"
+
+
+def correlations(model: str) -> npt.NDArray[np.float64]:
+    """[L, L] between the rows of the head's matrix."""
+    return np.corrcoef(xaibench.load_classifier(model).head_weight.double().numpy())
+
+
+def overlap(matrix: npt.NDArray[np.float64]) -> float:
+    """Mean absolute correlation of two different classes."""
+    off = matrix[~np.eye(len(matrix), dtype=bool)]
+    return float(np.abs(off).mean())
+
+
+def draw() -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
+    classes = bundled.classes(MODELS[0])
+    for axis, model in zip(axes, MODELS, strict=True):
+        matrix = correlations(model)
+        sns.heatmap(
+            matrix, vmin=-1, vmax=1, cmap="vlag", annot=True, fmt=".2f", annot_kws={"size": 8}, square=True, ax=axis,
+            xticklabels=classes, yticklabels=classes, cbar=model == MODELS[-1],
+        )  # fmt: skip
+        axis.set_title(f"{model}: mean |r| of two classes {overlap(matrix):.3f}", fontsize=10)
+        axis.tick_params(axis="x", rotation=45)
+    figure.suptitle("Correlation between the weight vectors of classes", fontsize=11)
+    figure.savefig(FIGURE, dpi=110, facecolor="white")
+    plt.close(figure)
+
+
+def table() -> str:
+    scores = pd.read_csv(ROOT / "leaderboards" / "shapes.scores.csv")
+    directions = dict(zip(scores["metric"], scores["direction"], strict=True))
+    lines = ["| model | mAP | method | " + " | ".join(f"{m} {ARROWS[directions[m]]}" for m in METRICS) + " |"]
+    lines.append("|---|---:|---|" + "---:|" * len(METRICS))
+    for method in METHODS:
+        for model in MODELS:
+            rows = scores.query("model == @model and method == @method").set_index("metric")
+            cells = [
+                f"{rows.value[m]:.4f} [{rows.ci_low[m]:.3f}, {rows.ci_high[m]:.3f}]" for m in METRICS
+            ]
+            lines.append(f"| {model} | {bundled.card(model)['mean_average_precision']:.4f} | {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    draw()
+    page = PAGE.read_text()
+    before, rest = page.split(MARKERS[0])
+    after = rest.split(MARKERS[1])[1]
+    PAGE.write_text(f"{before}{MARKERS[0]}\n\n{table()}\n\n{MARKERS[1]}{after}")

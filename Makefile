@@ -10,7 +10,7 @@ TESTS  ?= tests
 .PHONY: demo test slow lint types bench docs leaderboards wheel-check clean
 
 demo: $(VENV)/.base
-	$(BIN)/xaibench run shapes $(DEMO)
+	$(BIN)/xaibench run shapes --quick $(DEMO)
 
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TESTS)

@@ -18,6 +18,7 @@ import xaibench
 from xaibench import registry
 from xaibench.leaderboard import ARROWS, Leaderboard
 from xaibench.runner import collate
+from xaibench.suite import find_suite, load_suite, quick
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
@@ -25,10 +26,13 @@ SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#cfe6d8", "#6f
 
 
 def leaderboard(model: str) -> None:
-    """The table of one model; a darker cell is better within its column, controls are grey."""
+    """The suite's quick part for one model; a darker cell is better within its column, controls are grey."""
     board = Leaderboard(pd.read_csv(ROOT / "leaderboards" / "shapes.scores.csv"))
+    suite = load_suite(find_suite("shapes"))
+    chosen = {method.label for method in quick(suite).methods}
     table = board.wide().query("model == @model").set_index("method")[board.metrics].round(4)  # ties are ties
-    controls = set(board.scores.query("control")["method"])
+    table = table[table.index.isin(chosen)]
+    controls = set(board.scores.query("control")["method"]) & set(table.index)
     contestants = table.drop(index=[m for m in table.index if m in controls])
     order = [*contestants.index, *(m for m in table.index if m in controls)]
     figure, axes = plt.subplots(figsize=(13, 0.36 * len(order) + 1.6))
@@ -49,7 +53,9 @@ def leaderboard(model: str) -> None:
     for row, method in enumerate(order):
         style = "italic" if method in controls else "normal"
         axes.text(-0.08, row + 0.53, method, ha="right", va="center", fontsize=9.5, style=style, color="#222222")
-    axes.set_title(f"xaibench run shapes: {model}, 256 images (italic: controls; bold: best method)", fontsize=11, loc="left")
+    images = suite.dataset.options["samples"]
+    title = f"xaibench run shapes --quick: {model}, {images} images (italic: controls; bold: best method)"
+    axes.set_title(title, fontsize=11, loc="left")
     figure.savefig(IMAGES / "leaderboard.png", dpi=110, bbox_inches="tight", facecolor="white")
     plt.close(figure)
 

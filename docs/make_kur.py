@@ -21,6 +21,7 @@ import seaborn as sns
 
 import xaibench
 from xaibench import bundled
+from xaibench.datasets.shapes import PARTNER
 from xaibench.leaderboard import ARROWS
 
 ROOT = Path(__file__).parent.parent
@@ -36,10 +37,13 @@ def correlations(model: str) -> npt.NDArray[np.float64]:
     return np.corrcoef(xaibench.load_classifier(model).head_weight.double().numpy())
 
 
-def overlap(matrix: npt.NDArray[np.float64]) -> float:
-    """Mean absolute correlation of two different classes."""
-    off = matrix[~np.eye(len(matrix), dtype=bool)]
-    return float(np.abs(off).mean())
+def words(matrix: npt.NDArray[np.float64]) -> str:
+    """Mean correlation of classes that often meet in an image, and of the rest."""
+    partners = np.zeros_like(matrix, bool)
+    for label, partner in PARTNER.items():
+        partners[label, partner] = True
+    rest = ~partners & ~np.eye(len(matrix), dtype=bool)
+    return f"mean r of partners {matrix[partners].mean():.3f}, of others {matrix[rest].mean():.3f}"
 
 
 def draw() -> None:
@@ -51,7 +55,7 @@ def draw() -> None:
             matrix, vmin=-1, vmax=1, cmap="vlag", annot=True, fmt=".2f", annot_kws={"size": 8}, square=True, ax=axis,
             xticklabels=classes, yticklabels=classes, cbar=model == MODELS[-1],
         )  # fmt: skip
-        axis.set_title(f"{model}: mean |r| of two classes {overlap(matrix):.3f}", fontsize=10)
+        axis.set_title(f"{model}: {words(matrix)}", fontsize=9.5)
         axis.tick_params(axis="x", rotation=45)
     figure.suptitle("Correlation between the weight vectors of classes", fontsize=11)
     figure.savefig(FIGURE, dpi=110, facecolor="white")

@@ -17,7 +17,7 @@ from xaibench.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
 from xaibench.methods.cam import grad_cam
 from xaibench.registry import method
-from xaibench.rewire import Rule, every, positive_gradient, rewired, with_gradient_of
+from xaibench.rewire import Rule, every, keep, positive_gradient, rewired
 
 Reduce = Literal["sum", "max", "abs_sum"]
 
@@ -190,7 +190,7 @@ def deconvolution(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> 
     """
 
     def rule(_: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        return with_gradient_of(positive_gradient(x), output)
+        return keep(output, positive_gradient(x))
 
     return over_channels(_by_rule(forward, pairs, rule), reduce)
 
@@ -237,7 +237,7 @@ def _rescale(_: nn.Module, x: Tensor, output: Tensor) -> Tensor:
     change_in, change_out = _change(x.detach()), _change(output.detach())
     equal = change_in.abs() < NEARLY_EQUAL
     slope = (change_out / change_in).where(~equal, 0)
-    return torch.where(equal, output, with_gradient_of(x * slope, output))
+    return torch.where(equal, output, keep(output, x * slope))
 
 
 def _rescale_pool(module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ def _rescale_pool(module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         (half.gather(2, at_x) * (highest - out_b).flatten(2) + half.gather(2, at_b) * (out_x - highest).flatten(2))
         for half in per_unit.chunk(2)
     ]
-    return with_gradient_of(torch.cat(carried).view_as(output), output)
+    return keep(output, torch.cat(carried).view_as(output))
 
 
 def _change(both: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
 from xaibench.registry import method
-from xaibench.rewire import Rule, normalisations, rewired, with_gradient_of
+from xaibench.rewire import Rule, keep, normalisations, rewired
 
 Bias = Literal["weight", "kept"]
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest logit: the rewired pass rounds differently
@@ -113,7 +113,7 @@ class _Rule:
             parts = self._share(linear(x, w_plus, bias if self.bias == "kept" else b_plus), z)
         else:
             parts = self._share(linear(x, weight, bias), z)
-        return with_gradient_of(parts, z)
+        return keep(z, parts)
 
     def _share(self, parts: Tensor, z: Tensor) -> Tensor:
         """`parts`, a sum over inputs, scaled so that it is z: its gradient shares z out in proportion."""

@@ -146,6 +146,17 @@ def test_a_suite_names_its_own_quick_part(tmp_path: Path) -> None:
     assert "unknown method 'cm'; did you mean 'cam'?" in found[0]
 
 
+def test_a_model_may_have_only_some_of_the_methods(tmp_path: Path) -> None:
+    models = "models: [shapes-vit, {name: shapes-resnet, methods: ['grad*']}]"
+    suite = load_suite(write(tmp_path, GOOD.replace("models: [shapes-resnet]", models)))
+    assert [[m.label for m in suite.bound_methods(model)] for model in suite.models] == [
+        ["cam", "grad_cam@layer3"],
+        ["grad_cam@layer3"],
+    ]
+    found = problems(tmp_path, GOOD.replace("models: [shapes-resnet]", models.replace("grad*", "gard_cam@layer3")))
+    assert found == ["3:54: unknown method 'gard_cam@layer3'; did you mean 'grad_cam@layer3'?"]
+
+
 def test_find_suite() -> None:
     assert find_suite("shapes").name == "shapes.yaml"
     with pytest.raises(UsageError, match="did you mean 'shapes'"):

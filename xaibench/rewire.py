@@ -39,9 +39,9 @@ def every(module: nn.Module, kinds: Mapping[type[nn.Module], Rule]) -> dict[nn.M
     return {m: rule for kind, rule in kinds.items() for m in module.modules() if isinstance(m, kind)}
 
 
-def with_gradient_of(carrier: Tensor, value: Tensor) -> Tensor:
-    """A tensor of this value whose gradient goes to `carrier`."""
-    return carrier + (value - carrier).detach()
+def keep(value: Tensor, surrogate: Tensor) -> Tensor:
+    """`value`, with the gradient of `surrogate`."""
+    return value.detach() + (surrogate - surrogate.detach())
 
 
 class _Positive(torch.autograd.Function):

@@ -114,7 +114,7 @@ class Runner:
         """Load a model and sort out which methods go with it. Raises UsageError when none does, or labels differ."""
         classifier = open_model(section, self.suite, self.dataset, self.settings)
         methods, skipped = [], []
-        for method in self.suite.bound_methods():
+        for method in self.suite.bound_methods(section):
             lacking = [need for need in method.entry.needs if need != "masks" and need not in classifier.offers()]
             if lacking:
                 skipped.append(f"{section.label}: {method.label} left out: {classifier.lack(lacking[0])}")

@@ -77,7 +77,10 @@ class InputSection(Section):
 
 
 class ModelSection(Section):
-    """A bundled or timm model. Relative checkpoints are relative to the suite's file, or the data root."""
+    """A bundled or timm model. Relative checkpoints are relative to the suite's file, or the data root.
+
+    `methods` are labels (or globs) of the suite's methods that this model is explained by; all of them where left out.
+    """
 
     name: str
     as_: str | None = pydantic.Field(None, alias="as")
@@ -88,6 +91,7 @@ class ModelSection(Section):
     layer: str | None = None
     input: InputSection = InputSection()
     options: dict[str, Any] = {}
+    methods: list[str] = ["*"]
 
     @property
     def label(self) -> str:
@@ -147,11 +151,13 @@ class Suite(Section):
     quick: QuickSection | None = None
     max_bad_samples: int = pydantic.Field(0, ge=0)
 
-    def bound_methods(self) -> list[BoundMethod]:
-        """Methods with all parameters filled in, in the suite's order."""
+    def bound_methods(self, model: ModelSection | None = None) -> list[BoundMethod]:
+        """Methods (those of one model) with all parameters filled in, in the suite's order."""
+        globs = ["*"] if model is None else model.methods
         return [
             BoundMethod(m.label, registry.methods[m.name], registry.methods[m.name].bind(m.parameters))
             for m in self.methods
+            if any(fnmatch(m.label, glob) for glob in globs)
         ]
 
     def bound_metrics(self) -> list[BoundMetric]:
@@ -262,14 +268,21 @@ def _check_names(suite: Suite, document: Document) -> None:
     reference = suite.leaderboard.reference
     if reference is not None and reference not in labels:
         document.add(("leaderboard", "reference"), unknown("method", reference, labels))
+    for index, model in enumerate(suite.models):
+        _check_globs(model.methods, labels, document, ("models", index, "methods"))
     _check_quick(suite, "methods", labels, document)
     _check_quick(suite, "models", {model.label for model in suite.models}, document)
 
 
 def _check_quick(suite: Suite, kind: Kind, labels: set[str], document: Document) -> None:
-    for index, glob in enumerate(getattr(suite.quick, kind, [])):
+    _check_globs(getattr(suite.quick, kind, []), labels, document, ("quick", kind))
+
+
+def _check_globs(globs: Sequence[str], labels: set[str], document: Document, at: Location) -> None:
+    """Each must choose something; `at` ends with what is chosen, in the plural."""
+    for index, glob in enumerate(globs):
         if not any(fnmatch(label, glob) for label in labels):
-            document.add(("quick", kind, index), unknown(kind.removesuffix("s"), glob, labels))
+            document.add((*at, index), unknown(str(at[-1]).removesuffix("s"), glob, labels))
 
 
 def _check_metrics(suite: Suite, document: Document, has_masks: bool) -> None:

@@ -15,15 +15,11 @@ from torch.nn import functional as F
 
 from xaibench.errors import IncompatibleError
 from xaibench.forward import Forward, Hook
+from xaibench.rewire import keep
 
 Rule = Literal["epsilon", "gamma"]
 STABILISER = 1e-6  # of the gamma rule, sign-aware
 SECANT = 1e-10  # of the identity rule
-
-
-def keep(value: Tensor, surrogate: Tensor) -> Tensor:
-    """`value`, with the gradient of `surrogate`."""
-    return value.detach() + (surrogate - surrogate.detach())
 
 
 def linear_norm(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -275,11 +275,14 @@ def _by_image(evaluation: Evaluation) -> list[tuple[Tensor, Tensor]]:
 
 
 def _ground_truth(evaluation: Evaluation) -> tuple[Tensor, Tensor, int]:
-    """Mask values [B, H, W], bool [B, H, W] not void, and the number of classes with background."""
-    mask = evaluation.forward.mask
+    """Mask values [B, H, W], bool [B, H, W] not void, and the number of classes with background.
+
+    An object of none of the classes (ImageNet-Segmentation has such) counts neither way, as void does.
+    """
+    mask, classes = evaluation.forward.mask, evaluation.forward.logits.shape[1] + 1
     if mask is None:
         raise UsageError("seeds need ground-truth masks: give masks=, or choose a data set that has them")
-    return mask.long(), mask != VOID, evaluation.forward.logits.shape[1] + 1
+    return mask.long(), evaluation.forward.single & (mask < classes), classes
 
 
 def _fraction_seeds(
@@ -292,7 +295,9 @@ def _fraction_seeds(
     """Seeds, ground truth and validity [B, H, W]."""
     if not 0 <= fraction <= 1:
         raise UsageError(f"fraction {fraction} must lie between 0 and 1")
-    gt, valid, _ = _ground_truth(evaluation)
+    gt, valid, classes = _ground_truth(evaluation)
+    if classes > UNKNOWN:
+        raise UsageError(f"seeds by a fraction of the maximum take at most {UNKNOWN - 1} labels, found {classes - 1}")
     seeds = [
         fraction_seeds(evaluation.relevance[own], labels, fraction=fraction, strict=strict, area=area, zero=zero)
         for own, labels in _by_image(evaluation)

@@ -88,7 +88,8 @@ def evaluate(
         pairs: [P], as given to `explain`
         maps: [P, h, w], raw
         metrics: names (also of groups) and mappings `{name: ..., as: ..., <parameters>}`
-        masks: uint8 [B, H, W] (0 background, label + 1, 255 void), for metrics that need them
+        masks: uint8 [B, H, W] (0 background, label + 1, 255 void) or, for more than 254 labels, int16 (-1 void), for
+            metrics that need them
         labels: bool [B, L], ground truth
         reduce: "pairs": a row per pair, columns image, label and one per metric (NaN: undefined); "scores": a row per
             metric with value, n, n_undefined and a bootstrap interval

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from xaibench.chunks import map_chunks
 from xaibench.classifier import Classifier
-from xaibench.datasets.base import VOID
 from xaibench.errors import UsageError
 from xaibench.forward import Forward, Pairs
 from xaibench.perturb import Curve, Order, Removal, curve, tied
@@ -183,8 +182,8 @@ class Evaluation:
         Args:
             images: [N, C, H, W], any number of changed images
             pairs: [P'], their `image` being rows of `images`
-            source: [N] row of the batch that each image comes from; it lends its id (hence its random draws), mask and
-                labels
+            source: [N] row of the batch that each image comes from; it lends its id (hence its random draws), mask,
+                regions and labels
             classifier: the changed model; None: the model under evaluation
         """
         forward, classifier = self.forward, classifier or self.forward.classifier
@@ -202,6 +201,7 @@ class Evaluation:
                 classifier,
                 images[used[rows]],
                 mask=None if forward.mask is None else forward.mask[origin],
+                regions=None if forward.regions is None else forward.regions[origin],
                 present=None if forward.present is None else forward.present[origin],
                 ids=[forward.ids[i] for i in origin.tolist()],
                 seed=forward.seed,
@@ -229,7 +229,7 @@ class Evaluation:
         """bool [P, H, W]: not void."""
         if self.forward.mask is None:
             return torch.ones(self.relevance.shape, dtype=torch.bool, device=self.maps.device)
-        return (self.forward.mask != VOID)[self.pairs.image]
+        return self.forward.valid[self.pairs.image]
 
 
 def unit(maps: Tensor) -> Tensor:

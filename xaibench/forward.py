@@ -16,8 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from xaibench.attention import SUFFIX, exposed
 from xaibench.chunks import map_chunks
 from xaibench.classifier import Classifier, output_logits
+from xaibench.datasets.base import VOID, WIDE_VOID
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.gradients import Gradients
+from xaibench.regions import Regions
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 
@@ -130,7 +132,8 @@ class Forward:
         classifier: the model
         images: [B, C, H, W], what the model eats (already normalised)
         plan: what the pass must keep for the methods to come; a method that asks for more makes it run again
-        mask: ground truth uint8 [B, H, W] (0 background, label + 1, 255 void) or None
+        mask: ground truth [B, H, W] of uint8 (0 background, label + 1, 255 void) or int16 (-1 void), or None
+        regions: of labels that overlap, where the mask's one label per pixel does not say it all
         present: ground-truth labels bool [B, L] or None
         ids: sample ids, which seed random draws; None: the row numbers
         seed: of the suite
@@ -143,6 +146,7 @@ class Forward:
         *,
         plan: Plan | None = None,
         mask: Tensor | None = None,
+        regions: Regions | None = None,
         present: Tensor | None = None,
         ids: Sequence[str] | None = None,
         seed: int = 0,
@@ -151,9 +155,13 @@ class Forward:
             raise UsageError(f"images must be [B, C, H, W], found {tuple(images.shape)}")
         if mask is not None and mask.shape != (len(images), *images.shape[-2:]):
             raise UsageError(f"masks must be {(len(images), *images.shape[-2:])}, found {tuple(mask.shape)}")
+        if regions is not None and regions.masks.shape[1:] != images.shape[-2:]:
+            found = tuple(regions.masks.shape[1:])
+            raise UsageError(f"regions must be [R, H, W] of {tuple(images.shape[-2:])}, found {found}")
         self.classifier = classifier
         self.images = images
         self.mask = mask
+        self.regions = regions
         self.present = present
         self.ids = [str(i) for i in range(len(images))] if ids is None else list(ids)
         self.seed = seed
@@ -381,10 +389,29 @@ class Forward:
     # -- ground truth and chance --------------------------------------------------------------------------------
 
     def truth(self, pairs: Pairs) -> Tensor:
-        """Ground-truth mask of each pair's label: bool [P, H, W]."""
+        """Where each pair's label is, in overlaps too: bool [P, H, W]."""
+        mask = self._known_mask()
+        if self.regions is not None:
+            return self.regions.of(pairs)
+        return mask[pairs.image] == (pairs.label + 1)[:, None, None]
+
+    @cached_property
+    def single(self) -> Tensor:
+        """bool [B, H, W]: pixels that have one label, or are background."""
+        mask = self._known_mask()
+        return mask != (WIDE_VOID if mask.dtype == torch.int16 else VOID)
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """bool [B, H, W]: not void. Where several labels meet, the mask is void, but regions say whose the pixel is."""
+        if self.regions is None:
+            return self.single
+        return self.single | self.regions.union(len(self.images))
+
+    def _known_mask(self) -> Tensor:
         if self.mask is None:
             raise UsageError("this needs ground-truth masks: give masks=, or choose a data set that has them")
-        return self.mask[pairs.image] == (pairs.label + 1)[:, None, None]
+        return self.mask
 
     def generators(self, pairs: Pairs, name: str) -> Iterator[torch.Generator]:
         """A generator per pair, seeded by (suite seed, sample id, label, name); global state is not touched."""

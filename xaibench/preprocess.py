@@ -48,10 +48,10 @@ class Preprocess:
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return torch.from_numpy(np.ascontiguousarray(((array - mean) / std).transpose(2, 0, 1)))
 
-    def mask(self, mask: npt.NDArray[np.uint8]) -> Tensor:
-        """uint8 [H, W] under the same geometry, values untouched."""
+    def mask(self, mask: npt.NDArray[np.uint8] | npt.NDArray[np.int16]) -> Tensor:
+        """[H, W] under the same geometry, values and their type untouched."""
         placed = self._geometry(Image.fromarray(mask), Image.Resampling.NEAREST)
-        return torch.from_numpy(np.asarray(placed, np.uint8).copy())
+        return torch.from_numpy(np.array(placed, mask.dtype))
 
     def _geometry(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
         height, width = self.size

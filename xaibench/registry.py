@@ -15,7 +15,7 @@ import inspect
 import pkgutil
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -151,7 +151,7 @@ class Metric(Entry):
 class DatasetEntry(Entry):
     """A data set class; its keyword-only constructor arguments are its options."""
 
-    classes: tuple[str, ...] = ()
+    classes: Sequence[str] = ()
     splits: tuple[str, ...] = ()
     masks: bool = False
     single_label: bool = False

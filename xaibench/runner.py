@@ -19,6 +19,7 @@ from xaibench.errors import IncompatibleError, SampleError, UsageError, Xaibench
 from xaibench.evaluation import Evaluation, Explainer
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.records import Cell, Records, digest, parts_of, rows_of
+from xaibench.regions import Regions
 from xaibench.scores import PER_IMAGE, aggregation
 from xaibench.suite import BoundMethod, BoundMetric, Explain, ModelSection, Suite
 
@@ -56,13 +57,18 @@ class Batch:
     labels: Tensor
     mask: Tensor | None
     bad: list[tuple[str, str]]
+    regions: Regions | None = None
 
     def halves(self) -> list[Batch]:
         middle = len(self.ids) // 2
+        rows = torch.arange(len(self.ids), device=self.images.device)
         return [
-            Batch(self.ids[s], self.images[s], self.labels[s], None if self.mask is None else self.mask[s], [])
+            Batch(
+                self.ids[s], self.images[s], self.labels[s], None if self.mask is None else self.mask[s], [],
+                None if self.regions is None else self.regions[rows[s]],
+            )
             for s in (slice(middle), slice(middle, None))
-        ]
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -230,8 +236,8 @@ class Runner:
         rows: dict[Key, Rows] = {key: [] for key in wanted}
         metrics = {metric.label: metric for metric in self.metrics}
         forward = Forward(
-            prepared.classifier, batch.images, plan=plan, mask=batch.mask, present=batch.labels, ids=batch.ids,
-            seed=self.suite.seed,
+            prepared.classifier, batch.images, plan=plan, mask=batch.mask, regions=batch.regions, present=batch.labels,
+            ids=batch.ids, seed=self.suite.seed,
         )  # fmt: skip
         try:
             for method in prepared.methods:
@@ -362,12 +368,14 @@ def collate(samples: Sequence[Sample], classifier: Classifier, bad: list[tuple[s
     if 0 < len(masks) < len(samples):
         lacking = next(sample for sample in samples if sample.mask is None)
         raise SampleError(f"{lacking.source}: has no mask, though other samples of its data set have one")
+    regions = Regions.collate(samples, preprocess)
     return Batch(
         ids=[sample.id for sample in samples],
         images=images.to(parameter.device, parameter.dtype),
         labels=labels.to(parameter.device),
         mask=torch.stack(masks).to(parameter.device) if masks else None,
         bad=bad or [],
+        regions=None if regions is None else regions.to(parameter.device),
     )
 
 

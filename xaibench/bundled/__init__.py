@@ -50,4 +50,4 @@ def card(name: str) -> dict[str, Any]:
 def classes(name: str) -> tuple[str, ...]:
     from xaibench import registry
 
-    return registry.datasets[recipe(name).dataset.name].classes
+    return tuple(registry.datasets[recipe(name).dataset.name].classes)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from xaibench import registry
 from xaibench.errors import MissingError, UsageError
 
 VOID = 255
+WIDE_VOID = -1  # in masks of int16, which hold more labels than a byte
 
 D = TypeVar("D", bound=type["Dataset"])
 
@@ -30,17 +31,18 @@ class Sample:
         image: as stored, not resized: an RGB picture, or uint8 [H, W, C] where the channels are not red, green and blue
         labels: uint8 [L], 1 where the label is present
         ignore: uint8 [L], 1 where neither present nor absent should be concluded (VOC's "difficult")
-        mask: uint8 [H, W], 0 background, label + 1, 255 void; None where the data set has none
+        mask: uint8 [H, W], 0 background, label + 1, 255 void; int16 where there are more than 254 labels, -1 being void
+            there; None where the data set has none
         source: where it comes from, for error messages and provenance
         regions: where objects may overlap, which one label per pixel cannot say: label to bool [H, W], every pixel that
-            belongs to it. None: the mask says it all
+            belongs to it, and nothing for a label that is not there. None: the mask says it all
     """
 
     id: str
     image: Image.Image | npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
     ignore: npt.NDArray[np.uint8]
-    mask: npt.NDArray[np.uint8] | None
+    mask: npt.NDArray[np.uint8] | npt.NDArray[np.int16] | None
     source: str
     regions: Mapping[int, npt.NDArray[np.bool_]] | None = None
 
@@ -54,12 +56,24 @@ class Sample:
 
 
 class Dataset(ABC, Sequence[Sample]):
-    """A sequence of samples. Subclasses say `ids`, `revision` and `load`; `@dataset` registers them."""
+    """A sequence of samples. Subclasses say `ids`, `revision` and `load`; `@dataset` registers them.
+
+    Attributes:
+        address: where the official files are, in words
+        licence: under which terms, in one sentence
+    """
 
     entry: registry.DatasetEntry
+    address: ClassVar[str] = ""
+    licence: ClassVar[str] = ""
 
     def __init__(self, *, split: str) -> None:
         self.split = split
+
+    @classmethod
+    def official(cls) -> Mapping[str, int]:
+        """How many samples the official release has, by split."""
+        return {}
 
     @property
     def name(self) -> str:
@@ -67,7 +81,7 @@ class Dataset(ABC, Sequence[Sample]):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return self.entry.classes
+        return tuple(self.entry.classes)
 
     @property
     def has_masks(self) -> bool:
@@ -105,11 +119,11 @@ def dataset(
     *, classes: Sequence[str], splits: Sequence[str], source: str, masks: bool = False, single_label: bool = False,
     version: int = 1,
 ) -> Callable[[D], D]:  # fmt: skip
-    """Register a data set under its class's name."""
+    """Register a data set under its class's name. `classes` may be a sequence that reads its names when it is asked."""
 
     def register(cls: D) -> D:
         entry = registry.DatasetEntry(
-            cls.__name__, cls, source, version, tuple(classes), tuple(splits), masks, single_label
+            cls.__name__, cls, source, version, classes, tuple(splits), masks, single_label
         )
         cls.entry = entry
         registry.datasets.add(entry)

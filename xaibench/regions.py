@@ -1,0 +1,74 @@
+"""Ground truth that overlaps: every pixel of each label, where a mask of one label per pixel cannot say it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xaibench.datasets.base import Sample
+from xaibench.errors import SampleError
+from xaibench.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from xaibench.forward import Pairs
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The regions of the labels that are present in a batch, and of no others: a data set may know many labels.
+
+    Attributes:
+        image, label: [R] whose region it is: a row of the batch and a label of it, no pair twice
+        masks: bool [R, H, W]
+    """
+
+    image: Tensor
+    label: Tensor
+    masks: Tensor
+
+    @classmethod
+    def collate(cls, samples: Sequence[Sample], preprocess: Preprocess) -> Regions | None:
+        """The regions of samples under the model's geometry; None where the mask says it all.
+
+        Raises:
+            SampleError: some samples have regions and others have none
+        """
+        given = [sample.regions for sample in samples if sample.regions is not None]
+        if not given:
+            return None
+        if len(given) < len(samples):
+            lacking = next(sample for sample in samples if sample.regions is None)
+            raise SampleError(f"{lacking.source}: has no regions, though other samples of its data set have them")
+        listed = [(row, label, found[label]) for row, found in enumerate(given) for label in sorted(found)]
+        placed = [preprocess.mask(region.astype(np.uint8)) for _, _, region in listed]
+        return cls(
+            torch.tensor([row for row, _, _ in listed], dtype=torch.long),
+            torch.tensor([label for _, label, _ in listed], dtype=torch.long),
+            torch.stack(placed).bool() if placed else torch.zeros((0, *preprocess.size), dtype=torch.bool),
+        )
+
+    def to(self, device: torch.device) -> Regions:
+        return Regions(self.image.to(device), self.label.to(device), self.masks.to(device))
+
+    def __getitem__(self, images: Tensor) -> Regions:
+        """Those of rows [n] of the batch, which may repeat, as the rows of another."""
+        row, own = (images[:, None] == self.image).nonzero(as_tuple=True)
+        return Regions(row, self.label[own], self.masks[own])
+
+    def of(self, pairs: Pairs) -> Tensor:
+        """bool [P, H, W]: the region of each pair, empty where the label is not there."""
+        same = (pairs.image[:, None] == self.image) & (pairs.label[:, None] == self.label)  # [P, R]
+        row, own = same.nonzero(as_tuple=True)
+        found = self.masks.new_zeros((len(pairs), *self.masks.shape[1:]))
+        found[row] = self.masks[own]
+        return found
+
+    def union(self, images: int) -> Tensor:
+        """bool [B, H, W]: pixels that belong to some label of their image."""
+        count = self.masks.new_zeros((images, *self.masks.shape[1:]), dtype=torch.int32)
+        return count.index_add(0, self.image, self.masks.int()) > 0

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -54,12 +54,24 @@ class Sample:
 
 
 class Dataset(ABC, Sequence[Sample]):
-    """A sequence of samples. Subclasses say `ids`, `revision` and `load`; `@dataset` registers them."""
+    """A sequence of samples. Subclasses say `ids`, `revision` and `load`; `@dataset` registers them.
+
+    Attributes:
+        address: where the official files are
+        licence: one sentence on what may be done with them
+    """
 
     entry: registry.DatasetEntry
+    address: ClassVar[str] = ""
+    licence: ClassVar[str] = ""
 
     def __init__(self, *, split: str) -> None:
         self.split = split
+
+    @classmethod
+    def official(cls) -> Mapping[str, int]:
+        """Samples that the official release has, by split or by the file that lists them; {} where there is none."""
+        return {}
 
     @property
     def name(self) -> str:
@@ -68,6 +80,19 @@ class Dataset(ABC, Sequence[Sample]):
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.entry.classes
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images; 3: red, green and blue."""
+        return 3
+
+    def check_channels(self, takes: int, model: str) -> None:
+        """Raises UsageError where the images have another number of channels than `model` takes."""
+        if takes != self.channels:
+            raise UsageError(
+                f"{model} takes {takes} channels, but the images of {self.name} have {self.channels}; give the model "
+                f"in_chans: {self.channels}, or choose other channels of the data"
+            )
 
     @property
     def has_masks(self) -> bool:

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from xaibench.datasets import Dataset, load_dataset
-from xaibench.preprocess import Preprocess, Resize
+from xaibench.preprocess import ExtraChannels, Preprocess, Resize
 from xaibench.yamlfile import Document
 
 
@@ -48,13 +48,17 @@ class ModelSection(Section):
     """A timm model or a bundled architecture.
 
     `start` is a checkpoint to fine-tune from (a bundled model's name, or a file; a head of another size is left out),
-    `into` the submodule that takes it.
+    `into` the submodule that takes it. `in_chans` is the number of input channels where it is not 3, `extra_channels`
+    how the first convolution of a `start` of three channels, mean and std become those of `in_chans`: see
+    `xaibench.models.stem_for`.
     """
 
     name: str
     options: dict[str, Any] = {}
     start: str | None = None
     into: str = ""
+    in_chans: int | None = pydantic.Field(None, ge=1)
+    extra_channels: ExtraChannels | None = None
 
 
 class InputSection(Section):
@@ -284,22 +288,24 @@ def train(
     from safetensors.torch import save_file
 
     from xaibench import bundled
-    from xaibench.models import create_module, load_checkpoint
+    from xaibench.models import STEM, create_module, load_checkpoint, stem_options
 
     data = {
         split: load_dataset(recipe.dataset.name, data_root=data_root, split=split, **recipe.dataset.options)
         for split in (recipe.dataset.train, recipe.dataset.evaluate)
     }
     train_data, evaluation_data = data[recipe.dataset.train], data[recipe.dataset.evaluate]
-    preprocess = recipe.input.preprocess()
+    channels, extra_channels = recipe.model.in_chans or STEM, recipe.model.extra_channels
+    train_data.check_channels(channels, f"model {recipe.model.name}")
+    preprocess = recipe.input.preprocess().for_channels(channels, extra_channels)
     in_memory = len(train_data) * 4 * len(preprocess.mean) * math.prod(preprocess.size) < 2 << 30
     cache: dict[int, tuple[Tensor, Tensor, Tensor]] | None = {} if in_memory and workers == 0 else None
     with seeded(recipe.seed):
-        options = {"num_classes": len(train_data.class_names), **recipe.model.options}
-        model = create_module(recipe.model.name, **options)
+        options = {"num_classes": len(train_data.class_names)} | stem_options(recipe.model.options, recipe.model.in_chans)
+        model = create_module(recipe.model.name, extra_channels=extra_channels, **options)
         if recipe.model.start is not None:
             start = bundled.weights(recipe.model.start) if recipe.model.start in bundled.names() else Path(recipe.model.start)
-            load_checkpoint(model, start, skip_different=True, into=recipe.model.into)
+            load_checkpoint(model, start, skip_different=True, into=recipe.model.into, extra_channels=extra_channels)
         epochs = fit(
             model,
             Examples(train_data, preprocess, recipe.augment, recipe.seed, 0, cache),

@@ -40,7 +40,7 @@ def decode(path: Path, *, displayed: bool = False) -> Image.Image:
 
     Args:
         displayed: turn the picture as its EXIF orientation says, as viewers show it. False: the pixels as they are
-            stored, which is what the masks and boxes of VOC, COCO and ImageNet follow
+            stored, which is what the masks and boxes of VOC, COCO and ImageNet follow. (Pillow turns TIFFs in any case)
 
     Raises:
         SampleError: no such file, an empty, truncated or unknown one, a picture whose white is not known (floating

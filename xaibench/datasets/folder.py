@@ -1,21 +1,4 @@
-"""A folder of your own pictures with a table of labels.
-
-    my_data/  labels.csv, classes.txt (optional), the pictures, a folder of masks (optional)
-
-The table has a header and a row for each picture: its path in the column `image` and either the names of its classes in
-one column `labels`, separated by semicolons (an empty cell: no class is there), or a column of 0 and 1 for each class.
-A column `split` may say to which split the picture belongs.
-
-    image,labels,split                     image,cat,dog
-    pictures/1.jpg,cat;dog,train           pictures/1.jpg,1,1
-    pictures/2.png,,val                    pictures/2.png,0,0
-
-Classes and their order: those of classes.txt (one name a line) where there is one, else the columns in their order,
-else the names of the whole table (all splits), sorted.
-
-Pictures are turned as their EXIF orientation says, because annotation tools show them so: masks are expected in the
-displayed orientation.
-"""
+"""A folder of your own pictures with a table of labels: no class of its own has to be written."""
 
 from __future__ import annotations
 
@@ -42,14 +25,28 @@ ALL = "all"
 
 @dataset(classes=(), splits=(ALL,), source="your own; xaibench")
 class folder(Dataset):
-    """Your own pictures: a table of labels, masks where you have them; see the example in the source file.
+    """Your own pictures: a table of labels, and masks where you have them.
+
+    The table is CSV with a header and a row for each picture: its path in the column `image`, and either the names of
+    its classes in one column `labels`, separated by semicolons (an empty cell: no class is there), or a column of 0
+    and 1 for each class. A column `split` may say to which split the picture belongs.
+
+        image,labels,split                     image,cat,dog
+        pictures/1.jpg,cat;dog,train           pictures/1.jpg,1,1
+        pictures/2.png,,val                    pictures/2.png,0,0
+
+    Classes and their order: those of classes.txt beside the table (one name a line) where there is one; names that it
+    does not hold are mistakes then. Else the columns in their order, else the names of all rows, sorted.
+
+    Pictures are turned as their EXIF orientation says, because annotation tools show them so, and masks are expected
+    in the displayed orientation.
 
     Args:
         data_root: the folder
         split: all, or a word of the column `split`; with `hold_out`, train or val
         labels: the table, relative to the folder
-        masks: folder of PNGs named like the pictures (the name without its ending), relative to the folder; values 0
-            background, 1 for the first class and so on, 255 void. None: there are none
+        masks: folder of PNGs (grey or palette), relative to the folder, named like the pictures without their folder
+            and ending; values 0 background, 1 the first class and so on, 255 void. None: there are none
         hold_out: without a column `split`, the fraction of the pictures that `val` gets, stratified by class
         seed: of the hold-out
     """

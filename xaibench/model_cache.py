@@ -2,7 +2,8 @@
 
 Two entries of a suite may differ in activation, threshold, layer or input alone, and several suites of one command
 often name the same model. Such a module is built, loaded and looked into (`Anatomy`) once. Only suites share modules:
-`load_classifier` without a cache gives the caller one of his own, which he may train or change.
+`load_classifier` without a cache gives the caller one of his own, which he may train or change. Explaining switches
+modes and sets hooks for the time of a call, so that two threads must not use one module at once.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def stem_options(options: Mapping[str, Any], in_chans: int | None) -> dict[str, 
     """Options of `create_module` with the number of input channels, which has a key of its own in suites and recipes."""
     if "in_chans" in options:
         raise UsageError("options: in_chans is given beside the model's name, not among its options")
-    return {**options} if in_chans is None else {**options, "in_chans": in_chans}
+    return {**options} if in_chans in (None, STEM) else {**options, "in_chans": in_chans}
 
 
 def shapes_vit(

@@ -38,9 +38,10 @@ class Preprocess:
         crop: fraction of the shorter side that `shortest_crop` keeps
         interpolation: of the image; masks are always nearest
 
-    `fit_pad` with `interpolation="nearest"` is what MinMax-CAM does (david2022; its code asks for the sides rounded up,
-    but `preserve_aspect_ratio` in the same call rounds them to the nearest). The padding is a part of the image: it is
-    black before normalisation, so with mean and std of 0.5 it is -1 in what the model eats, and background in a mask.
+    `fit_pad` with `interpolation="nearest"` is what MinMax-CAM does (david2022; its code asks for sides rounded up, but
+    `preserve_aspect_ratio` in the same call rounds them to the nearest; where the centre of a pixel falls exactly
+    between two stored ones, Pillow may take the other). The padding is a part of the image: it is black before
+    normalisation, so with mean and std of 0.5 it is -1 in what the model eats, and background in a mask.
     """
 
     size: tuple[int, int]

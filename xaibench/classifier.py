@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,16 +44,8 @@ class Anatomy:
     head: str | None
 
 
-@dataclass
-class Findings:
-    """What has been found out about a module. Classifiers of one module share it, see `xaibench.model_cache`.
-
-    Attributes:
-        anatomies: by the layer that was named and the shape [C, H, W] of the image that was looked at
-    """
-
-    anatomies: dict[tuple[str | None, tuple[int, ...]], Anatomy] = field(default_factory=dict)
-    weights_hash: str | None = None
+# Looks at one module, by the layer that was named and the shape [C, H, W] of the image.
+Anatomies = dict[tuple[str | None, tuple[int, ...]], Anatomy]
 
 
 class Classifier:
@@ -94,7 +86,7 @@ class Classifier:
         self.chunk = 16 if self.device.type == "cpu" else 256
         self._layer = layer
         self._anatomy: Anatomy | None = None
-        self.findings = Findings()
+        self.anatomies: Anatomies = {}  # classifiers of one module share it, see `xaibench.model_cache`
         if layer is not None:
             self._check_layer(layer)
 
@@ -145,9 +137,9 @@ class Classifier:
         """Find the target layer and check the head, once, by one forward of the first image."""
         if self._anatomy is None:
             key = (self._layer, tuple(images.shape[1:]))
-            if key not in self.findings.anatomies:
-                self.findings.anatomies[key] = _dissect(self, images[:1].detach())
-            self._anatomy = self.findings.anatomies[key]
+            if key not in self.anatomies:
+                self.anatomies[key] = _dissect(self, images[:1].detach())
+            self._anatomy = self.anatomies[key]
         return self._anatomy
 
     @property
@@ -279,12 +271,10 @@ class Classifier:
         prefix = int(getattr(self.module, "num_prefix_tokens", 0))
         return torch.cat([captured[:, :prefix].expand(len(grid), -1, -1), grid.flatten(2).transpose(1, 2)], 1)
 
-    @property
+    @cached_property
     def weights_hash(self) -> str:
-        """sha256 over names, shapes and bytes of the state dict, taken once."""
-        if self.findings.weights_hash is None:
-            self.findings.weights_hash = state_hash(self.module.state_dict())
-        return self.findings.weights_hash
+        """sha256 over names, shapes and bytes of the state dict: the same weights, whatever file they came from."""
+        return state_hash(self.module.state_dict())
 
 
 def output_logits(output: Any) -> Tensor:
@@ -421,12 +411,12 @@ def load_classifier(
             load_state(module, state, f"checkpoint {checkpoint}", extra_channels=extra_channels)
         return module.to(device)
 
-    findings = Findings()
+    anatomies: Anatomies = {}
     if cache is None:
         module = build()
     else:
         shared = cache.get(_identity(architecture, chosen, state, pretrained, extra_channels, seed, device), build)
-        module, findings = shared.module, shared.findings
+        module, anatomies = shared.module, shared.anatomies
     preprocess = recipe.input.preprocess() if own else _configured(module)
     classifier = Classifier(
         module,
@@ -437,7 +427,7 @@ def load_classifier(
         name=name,
         trained=checkpoint is not None or pretrained,
     )
-    classifier.findings = findings
+    classifier.anatomies = anatomies
     return classifier
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from xaibench.classifier import Findings
+from xaibench.classifier import Anatomies
 
 SIZE = 2  # modules; a suite compares few models, and device memory is dear
 
@@ -38,10 +38,10 @@ class Identity:
 
 @dataclass
 class Shared:
-    """A module, and what is known about it; classifiers made of it add to `findings`."""
+    """A module, and what was found by looking into it; classifiers made of it add to `anatomies`."""
 
     module: nn.Module
-    findings: Findings = field(default_factory=Findings)
+    anatomies: Anatomies = field(default_factory=dict)
     tensors: tuple[object, ...] = ()
 
     def __post_init__(self) -> None:

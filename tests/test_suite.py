@@ -181,3 +181,24 @@ def test_metrics_of_the_api() -> None:
             parse_metrics([entry])  # type: ignore[list-item]
     with pytest.raises(UsageError, match="two metrics are called"):
         parse_metrics(["average_drop", "multi_label"])
+
+
+def test_channels_and_interpolation_of_a_model(tmp_path: Path) -> None:
+    model = "[{name: test_resnet, in_chans: 4, extra_channels: mean, input: {interpolation: nearest}}]"
+    (section,) = load_suite(write(tmp_path, GOOD.replace("[shapes-resnet]", model))).models
+    assert (section.in_chans, section.extra_channels, section.input.interpolation) == (4, "mean", "nearest")
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("extra_channels: mean", "3:30: extra_channels makes other than 3 channels; give in_chans"),
+        ("in_chans: 3, extra_channels: mean", "3:43: extra_channels makes other than 3 channels; give in_chans"),
+        ("options: {in_chans: 4}", "3:40: in_chans stands beside the model's name, not among its options"),
+        ("in_chans: 4, extra_channels: repeat", "3:59: extra_channels: 'repeat' is not allowed; allowed: 'copy_first', "),
+        ("in_chans: 0", "3:40: in_chans: input should be greater than or equal to 1; found 0"),
+    ],
+)
+def test_channels_that_cannot_be(tmp_path: Path, model: str, sentence: str) -> None:
+    (problem,) = problems(tmp_path, GOOD.replace("[shapes-resnet]", f"[{{name: test_resnet, {model}}}]"))
+    assert problem.startswith(sentence)

@@ -6,12 +6,11 @@ The user's module stays as it was found: no hook, no `.grad`, no changed `traini
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,20 @@ from torch import Tensor, nn
 from xaibench.attention import Attention, find_attention, find_blocks, find_patch_embedding
 from xaibench.chunks import map_chunks
 from xaibench.errors import IncompatibleError, MissingError, UsageError, closest
-from xaibench.preprocess import Preprocess
+from xaibench.models import (
+    STEM,
+    create_module,
+    import_timm,
+    load_state,
+    read_checkpoint,
+    seeded,
+    state_hash,
+    stem_options,
+)
+from xaibench.preprocess import ExtraChannels, Preprocess
+
+if TYPE_CHECKING:
+    from xaibench.model_cache import Identity, ModelCache
 
 Activation = Literal["sigmoid", "softmax"]
 LINEAR_HEAD_TOLERANCE = 1e-4  # of the largest logit: float32 rounding of a sum over a few thousand channels
@@ -39,6 +51,10 @@ class Anatomy:
 
     last: str
     head: str | None
+
+
+# Looks at one module, by the layer that was named and the shape [C, H, W] of the image.
+Anatomies = dict[tuple[str | None, tuple[int, ...]], Anatomy]
 
 
 class Classifier:
@@ -79,6 +95,7 @@ class Classifier:
         self.chunk = 16 if self.device.type == "cpu" else 256
         self._layer = layer
         self._anatomy: Anatomy | None = None
+        self.anatomies: Anatomies = {}  # classifiers of one module share it, see `xaibench.model_cache`
         if layer is not None:
             self._check_layer(layer)
 
@@ -128,7 +145,10 @@ class Classifier:
     def inspect(self, images: Tensor) -> Anatomy:
         """Find the target layer and check the head, once, by one forward of the first image."""
         if self._anatomy is None:
-            self._anatomy = _dissect(self, images[:1].detach())
+            key = (self._layer, tuple(images.shape[1:]))
+            if key not in self.anatomies:
+                self.anatomies[key] = _dissect(self, images[:1].detach())
+            self._anatomy = self.anatomies[key]
         return self._anatomy
 
     @property
@@ -263,12 +283,7 @@ class Classifier:
     @cached_property
     def weights_hash(self) -> str:
         """sha256 over names, shapes and bytes of the state dict: the same weights, whatever file they came from."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.module.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else
-                          tensor.detach().cpu().numpy().tobytes())  # fmt: skip
-        return digest.hexdigest()
+        return state_hash(self.module.state_dict())
 
 
 def output_logits(output: Any) -> Tensor:
@@ -353,9 +368,12 @@ def load_classifier(
     layer: str | None = None,
     threshold: float = 0.5,
     input: dict[str, Any] | None = None,
+    in_chans: int | None = None,
+    extra_channels: ExtraChannels | None = None,
     options: dict[str, Any] | None = None,
     device: str | torch.device = "cpu",
     seed: int = 0,
+    cache: ModelCache | None = None,
 ) -> Classifier:
     """A bundled model (`shapes-resnet`, `shapes-vit`) or a timm model, ready for explanation.
 
@@ -365,48 +383,84 @@ def load_classifier(
         checkpoint: safetensors, or a torch file holding a plain state dict (opened with weights_only=True)
         pretrained: let timm fetch its weights (needs a network)
         input: any of size, resize, mean, std, crop, interpolation; the rest comes from the model's own configuration
+        in_chans: number of input channels; None: 3
+        extra_channels: the rule by which mean, std and the first convolution of a checkpoint of three channels are
+            made for another number (`copy_first`, `mean`, `zero`: see `xaibench.models.stem_for`). A checkpoint that
+            has `in_chans` channels is loaded as it is, and then the rule is that of mean and std alone
         options: passed to the model's constructor
         seed: of the random weights of an untrained model
+        cache: shares modules among classifiers that do not change them; None: a module of its own
 
     Raises:
         UsageError, MissingError: an unknown name, an option it does not take, a checkpoint that is absent or unfit
     """
     from xaibench import bundled
-    from xaibench.models import create_module, import_timm, load_checkpoint, seeded
 
-    if name in bundled.names():
+    own = name in bundled.names()
+    if own:
         recipe = bundled.recipe(name)
         if num_classes not in (None, len(bundled.classes(name))):
             raise UsageError(f"model {name} has {len(bundled.classes(name))} classes, not {num_classes}")
-        module = create_module(recipe.model.name, num_classes=len(bundled.classes(name)), **recipe.model.options)
-        load_checkpoint(module, Path(checkpoint) if checkpoint else bundled.weights(name))
-        preprocess = recipe.input.preprocess()
+        if in_chans not in (None, STEM):
+            raise UsageError(f"model {name} takes {STEM} channels, not {in_chans}")
+        architecture, chosen = recipe.model.name, dict(recipe.model.options)
+        num_classes, pretrained = len(bundled.classes(name)), False
+        checkpoint = checkpoint or bundled.weights(name)
     else:
-        chosen = dict(options or {})
-        if num_classes is not None:
-            chosen["num_classes"] = num_classes
+        architecture, chosen = name, stem_options(options or {}, in_chans)
+    if num_classes is not None:
+        chosen["num_classes"] = num_classes
+    state = None if checkpoint is None else read_checkpoint(Path(checkpoint))
+
+    def build() -> nn.Module:
         with seeded(seed):
-            module = create_module(name, pretrained=pretrained, **chosen)
-        if checkpoint is not None:
-            load_checkpoint(module, Path(checkpoint))
-        config = import_timm().data.resolve_data_config(model=module)
-        preprocess = Preprocess(
-            size=tuple(config["input_size"][1:]),
-            resize="shortest_crop",
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-            crop=config["crop_pct"],
-            interpolation=config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic",
-        )
-    trained = name in bundled.names() or checkpoint is not None or pretrained
-    return Classifier(
-        module.to(device),
+            module = create_module(architecture, pretrained=pretrained, extra_channels=extra_channels, **chosen)
+        if state is not None:
+            load_state(module, state, f"checkpoint {checkpoint}", extra_channels=extra_channels)
+        return module.to(device)
+
+    anatomies: Anatomies = {}
+    if cache is None:
+        module = build()
+    else:
+        shared = cache.get(_identity(architecture, chosen, state, pretrained, extra_channels, seed, device), build)
+        module, anatomies = shared.module, shared.anatomies
+    preprocess = recipe.input.preprocess() if own else _configured(module)
+    classifier = Classifier(
+        module,
         activation=activation,
         layer=layer,
         threshold=threshold,
-        preprocess=_adjust(preprocess, input or {}),
+        preprocess=_adjust(preprocess, input or {}).for_channels(in_chans or STEM, extra_channels),
         name=name,
-        trained=trained,
+        trained=checkpoint is not None or pretrained,
+    )
+    classifier.anatomies = anatomies
+    return classifier
+
+
+def _identity(
+    architecture: str, options: dict[str, Any], state: dict[str, Tensor] | None, pretrained: bool,
+    extra_channels: ExtraChannels | None, seed: int, device: str | torch.device,
+) -> Identity:  # fmt: skip
+    from xaibench.model_cache import Identity
+
+    source = state_hash(state) if state is not None else "timm's" if pretrained else f"random, seed {seed}"
+    # the rule decides the stem that a checkpoint or timm's weights get
+    spelled = repr([*sorted(options.items()), extra_channels])
+    return Identity(architecture, spelled, source, torch.device(device))
+
+
+def _configured(module: nn.Module) -> Preprocess:
+    """The input that a timm model is configured for."""
+    config = import_timm().data.resolve_data_config(model=module)
+    return Preprocess(
+        size=tuple(config["input_size"][1:]),
+        resize="shortest_crop",
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        crop=config["crop_pct"],
+        interpolation=config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic",
     )
 
 

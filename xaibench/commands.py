@@ -280,7 +280,8 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
             "minimum effect": entry.minimum_effect, "invariant": {name: registry.INVARIANCES[name] for name in entry.invariant},
         }  # fmt: skip
     elif isinstance(entry, registry.DatasetEntry):
-        card |= {"classes": list(entry.classes), "splits": list(entry.splits), "masks": entry.masks}
+        classes = list(entry.classes) or "those of the data"
+        card |= {"classes": classes, "splits": list(entry.splits), "masks": entry.masks}
     return card | {"defined in": entry.location}
 
 

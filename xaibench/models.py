@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,29 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.errors import MissingError, UsageError, unknown
+from xaibench.preprocess import ExtraChannels
 from xaibench.torchvision_ops import ensure_torchvision_schemas
 
+STEM = 3  # input channels of the checkpoints that `extra_channels` starts from
 
-def create_module(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
+
+def create_module(
+    name: str, *, pretrained: bool = False, extra_channels: ExtraChannels | None = None, **options: Any
+) -> nn.Module:
     """A timm model, or a bundled architecture (`shapes_vit`), with random weights.
 
     Args:
         pretrained: let timm fetch its weights (needs a network)
+        extra_channels: how fetched weights of three channels become those of `in_chans`; see `stem_for`
 
     Raises:
         UsageError: no such model, or an option that it does not take
     """
+    if pretrained and options.get("in_chans", STEM) != STEM:  # timm has a rule of its own, which nobody named
+        fetched = create_module(name, pretrained=True, **options | {"in_chans": STEM})
+        module = create_module(name, **options)
+        load_state(module, fetched.state_dict(), f"weights of {name}", extra_channels=extra_channels)
+        return module
     if name in ARCHITECTURES and pretrained:
         raise UsageError(f"model {name!r} has no weights to fetch; give a checkpoint")
     if name in ARCHITECTURES:
@@ -66,9 +78,17 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def stem_options(options: Mapping[str, Any], in_chans: int | None) -> dict[str, Any]:
+    """Options of `create_module` with the number of input channels, which has a key of its own in suites and recipes."""
+    if "in_chans" in options:
+        raise UsageError("options: in_chans is given beside the model's name, not among its options")
+    return {**options} if in_chans in (None, STEM) else {**options, "in_chans": in_chans}
+
+
 def shapes_vit(
-    num_classes: int = 8, img_size: int = 96, embed_dim: int = 96, depth: int = 3, num_heads: int = 4, **options: Any
-) -> nn.Module:
+    num_classes: int = 8, img_size: int = 96, embed_dim: int = 96, depth: int = 3, num_heads: int = 4,
+    in_chans: int = STEM, **options: Any,
+) -> nn.Module:  # fmt: skip
     """timm's VisionTransformer with a class token over the first layers (stem to layer2) of the shapes CNN.
 
     One token per position of the CNN's 12 x 12 grid: 145 tokens with the class token.
@@ -77,10 +97,11 @@ def shapes_vit(
     from timm.models.vision_transformer import VisionTransformer
     from timm.models.vision_transformer_hybrid import HybridEmbed
 
-    stem = timm.create_model("test_resnet", features_only=True, out_indices=(2,), output_stride=8)
+    stem = timm.create_model("test_resnet", features_only=True, out_indices=(2,), output_stride=8, in_chans=in_chans)
     return VisionTransformer(  # type: ignore[no-any-return]
         img_size=img_size,
         patch_size=1,
+        in_chans=in_chans,
         num_classes=num_classes,
         embed_dim=embed_dim,
         depth=depth,
@@ -121,22 +142,85 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in loaded.items()}
 
 
-def load_checkpoint(module: nn.Module, path: Path, *, skip_different: bool = False, into: str = "") -> list[str]:
+def state_hash(state: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes and bytes: the same weights, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else
+                      tensor.detach().cpu().numpy().tobytes())  # fmt: skip
+    return digest.hexdigest()
+
+
+def load_checkpoint(
+    module: nn.Module, path: Path, *, skip_different: bool = False, into: str = "",
+    extra_channels: ExtraChannels | None = None,
+) -> list[str]:  # fmt: skip
+    """Load weights from a file; see `load_state`."""
+    return load_state(
+        module, read_checkpoint(path), f"checkpoint {path}", skip_different=skip_different, into=into,
+        extra_channels=extra_channels,
+    )  # fmt: skip
+
+
+def load_state(
+    module: nn.Module, weights: Mapping[str, Tensor], origin: str, *, skip_different: bool = False, into: str = "",
+    extra_channels: ExtraChannels | None = None,
+) -> list[str]:  # fmt: skip
     """Load weights; returns the names that were left as they were.
 
     Args:
+        origin: where the weights are from, for messages
         into: dotted name of the submodule that takes the weights; "" is the whole module
         skip_different: leave out entries whose shape differs or that are missing (fine-tuning with a new head);
             otherwise any difference raises UsageError
+        extra_channels: how a first convolution of three channels becomes that of a model with another number; see
+            `stem_for`. Weights that have the model's number of channels already are loaded as they are
     """
     if into:
         module = module.get_submodule(into)
-    weights, own = read_checkpoint(path), module.state_dict()
+    own = module.state_dict()
+    weights = {
+        name: stem_for(value, own[name].shape[1], extra_channels, f"{origin}: {name}")
+        if name in own and _is_stem(value, own[name]) else value
+        for name, value in weights.items()
+    }  # fmt: skip
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     left = [name for name in own if name not in fitting]
     extra = [name for name in weights if name not in fitting]
     if not skip_different and (left or extra):
         examples = ", ".join([f"missing {n}" for n in left[:3]] + [f"not wanted or of another shape {n}" for n in extra[:3]])
-        raise UsageError(f"checkpoint {path} does not fit the model: {len(left)} missing, {len(extra)} left over ({examples})")
+        raise UsageError(f"{origin} does not fit the model: {len(left)} missing, {len(extra)} left over ({examples})")
     module.load_state_dict(fitting, strict=False)
     return left
+
+
+def _is_stem(stored: Tensor, own: Tensor) -> bool:
+    """Whether a convolution differs in its input channels only, which are those of a colour picture in the checkpoint."""
+    shapes = stored.shape, own.shape
+    same = all(len(shape) == 4 for shape in shapes) and shapes[0][:1] + shapes[0][2:] == shapes[1][:1] + shapes[1][2:]
+    return same and stored.shape[1] == STEM != own.shape[1]
+
+
+def stem_for(weight: Tensor, channels: int, rule: ExtraChannels | None, at: str = "stem") -> Tensor:
+    """The first convolution's weight [K, 3, h, w] for images of `channels` channels.
+
+    With more than three, the first three keep their weights and each further one is made by the rule; with fewer,
+    every one is. `copy_first`: the weights of the first channel (what PNOC does for the four stains of HPA); `mean`:
+    the mean over the three; `zero`: the new channel is not seen before training. Nothing is rescaled, so a stem of one
+    channel by `mean` answers a grey picture with a third of what the three gave.
+
+    Raises:
+        UsageError: no rule is given, or a stem that would see nothing
+    """
+    if rule is None:
+        raise UsageError(
+            f"{at} takes {STEM} channels, the model {channels}; say with extra_channels how the stem is made: "
+            "copy_first, mean or zero"
+        )
+    if rule == "zero" and channels < STEM:
+        raise UsageError(f"{at}: extra_channels: zero would make a stem of {channels} that sees nothing; allowed: "
+                         "copy_first, mean")  # fmt: skip
+    made = {"copy_first": weight[:, :1], "mean": weight.mean(1, keepdim=True), "zero": torch.zeros_like(weight[:, :1])}
+    kept = [weight] if channels > STEM else []
+    return torch.cat([*kept, made[rule].expand(-1, channels - STEM * len(kept), -1, -1)], 1)

@@ -441,7 +441,7 @@ def measure(evaluation: Evaluation, metric: BoundMetric) -> Measured:
 
 def open_model(section: ModelSection, suite: Suite, dataset: Dataset, settings: Settings) -> Classifier:
     """A model of a suite, its checkpoint found beside the suite or below the data root, its labels those of the data."""
-    from xaibench import bundled
+    from xaibench import bundled, model_cache
 
     labels = len(dataset.class_names)
     if section.num_classes not in (None, labels):
@@ -450,6 +450,7 @@ def open_model(section: ModelSection, suite: Suite, dataset: Dataset, settings: 
         )
     if section.name in bundled.names() and bundled.classes(section.name) != dataset.class_names:
         raise UsageError(f"model {section.name} was trained on other labels than those of {dataset.name}")
+    dataset.check_channels(section.in_chans or 3, f"model {section.label}")
     classifier = load_classifier(
         section.name,
         num_classes=labels,
@@ -459,9 +460,12 @@ def open_model(section: ModelSection, suite: Suite, dataset: Dataset, settings: 
         layer=section.layer,
         threshold=suite.threshold,
         input=section.input.model_dump(exclude_none=True),
+        in_chans=section.in_chans,
+        extra_channels=section.extra_channels,
         options=section.options,
         device=settings.device,
         seed=suite.seed,
+        cache=model_cache.SUITES,
     )
     return classifier
 

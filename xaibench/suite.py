@@ -73,13 +73,15 @@ class InputSection(Section):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     crop: float | None = None
-    interpolation: Literal["bilinear", "bicubic"] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
 
 
 class ModelSection(Section):
     """A bundled or timm model. Relative checkpoints are relative to the suite's file, or the data root.
 
     `methods` are labels (or globs) of the suite's methods that this model is explained by; all of them where left out.
+    `in_chans` is the number of input channels where it is not 3, `extra_channels` how the first convolution of a
+    checkpoint of three channels, mean and std become those of `in_chans`: see `xaibench.models.stem_for`.
     """
 
     name: str
@@ -87,6 +89,8 @@ class ModelSection(Section):
     checkpoint: Path | None = None
     pretrained: bool = False
     num_classes: int | None = None
+    in_chans: int | None = pydantic.Field(None, ge=1)
+    extra_channels: Literal["copy_first", "mean", "zero"] | None = None
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     layer: str | None = None
     input: InputSection = InputSection()
@@ -327,6 +331,12 @@ def _check_models(suite: Suite, document: Document) -> None:
         _check_label(model.label, labels, "models", document, ("models", index))
         if model.name not in bundled.names() and not known_model(model.name):
             document.add(("models", index, "name"), unknown("model", model.name, [*bundled.names(), *model_names()]))
+        if "in_chans" in model.options:
+            document.add(("models", index, "options", "in_chans"), "in_chans stands beside the model's name, not among "
+                         "its options", key=True)  # fmt: skip
+        if model.extra_channels is not None and model.in_chans in (None, 3):
+            document.add(("models", index, "extra_channels"), "extra_channels makes other than 3 channels; give in_chans",
+                         key=True)  # fmt: skip
 
 
 def _check_label(label: str, labels: set[str], what: str, document: Document, at: Location) -> None:

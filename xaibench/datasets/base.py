@@ -72,7 +72,7 @@ class Dataset(ABC, Sequence[Sample]):
 
     @classmethod
     def official(cls) -> Mapping[str, int]:
-        """How many samples the official release has, by split."""
+        """Samples that the official release has, by split or by the file that lists them; {} where there is none."""
         return {}
 
     @property
@@ -82,6 +82,19 @@ class Dataset(ABC, Sequence[Sample]):
     @property
     def class_names(self) -> tuple[str, ...]:
         return tuple(self.entry.classes)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images; 3: red, green and blue."""
+        return 3
+
+    def check_channels(self, takes: int, model: str) -> None:
+        """Raises UsageError where the images have another number of channels than `model` takes."""
+        if takes != self.channels:
+            raise UsageError(
+                f"{model} takes {takes} channels, but the images of {self.name} have {self.channels}; give the model "
+                f"in_chans: {self.channels}, or choose other channels of the data"
+            )
 
     @property
     def has_masks(self) -> bool:

@@ -215,14 +215,16 @@ def train(
     """
     from safetensors.torch import save_file
 
-    from xaibench.models import seeded
+    from xaibench.models import STEM, seeded
 
     data = {
         split: load_dataset(recipe.dataset.name, data_root=data_root, split=split, **recipe.dataset.options)
         for split in (recipe.dataset.train, recipe.dataset.evaluate)
     }
     train_data, evaluation_data = data[recipe.dataset.train], data[recipe.dataset.evaluate]
-    preprocess = recipe.input.preprocess()
+    channels = recipe.model.in_chans or STEM
+    train_data.check_channels(channels, f"model {recipe.model.name}")
+    preprocess = recipe.input.preprocess().for_channels(channels, recipe.model.extra_channels)
     bytes_needed = len(train_data) * 4 * len(preprocess.mean) * math.prod(preprocess.size)
     keep = bytes_needed < MEMORY and workers == 0
     out.mkdir(parents=True, exist_ok=True)
@@ -252,13 +254,16 @@ def train(
 def _start(recipe: Recipe, data: Dataset) -> nn.Module:
     """The model before its first step."""
     from xaibench import bundled
-    from xaibench.models import create_module, load_checkpoint
+    from xaibench.models import create_module, load_checkpoint, stem_options
 
-    options = {"num_classes": len(data.class_names), **recipe.model.options}
-    model = create_module(recipe.model.name, pretrained=recipe.model.pretrained, **options)
+    options = {"num_classes": len(data.class_names)} | stem_options(recipe.model.options, recipe.model.in_chans)
+    extra_channels = recipe.model.extra_channels
+    model = create_module(
+        recipe.model.name, pretrained=recipe.model.pretrained, extra_channels=extra_channels, **options
+    )
     if (start := recipe.model.start) is not None:
         path = bundled.weights(start) if start in bundled.names() else Path(start)
-        load_checkpoint(model, path, skip_different=True, into=recipe.model.into)
+        load_checkpoint(model, path, skip_different=True, into=recipe.model.into, extra_channels=extra_channels)
     return model if recipe.kur is None else regularise(model, recipe.kur.alpha)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from xaibench.preprocess import Preprocess, Resize
+from xaibench.preprocess import ExtraChannels, Interpolation, Preprocess, Resize
 from xaibench.yamlfile import Document
 
 
@@ -30,7 +30,9 @@ class ModelSection(Section):
     """A timm model or a bundled architecture.
 
     `start` is a checkpoint to fine-tune from (a bundled model's name, or a file; a head of another size is left out),
-    `into` the submodule that takes it; `pretrained` lets timm fetch its own weights (needs a network).
+    `into` the submodule that takes it; `pretrained` lets timm fetch its own weights (needs a network). `in_chans` is the
+    number of input channels where it is not 3, `extra_channels` how a first convolution of three channels, mean and std
+    become those of `in_chans`: see `xaibench.models.stem_for`.
     """
 
     name: str
@@ -38,6 +40,8 @@ class ModelSection(Section):
     pretrained: bool = False
     start: str | None = None
     into: str = ""
+    in_chans: int | None = pydantic.Field(None, ge=1)
+    extra_channels: ExtraChannels | None = None
 
 
 class InputSection(Section):
@@ -45,10 +49,11 @@ class InputSection(Section):
     resize: Resize = "squash"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: Interpolation = "bilinear"
 
     def preprocess(self) -> Preprocess:
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        return Preprocess(size, self.resize, self.mean, self.std)
+        return Preprocess(size, self.resize, self.mean, self.std, interpolation=self.interpolation)
 
 
 class AugmentSection(Section):

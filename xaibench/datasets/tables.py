@@ -1,0 +1,67 @@
+"""Tables of labels in CSV files: every mistake is one sentence with the file and its line."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xaibench.errors import UsageError, closest
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: its cells by column, and `at` (path:line) for messages."""
+
+    at: str
+    cells: dict[str, str]
+
+    def __getitem__(self, column: str) -> str:
+        return self.cells[column]
+
+
+def read_table(path: Path, needed: Sequence[str]) -> tuple[list[str], list[Row]]:
+    """Columns and rows of a CSV file with a header, white space around cells taken away, blank lines left out.
+
+    Raises:
+        UsageError: text that is not UTF-8 CSV, a column that is needed and missing or stands there twice, a row that
+            is longer or shorter than the header
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as CSV in UTF-8 ({error})") from error
+    if not lines:
+        raise UsageError(f"{path}: is empty; a header with {', '.join(needed)} is needed")
+    (first, columns), rows = lines[0], lines[1:]
+    for column in columns:
+        if columns.count(column) > 1:
+            raise UsageError(f"{path}:{first}: two columns are called {column!r}")
+    for column in needed:
+        if column not in columns:
+            hint = closest(column, columns)
+            raise UsageError(f"{path}:{first}: no column {column!r}{hint}; its columns: {', '.join(columns)}")
+    for line, cells in rows:
+        if len(cells) != len(columns):
+            raise UsageError(f"{path}:{line}: {len(cells)} cells, the header has {len(columns)}")
+    return columns, [Row(f"{path}:{line}", dict(zip(columns, cells, strict=True))) for line, cells in rows]
+
+
+def check_unique(rows: Sequence[Row], names: Sequence[str]) -> None:
+    """Raises UsageError where two rows have the same name (one of `names` for each row)."""
+    first: dict[str, str] = {}
+    for row, name in zip(rows, names, strict=True):
+        if name in first:
+            raise UsageError(f"{row.at}: {name!r} already stands in line {first[name].rpartition(':')[2]}")
+        first[name] = row.at
+
+
+def label_index(name: str, classes: Sequence[str], at: str) -> int:
+    """Position of a class. Raises UsageError with the closest one."""
+    if name not in classes:
+        allowed = closest(name, classes) or f"; allowed: {', '.join(classes)}"
+        raise UsageError(f"{at}: unknown class {name!r}{allowed}")
+    return classes.index(name)

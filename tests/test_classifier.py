@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import xaibench
-from xaibench.classifier import Classifier, load_classifier
+from xaibench.classifier import Classifier
+from xaibench.classifier_loading import load_classifier
 from xaibench.errors import IncompatibleError, MissingError, UsageError
 from xaibench.models import create_module, read_checkpoint
 

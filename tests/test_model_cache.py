@@ -13,7 +13,9 @@ from torch import nn
 import xaibench
 from xaibench import classifier as classifiers
 from xaibench import model_cache
-from xaibench.classifier import Classifier, load_classifier
+from xaibench.anatomy import Anatomy
+from xaibench.classifier import Classifier
+from xaibench.classifier_loading import load_classifier
 from xaibench.model_cache import Identity, ModelCache
 from xaibench.models import create_module
 
@@ -50,13 +52,13 @@ def test_what_does_not_change_the_module_is_shared() -> None:
 
 def test_the_anatomy_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
-    dissect = classifiers._dissect
+    dissect = classifiers.dissect
 
-    def counted(classifier: Classifier, image: torch.Tensor) -> classifiers.Anatomy:
+    def counted(classifier: Classifier, image: torch.Tensor) -> Anatomy:
         looks.append(classifier._layer)
         return dissect(classifier, image)
 
-    monkeypatch.setattr(classifiers, "_dissect", counted)
+    monkeypatch.setattr(classifiers, "dissect", counted)
     cache = ModelCache()
     anatomies = [load(cache).anatomy, load(cache, threshold=0.2).anatomy, load(cache, activation="softmax").anatomy]
     assert looks == [None]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import xaibench
 from xaibench import models
-from xaibench.classifier import Classifier, load_classifier
+from xaibench.classifier import Classifier
+from xaibench.classifier_loading import load_classifier
 from xaibench.errors import UsageError
 from xaibench.models import create_module, load_checkpoint, state_hash, stem_for
 from xaibench.training import read_recipe, train

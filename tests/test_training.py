@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from xaibench import bundled
-from xaibench.classifier import load_classifier
+from xaibench.classifier_loading import load_classifier
 from xaibench.datasets import load_dataset
 from xaibench.errors import UsageError
 from xaibench.training import (

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xaibench.api import evaluate, explain, run
-    from xaibench.classifier import Classifier, load_classifier
+    from xaibench.classifier import Classifier
+    from xaibench.classifier_loading import load_classifier
     from xaibench.datasets import Dataset, Sample, load_dataset
     from xaibench.evaluation import Evaluation
-    from xaibench.forward import Forward, Pairs
+    from xaibench.forward import Forward
+    from xaibench.pairs import Pairs
     from xaibench.registry import method, metric
 
 try:
@@ -25,13 +27,13 @@ _HOMES = {
     "evaluate": "api",
     "run": "api",
     "Classifier": "classifier",
-    "load_classifier": "classifier",
+    "load_classifier": "classifier_loading",
     "Dataset": "datasets",
     "Sample": "datasets",
     "load_dataset": "datasets",
     "Evaluation": "evaluation",
     "Forward": "forward",
-    "Pairs": "forward",
+    "Pairs": "pairs",
     "method": "registry",
     "metric": "registry",
 }

@@ -7,35 +7,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from xaibench.anatomy import Anatomies, Anatomy, dissect, output_logits
 from xaibench.attention import Attention, find_attention, find_blocks, find_patch_embedding
 from xaibench.chunks import map_chunks
-from xaibench.errors import IncompatibleError, MissingError, UsageError, closest
-from xaibench.models import (
-    STEM,
-    create_module,
-    import_timm,
-    load_state,
-    read_checkpoint,
-    seeded,
-    state_hash,
-    stem_options,
-)
-from xaibench.preprocess import ExtraChannels, Preprocess
-
-if TYPE_CHECKING:
-    from xaibench.model_cache import Identity, ModelCache
+from xaibench.errors import IncompatibleError, UsageError, closest
+from xaibench.models import state_hash
+from xaibench.preprocess import Preprocess
 
 Activation = Literal["sigmoid", "softmax"]
-LINEAR_HEAD_TOLERANCE = 1e-4  # of the largest logit: float32 rounding of a sum over a few thousand channels
-
 # by class name, for timm has classes of its own beside torch's
 NOT_RELU = frozenset([
     "CELU", "ELU", "GELU", "GELUTanh", "GELUTan", "HardMish", "HardMishMe", "HardSigmoid", "HardSigmoidMe", "HardSwish",
@@ -43,18 +28,6 @@ NOT_RELU = frozenset([
     "PReLU", "QuickGELU", "RReLU", "RadixSoftmax", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softmax", "Softplus",
     "Softsign", "Swish", "SwishMe", "Tanh",
 ])  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """What one look at a forward pass tells: the target layer and, where the head is linear, its matrix [L, K]."""
-
-    last: str
-    head: str | None
-
-
-# Looks at one module, by the layer that was named and the shape [C, H, W] of the image.
-Anatomies = dict[tuple[str | None, tuple[int, ...]], Anatomy]
 
 
 class Classifier:
@@ -147,7 +120,7 @@ class Classifier:
         if self._anatomy is None:
             key = (self._layer, tuple(images.shape[1:]))
             if key not in self.anatomies:
-                self.anatomies[key] = _dissect(self, images[:1].detach())
+                self.anatomies[key] = dissect(self, images[:1].detach())
             self._anatomy = self.anatomies[key]
         return self._anatomy
 
@@ -286,189 +259,7 @@ class Classifier:
         return state_hash(self.module.state_dict())
 
 
-def output_logits(output: Any) -> Tensor:
-    """The logits [B, L] in what a model returned (tensor, tuple, or an object with `.logits`)."""
-    if not isinstance(output, Tensor):
-        output = getattr(output, "logits", None) if hasattr(output, "logits") else output[0]
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise UsageError(f"the model returned {shape}; logits [B, L] are needed")
-    return output
-
-
 def _fixed_size(module: nn.Module) -> bool:
     """Whether a timm model embeds patches on a grid of fixed size (its `dynamic_img_size` is off)."""
     embed = getattr(module, "patch_embed", None)
     return embed is not None and bool(getattr(embed, "strict_img_size", True))
-
-
-def _dissect(classifier: Classifier, image: Tensor) -> Anatomy:
-    module = classifier.module
-    outputs: dict[str, Tensor] = {}  # in order of completion, so that of equal tensors the outermost is last
-
-    def record(name: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                outputs.pop(name, None)
-                outputs[name] = output
-
-        return hook
-
-    handles = [m.register_forward_hook(record(name)) for name, m in module.named_modules() if name]
-    try:
-        with classifier.prepared(), torch.no_grad():
-            features = module.forward_features(image) if hasattr(module, "forward_features") else None  # type: ignore[operator]
-            before_head = list(outputs)
-            logits = output_logits(module(image))
-    finally:
-        for handle in handles:
-            handle.remove()
-    last = classifier._layer or _find_last(classifier, outputs, before_head if features is not None else None, image)
-    head = None
-    if last in outputs and outputs[last].ndim in (3, 4):
-        with contextlib.suppress(IncompatibleError):
-            head = _linear_head(module, outputs, classifier.grid(outputs[last], image), logits)
-    return Anatomy(last, head)
-
-
-def _find_last(classifier: Classifier, outputs: dict[str, Tensor], backbone: list[str] | None, image: Tensor) -> str:
-    """The features before pooling: of a timm model the module that ends `forward_features`, else the last grid."""
-    module = classifier.module
-    if getattr(module, "global_pool", None) == "token" and hasattr(module, "blocks"):
-        return f"blocks.{len(module.blocks) - 1}.norm1"  # type: ignore[arg-type]
-    if backbone:
-        return backbone[-1]
-    grids = [name for name, output in outputs.items() if output.ndim == 4 and output.shape[-1] * output.shape[-2] > 1]
-    if not grids:
-        raise UsageError(f"model {classifier.name}: no layer with a spatial grid was found; name one with layer=")
-    return grids[-1]
-
-
-def _linear_head(module: nn.Module, outputs: dict[str, Tensor], grid: Tensor, logits: Tensor) -> str | None:
-    """The name of the linear layer through which logits are a linear map of the mean features, None if there is none."""
-    for name, candidate in module.named_modules():
-        if not isinstance(candidate, (nn.Linear, nn.Conv2d)) or name not in outputs:
-            continue
-        weight = candidate.weight.detach().flatten(1)
-        if weight.shape != (logits.shape[1], grid.shape[1]):
-            continue
-        predicted = grid.mean((2, 3)) @ weight.T + (0 if candidate.bias is None else candidate.bias.detach())
-        if float((predicted - logits).abs().max()) <= LINEAR_HEAD_TOLERANCE * max(float(logits.abs().max()), 1.0):
-            return str(name)
-    return None
-
-
-def load_classifier(
-    name: str,
-    *,
-    num_classes: int | None = None,
-    checkpoint: str | Path | None = None,
-    pretrained: bool = False,
-    activation: Activation = "sigmoid",
-    layer: str | None = None,
-    threshold: float = 0.5,
-    input: dict[str, Any] | None = None,
-    in_chans: int | None = None,
-    extra_channels: ExtraChannels | None = None,
-    options: dict[str, Any] | None = None,
-    device: str | torch.device = "cpu",
-    seed: int = 0,
-    cache: ModelCache | None = None,
-) -> Classifier:
-    """A bundled model (`shapes-resnet`, `shapes-vit`) or a timm model, ready for explanation.
-
-    Args:
-        name: see `xaibench list models`
-        num_classes: length of the logits; None: the model's own
-        checkpoint: safetensors, or a torch file holding a plain state dict (opened with weights_only=True)
-        pretrained: let timm fetch its weights (needs a network)
-        input: any of size, resize, mean, std, crop, interpolation; the rest comes from the model's own configuration
-        in_chans: number of input channels; None: 3
-        extra_channels: the rule by which mean, std and the first convolution of a checkpoint of three channels are
-            made for another number (`copy_first`, `mean`, `zero`: see `xaibench.models.stem_for`). A checkpoint that
-            has `in_chans` channels is loaded as it is, and then the rule is that of mean and std alone
-        options: passed to the model's constructor
-        seed: of the random weights of an untrained model
-        cache: shares modules among classifiers that do not change them; None: a module of its own
-
-    Raises:
-        UsageError, MissingError: an unknown name, an option it does not take, a checkpoint that is absent or unfit
-    """
-    from xaibench import bundled
-
-    own = name in bundled.names()
-    if own:
-        recipe = bundled.recipe(name)
-        if num_classes not in (None, len(bundled.classes(name))):
-            raise UsageError(f"model {name} has {len(bundled.classes(name))} classes, not {num_classes}")
-        if in_chans not in (None, STEM):
-            raise UsageError(f"model {name} takes {STEM} channels, not {in_chans}")
-        architecture, chosen = recipe.model.name, dict(recipe.model.options)
-        num_classes, pretrained = len(bundled.classes(name)), False
-        checkpoint = checkpoint or bundled.weights(name)
-    else:
-        architecture, chosen = name, stem_options(options or {}, in_chans)
-    if num_classes is not None:
-        chosen["num_classes"] = num_classes
-    state = None if checkpoint is None else read_checkpoint(Path(checkpoint))
-
-    def build() -> nn.Module:
-        with seeded(seed):
-            module = create_module(architecture, pretrained=pretrained, extra_channels=extra_channels, **chosen)
-        if state is not None:
-            load_state(module, state, f"checkpoint {checkpoint}", extra_channels=extra_channels)
-        return module.to(device)
-
-    anatomies: Anatomies = {}
-    if cache is None:
-        module = build()
-    else:
-        shared = cache.get(_identity(architecture, chosen, state, pretrained, extra_channels, seed, device), build)
-        module, anatomies = shared.module, shared.anatomies
-    preprocess = recipe.input.preprocess() if own else _configured(module)
-    classifier = Classifier(
-        module,
-        activation=activation,
-        layer=layer,
-        threshold=threshold,
-        preprocess=_adjust(preprocess, input or {}).for_channels(in_chans or STEM, extra_channels),
-        name=name,
-        trained=checkpoint is not None or pretrained,
-    )
-    classifier.anatomies = anatomies
-    return classifier
-
-
-def _identity(
-    architecture: str, options: dict[str, Any], state: dict[str, Tensor] | None, pretrained: bool,
-    extra_channels: ExtraChannels | None, seed: int, device: str | torch.device,
-) -> Identity:  # fmt: skip
-    from xaibench.model_cache import Identity
-
-    source = state_hash(state) if state is not None else "timm's" if pretrained else f"random, seed {seed}"
-    # the rule decides the stem that a checkpoint or timm's weights get
-    spelled = repr([*sorted(options.items()), extra_channels])
-    return Identity(architecture, spelled, source, torch.device(device))
-
-
-def _configured(module: nn.Module) -> Preprocess:
-    """The input that a timm model is configured for."""
-    config = import_timm().data.resolve_data_config(model=module)
-    return Preprocess(
-        size=tuple(config["input_size"][1:]),
-        resize="shortest_crop",
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        crop=config["crop_pct"],
-        interpolation=config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic",
-    )
-
-
-def _adjust(preprocess: Preprocess, given: dict[str, Any]) -> Preprocess:
-    changes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    if isinstance(changes.get("size"), int):
-        changes["size"] = (changes["size"], changes["size"])
-    return replace(preprocess, **changes)
-
-
-__all__ = ["Activation", "Anatomy", "Classifier", "MissingError", "load_classifier", "output_logits"]

@@ -210,7 +210,7 @@ _classifiers: dict[str, Any] = {}
 
 def _classifier(model: str) -> Any:
     if model not in _classifiers:
-        from xaibench.classifier import load_classifier
+        from xaibench.classifier_loading import load_classifier
 
         _classifiers[model] = load_classifier(model)
     return _classifiers[model]
@@ -301,7 +301,7 @@ def explain(
 ) -> None:  # fmt: skip
     """Draw maps of one image, or with `all_layers` print and plot what those of vgatt leave unexplained."""
     from xaibench import explain_image as explaining
-    from xaibench.classifier import load_classifier
+    from xaibench.classifier_loading import load_classifier
 
     if all_layers and list(methods) != ["vgatt"]:
         raise UsageError(f"--layers all goes with --method vgatt, found --method {','.join(methods)}")

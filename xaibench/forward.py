@@ -1,11 +1,10 @@
-"""`Pairs`: what is explained. `Forward`: one forward pass of a batch, memoised, that all methods of a suite share."""
+"""`Forward`: one forward pass of a batch, memoised, that all methods of a suite share."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,116 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from xaibench.anatomy import output_logits
 from xaibench.attention import SUFFIX, exposed
 from xaibench.chunks import map_chunks
-from xaibench.classifier import Classifier, output_logits
+from xaibench.classifier import Classifier
 from xaibench.datasets.base import VOID, WIDE_VOID
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.gradients import Gradients
+from xaibench.pairs import Pairs
+from xaibench.plan import Plan
 from xaibench.regions import Regions
 
+__all__ = ["Forward", "Hook", "Pairs", "Plan"]
+
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
-
-
-class Pairs:
-    """What is explained: pairs of an image row and a label. Multi-label is the normal case.
-
-    Args:
-        image: [P] rows of the batch
-        label: [P] label indices
-    """
-
-    def __init__(self, image: Tensor | Sequence[int], label: Tensor | Sequence[int]) -> None:
-        self.image = torch.as_tensor(image, dtype=torch.long)
-        self.label = torch.as_tensor(label, dtype=torch.long, device=self.image.device)
-        if self.image.shape != self.label.shape or self.image.ndim != 1:
-            raise UsageError(
-                f"Pairs: image and label must be two lists of one length, found {tuple(self.image.shape)} "
-                f"and {tuple(self.label.shape)}"
-            )
-
-    @classmethod
-    def where(cls, chosen: Tensor) -> Pairs:
-        """The pairs of a bool matrix [B, L], image by image."""
-        image, label = chosen.nonzero(as_tuple=True)
-        return cls(image, label)
-
-    def __len__(self) -> int:
-        return len(self.image)
-
-    def __repr__(self) -> str:
-        return f"Pairs(image={self.image.tolist()}, label={self.label.tolist()})"
-
-    def __getitem__(self, rows: Tensor) -> Pairs:
-        return Pairs(self.image[rows], self.label[rows])
-
-    def to(self, device: torch.device) -> Pairs:
-        return Pairs(self.image.to(device), self.label.to(device))
-
-    def matrix(self, shape: torch.Size | tuple[int, int]) -> Tensor:
-        """bool [B, L], True at the pairs."""
-        chosen = torch.zeros(shape, dtype=torch.bool, device=self.image.device)
-        chosen[self.image, self.label] = True
-        return chosen
-
-    def check(self, images: int, labels: int) -> None:
-        """Raise UsageError when a pair points outside a batch of `images` and `labels`."""
-        for what, rows, size in (("image", self.image, images), ("label", self.label, labels)):
-            if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= size):
-                raise UsageError(f"Pairs: {what} {int(rows.max())} is outside 0..{size - 1}")
-
-    def rank(self) -> Tensor:
-        """[P]: r for the r-th pair of its image, so that equal ranks never share an image."""
-        order = torch.argsort(self.image, stable=True)
-        counts = torch.bincount(self.image, minlength=1)
-        first = counts.cumsum(0) - counts
-        position = torch.empty_like(order)
-        position[order] = torch.arange(len(order), device=order.device)
-        return position - first[self.image]
-
-    def ranks(self) -> Iterator[Tensor]:
-        """Rows of the pairs of rank 0, of rank 1, ..."""
-        rank = self.rank()
-        for r in range(int(rank.max()) + 1 if len(self) else 0):
-            yield (rank == r).nonzero()[:, 0]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a forward pass must keep: activations of `features`, and gradients with respect to `gradients`.
-
-    Layers are dotted names, or "input". The pass carries a graph from the first gradient layer on, and none before.
-    """
-
-    features: frozenset[str] = frozenset()
-    gradients: frozenset[str] = frozenset()
-
-    def __or__(self, other: Plan) -> Plan:
-        return Plan(self.features | other.features, self.gradients | other.gradients)
-
-    def __le__(self, other: Plan) -> bool:
-        return self.features <= other.features | other.gradients and self.gradients <= other.gradients
-
-    @staticmethod
-    def of(classifier: Classifier, needs: Iterable[str], parameters: dict[str, Any]) -> Plan:
-        """The plan of one method, from what it declares and its `layer` parameter."""
-        features: set[str] = set()
-        gradients: set[str] = set()
-        layer = classifier.layer_name(str(parameters.get("layer", "last")))
-        for need in needs:
-            if need in ("features", "linear_head"):
-                features.add(layer)
-            elif need == "gradients":
-                gradients.add(layer)
-            elif need == "input_gradients":
-                gradients.add("input")
-            elif need == "attention":
-                features.update(classifier.attention.layers)
-            elif need == "attention_gradients":
-                gradients.update(classifier.attention.layers[max(int(parameters.get("start_layer", 0)), 0) :])
-            elif need == "transformer_blocks":
-                features.update(classifier.blocks)
-        return Plan(frozenset(features), frozenset(gradients))
 
 
 class Forward:

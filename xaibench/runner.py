@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xaibench.classifier import Classifier, load_classifier
+from xaibench.classifier import Classifier
+from xaibench.classifier_loading import load_classifier
 from xaibench.datasets import Dataset, Sample, load_dataset
 from xaibench.errors import IncompatibleError, SampleError, UsageError, XaibenchError
 from xaibench.evaluation import Evaluation, Explainer

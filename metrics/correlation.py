@@ -5,7 +5,7 @@ two over the removals of one pair. The score is the logit by default: a saturate
 
 Where u or v is the same for all removals (a constant map, a model that does not react) a correlation is undefined
 (NaN), as it is for a map with a NaN. Correlations and the normalised infidelity do not depend on the scale of a map,
-completeness_gap is about nothing else.
+completeness_gap and bias_ratio are about nothing else.
 
 Known criticism: the score of an image with holes is also the score of an image unlike any that was trained on;
 removals of few pixels hardly move the score of a natural image, so superpixels or patches say more than pixels; with
@@ -351,3 +351,23 @@ def gap(evaluation: Evaluation, baseline: Static, score: Score) -> Tensor:
     difference = clean(evaluation).own(score) - after.own(score)
     total = evaluation.maps.double().sum((1, 2)).to(difference.dtype)
     return total - difference
+
+
+@metric(
+    better="lower", range=(0, float("inf")), aggregate="ratio", source="chen2020", minimum_effect=0.01, cost="none",
+    invariant=(),
+)  # fmt: skip
+def bias_ratio(evaluation: Evaluation) -> Tensor:
+    """Share of the logit that the sum of the map leaves unexplained: |b| / |S_c|, b = S_c - sum M. Statistics [P, 2].
+
+    The sum is over the raw map at its own resolution. For vgatt b is what the biases of the layers above the cut add;
+    0 is perfect, and a map of zeros has 1. Unlike completeness_gap it asks no baseline image. In total over pairs,
+    since logits near 0 would decide a mean of ratios; each pair's ratio is in the records, NaN where S_c = 0.
+
+    Rankings change with the scale of the map. Criticism: a small b says that biases matter little to the logit, not
+    that the map finds what matters.
+    """
+    logit = clean(evaluation).logit.double()
+    bias = logit - evaluation.maps.double().sum((1, 2))
+    undefined = bias.isnan() | (logit == 0)
+    return torch.stack([bias.abs(), logit.abs()], 1).masked_fill(undefined[:, None], torch.nan)

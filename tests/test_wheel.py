@@ -13,7 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-FOLDERS = {"xaibench": "xaibench", "methods": "xaibench.methods", "metrics": "xaibench.metrics", "suites": "xaibench.suites"}
+FOLDERS = {"xaibench": "xaibench"} | {
+    folder: f"xaibench.{folder}" for folder in ("leaderboards", "methods", "metrics", "suites")
+}
 
 
 def packages_on_disk() -> set[str]:
@@ -50,10 +52,12 @@ def test_the_wheel_contains_everything(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder, package in FOLDERS.items():
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".yaml", ".safetensors", ".json", ".typed"):
+            published = path.parent == ROOT / "leaderboards" / "published"
+            if path.suffix in (".py", ".yaml", ".safetensors", ".json", ".typed") or published:
                 inside = "/".join((*package.split("."), *path.relative_to(ROOT / folder).parts))
                 assert inside in names, f"{inside} is not in the wheel"
-    assert not [name for name in names if name.startswith(("tests/", "methods/", "metrics/", "suites/"))]
+    outside = ("tests/", "methods/", "metrics/", "suites/", "leaderboards/")
+    assert not [name for name in names if name.startswith(outside)]
 
 
 def test_bundled_weights_stay_small(wheel: Path) -> None:

@@ -153,11 +153,15 @@ def leaderboard(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, or scores.csv files.")],
     format: Annotated[Literal["table", "csv", "md"], typer.Option("--format", help="How to write it.")] = "table",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A file instead of stdout.")] = None,
+    published: Annotated[
+        str | None,
+        typer.Option("--published", metavar="NAME", help="Beside the numbers that the paper of this suite prints."),
+    ] = None,
 ) -> None:
     """The table of one or several finished runs."""
     from xaibench import commands
 
-    commands.leaderboard(runs, format, output)
+    commands.leaderboard(runs, format, output, published)
 
 
 @app.command()

@@ -103,7 +103,10 @@ def _print_plan(suite: Suite, directory: Path, settings: Any) -> None:
         for sentence in prepared.skipped:
             err.print(f"note: {sentence}", markup=False)
     out().print(table)
-    err.print(f"(counts marked ~ assume {PAIRS_PER_IMAGE} explained labels per image)")
+    err.print(
+        f"(counts marked ~ assume {PAIRS_PER_IMAGE} explained labels per image; passes of perturbation methods, and of "
+        "metrics that remove step by step or explain again, come on top: see `xaibench show NAME`)"
+    )
 
 
 def _print_leaderboard(board: Any) -> None:
@@ -114,10 +117,12 @@ def _print_leaderboard(board: Any) -> None:
         console.print(table)
 
 
-def leaderboard(runs: Sequence[Path], format: str, output: Path | None) -> None:
+def leaderboard(runs: Sequence[Path], format: str, output: Path | None, published: str | None = None) -> None:
+    """The table of runs, or with `published` that of a paper beside them."""
+    from xaibench.published import compare_published
     from xaibench.rundir import read_leaderboard
 
-    board = read_leaderboard(runs)
+    board = read_leaderboard(runs) if published is None else compare_published(published, runs)
     if format == "table" and output is None:
         _print_leaderboard(board)
         return

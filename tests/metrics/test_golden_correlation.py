@@ -17,6 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 import xaibench
+from tests.conftest import Golden
 from tests.metrics.open_set import ARRAYS, FACTS, attribution, classifier, evaluation, result, tensor
 from xaibench.evaluation import Evaluation
 from xaibench.metrics.correlation import (
@@ -199,6 +200,29 @@ def test_completeness_gap_of_a_linear_model() -> None:
     np.testing.assert_allclose(value, 0, atol=1e-12)
     double = xaibench.evaluate(linear, images, pairs, 2 * maps, ["completeness_gap"])["completeness_gap"]
     np.testing.assert_allclose(double, maps.sum((1, 2)).abs())
+
+
+def test_bias_ratio_is_the_share_that_vgatt_leaves(cnn: Golden) -> None:
+    """Against the golden share of each pair; the score is that of the totals."""
+    for layer in ("input", "mid", "last"):
+        name = cnn.layers["mid"] if layer == "mid" else layer
+        maps = xaibench.explain(cnn.classifier, cnn.images, cnn.every_pair, method="vgatt", layer=name)
+        arguments = (cnn.classifier, cnn.images, cnn.every_pair, maps, ["bias_ratio"])
+        pairs = xaibench.evaluate(*arguments)["bias_ratio"].to_numpy()
+        np.testing.assert_allclose(pairs, cnn.arrays[f"vgatt/{layer}/bias_score_ratio"].ravel(), rtol=1e-3, atol=1e-5)
+        total = xaibench.evaluate(*arguments, reduce="scores")["value"][0]
+        logits = np.abs(cnn.arrays["logits"]).sum()
+        np.testing.assert_allclose(total, np.abs(cnn.arrays[f"vgatt/{layer}/bias"]).sum() / logits, rtol=1e-4)
+
+
+def test_bias_ratio_is_undefined_without_a_logit() -> None:
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2, bias=False)).double()
+    linear = xaibench.Classifier(module, layer="0")
+    images = torch.tensor([[[[1.0, 0.0], [0.0, 2.0]]], [[[0.0, 0.0], [0.0, 0.0]]]], dtype=torch.float64)
+    pairs = xaibench.Pairs([0, 1], [0, 0])
+    maps = torch.zeros(2, 2, 2, dtype=torch.float64)
+    values = xaibench.evaluate(linear, images, pairs, maps, ["bias_ratio"])["bias_ratio"].to_numpy()
+    np.testing.assert_array_equal(values, [1, np.nan])
 
 
 def test_ranks_with_ties() -> None:

@@ -17,7 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap
 import xaibench
 from xaibench import registry
 from xaibench.leaderboard import ARROWS, Leaderboard
-from xaibench.runner import collate
+from xaibench.loading import collate, geometry
 from xaibench.suite import find_suite, load_suite, quick
 
 ROOT = Path(__file__).parent.parent
@@ -64,7 +64,7 @@ def gallery(model: str, methods: list[str], index: int) -> None:
     """One image, a row per label, a column per method: the mask that metrics keep or remove."""
     dataset = xaibench.load_dataset("shapes")
     classifier = xaibench.load_classifier(model)
-    batch = collate([dataset[index]], classifier)
+    batch = collate([dataset[index]], geometry(classifier)).on(classifier)
     forward = xaibench.Forward(classifier, batch.images)
     pairs = forward.detected_pairs
     assert classifier.preprocess is not None
@@ -103,7 +103,7 @@ def every_method(index: int, columns: int = 11) -> None:
         for model in ("shapes-resnet", "shapes-vit"):
             classifier = xaibench.load_classifier(model)
             if set(entry.needs) - {"masks"} <= classifier.offers():
-                batch = collate([dataset[index]], classifier)
+                batch = collate([dataset[index]], geometry(classifier)).on(classifier)
                 pairs = xaibench.Forward(classifier, batch.images).detected_pairs[torch.tensor([0])]
                 if "masks" in entry.needs:
                     needed["masks"] = batch.mask

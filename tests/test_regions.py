@@ -14,9 +14,9 @@ from xaibench.datasets import Sample
 from xaibench.errors import SampleError, UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
+from xaibench.loading import Batch, collate
 from xaibench.preprocess import Preprocess
 from xaibench.regions import Regions
-from xaibench.runner import Batch, collate
 from xaibench.suite import parse_metrics
 
 HEIGHT, WIDTH = 24, 32  # of the small networks
@@ -46,7 +46,7 @@ def sample(regions: bool = True) -> Sample:
 def batch(regions: bool = True, samples: list[Sample] | None = None) -> Batch:
     classifier = build("cnn")
     classifier.preprocess = Preprocess((HEIGHT, WIDTH), "none")
-    return collate([sample(regions)] if samples is None else samples, classifier)
+    return collate([sample(regions)] if samples is None else samples, classifier.preprocess).on(classifier)
 
 
 def evaluation(maps: Tensor, regions: bool = True) -> Evaluation:

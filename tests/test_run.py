@@ -22,6 +22,7 @@ from torch import Tensor
 import xaibench
 from xaibench import registry
 from xaibench.datasets import Dataset, Sample, dataset
+from xaibench.datasets.shapes import shapes
 from xaibench.errors import SampleError, UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
@@ -109,7 +110,7 @@ def test_the_second_run_computes_nothing(done: tuple[Path, Run], monkeypatch: py
 
 def test_the_scores_are_those_of_the_api(done: tuple[Path, Run]) -> None:
     """The same numbers without runner, records and batches."""
-    from xaibench.runner import collate
+    from xaibench.loading import collate
     from xaibench.suite import load_suite
 
     folder, result = done
@@ -118,7 +119,8 @@ def test_the_scores_are_those_of_the_api(done: tuple[Path, Run]) -> None:
     classifier = xaibench.load_classifier(
         "test_resnet", num_classes=8, input=suite.models[0].input.model_dump(exclude_none=True), seed=suite.seed
     )
-    batch = collate(samples, classifier)
+    assert classifier.preprocess is not None
+    batch = collate(samples, classifier.preprocess).on(classifier)
     pairs = Pairs.where(batch.labels)
     scores = result.scores.set_index(["method", "metric"])["value"]
     for method in ("cam", "saliency"):
@@ -135,6 +137,12 @@ def test_batch_size_does_not_change_scores(done: tuple[Path, Run], tmp_path: Pat
     other = run(tmp_path, batch_size=3)
     np.testing.assert_allclose(other.scores["value"], done[1].scores["value"], atol=1e-5)
     assert list(other.scores["fingerprint"]) == list(done[1].scores["fingerprint"])
+
+
+def test_workers_do_not_change_a_digit(done: tuple[Path, Run], tmp_path: Path) -> None:
+    other = run(tmp_path, workers=2)
+    columns = [column for column in other.scores if column != "seconds_per_sample"]
+    pd.testing.assert_frame_equal(other.scores[columns], done[1].scores[columns], check_exact=True)
 
 
 def test_limit_marks_the_run_partial(tmp_path: Path) -> None:
@@ -196,6 +204,30 @@ def test_killed_half_way_and_run_again(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(resumed.scores[columns], whole.scores[columns], check_exact=True)
 
 
+@pytest.mark.slow
+def test_interrupted_with_workers(tmp_path: Path) -> None:
+    """Ctrl-C reaches the workers too; the parent alone answers, ends them in order and keeps what is finished."""
+    path = tmp_path / "suite.yaml"
+    path.write_text(KILL.replace("samples: 137", "samples: 3000"))
+    command = [sys.executable, "-m", "xaibench.cli", "run", str(path), "--out", str(tmp_path / "run"), "--progress", "none",
+               "--device", "cpu", "--workers", "2"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list((tmp_path / "run").glob("cells/**/*.1of47.parquet")):
+        assert process.poll() is None, "finished before it could be interrupted"
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    started = time.monotonic()
+    _, told = process.communicate(timeout=60)
+    assert time.monotonic() - started < 5
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    assert "everything finished is kept" in told
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody of the group is left
+    (attempt,) = (tmp_path / "run" / "attempts").glob("*.json")
+    assert json.loads(attempt.read_text())["exit_code"] == 130
+
+
 # -- failures -----------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +257,22 @@ def test_a_failing_metric_costs_its_cells_only(tmp_path: Path, extra: Any) -> No
     registry.metrics._entries["breaks"] = mended
     assert not run(tmp_path, text).outcome.failed  # mended: computed now, and the error is gone
     assert not list((tmp_path / "run").glob("cells/**/*.error.json"))
+
+
+def test_nothing_more_is_read_when_every_cell_has_failed(
+    tmp_path: Path, extra: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @registry.method(source="test", cost="none")
+    def hopeless(forward: Forward, pairs: Pairs) -> Tensor:
+        """Fails on purpose."""
+        raise ValueError("on purpose")
+
+    read: list[int] = []
+    original = shapes.load
+    monkeypatch.setattr(shapes, "load", lambda self, index: read.append(index) or original(self, index))
+    result = run(tmp_path, KILL.replace("[cam, random]", "[hopeless]"), workers=0)
+    assert len(result.outcome.failed) == 1
+    assert read == list(range(PART_SIZE))  # its part was asked for as a whole
 
 
 def test_a_method_that_returns_nonsense_is_refused(tmp_path: Path, extra: Any) -> None:

@@ -15,9 +15,11 @@ from xaibench.classifier import Classifier
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.evaluation import Evaluation, Explainer
 from xaibench.forward import Forward, Pairs, Plan
+from xaibench.measuring import check_maps, choose, explainer, measure
+from xaibench.preparing import Settings
 from xaibench.records import rows_of
 from xaibench.rundir import Run, run_suite
-from xaibench.runner import Progress, Settings, check_maps, choose, explainer, measure
+from xaibench.runner import Progress
 from xaibench.scores import score
 from xaibench.suite import BoundMethod, Explain, find_suite, load_suite, parse_metrics
 
@@ -130,6 +132,7 @@ def run(
     data_root: str | Path | None = None,
     device: str = "cpu",
     batch_size: int = 16,
+    workers: int | None = None,
     limit: int | None = None,
     progress: Progress | None = None,
     overrides: Sequence[str] = (),
@@ -139,6 +142,7 @@ def run(
     Args:
         suite: a file, or the name of a suite that is shipped
         out: the run's directory; None: `runs/<suite name>`
+        workers: processes that read samples, 0: a thread of this one; None: as many as help
         overrides: `key=value`, as for `--set`
     """
     path = find_suite(str(suite))
@@ -148,6 +152,7 @@ def run(
         suite_folder=path.parent,
         device=device,
         batch_size=batch_size,
+        workers=workers,
         limit=limit,
     )
     directory = Path(out) if out else Path("runs") / loaded.name

@@ -67,8 +67,11 @@ def run(
     seed: Annotated[int | None, typer.Option("--seed", help="Instead of the suite's.")] = None,
     device: Device = "auto",
     batch_size: Annotated[str, typer.Option("--batch-size", metavar="N|auto", help="Images per batch.")] = "auto",
+    workers: Annotated[
+        str, typer.Option("--workers", metavar="N|auto", help="Processes that read samples; 0: a thread of this one.")
+    ] = "auto",
     max_bad_samples: Annotated[
-        int | None, typer.Option("--max-bad-samples", min=0, help="Unreadable samples to put up with.")
+        int | None, typer.Option("--max-bad-samples", min=0, help="Samples that may be bad (unreadable, no mask...).")
     ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first error in a method or metric.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
@@ -92,6 +95,7 @@ def run(
             data_root=data_root,
             device=commands.pick_device(device),
             batch_size=batch_size,
+            workers=workers,
             limit=limit,
             fail_fast=fail_fast,
             dry_run=dry_run,
@@ -233,9 +237,10 @@ def main() -> None:
     except XaibenchError as error:
         print(f"error: {error}" if "\n" not in str(error) else error, file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; everything finished is kept, the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of Ctrl-C, without a word
+            print("interrupted; everything finished is kept, the same command goes on", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -40,12 +40,13 @@ def pick_device(name: str) -> str:
 
 def run(
     name: str, *, out: Path | None, overrides: Sequence[str], quick: bool, globs: Mapping[str, str],
-    data_root: Path | None, device: str, batch_size: str, limit: int | None, fail_fast: bool, dry_run: bool,
-    progress: ProgressMode,
+    data_root: Path | None, device: str, batch_size: str, workers: str, limit: int | None, fail_fast: bool,
+    dry_run: bool, progress: ProgressMode,
 ) -> int:  # fmt: skip
     """Run one suite and print its leaderboard; returns the exit code."""
-    from xaibench.rundir import run_suite
-    from xaibench.runner import Progress, Settings
+    from xaibench.preparing import Settings
+    from xaibench.rundir import BAD_SAMPLES, run_suite
+    from xaibench.runner import Progress
 
     path = find_suite(name)
     suite = load_suite(path, overrides)
@@ -55,6 +56,7 @@ def run(
         suite_folder=path.parent,
         device=device,
         batch_size=_batch_size(batch_size, device),
+        workers=_workers(workers),
         limit=limit,
         fail_fast=fail_fast,
     )
@@ -66,6 +68,12 @@ def run(
         result = run_suite(suite, path.read_text(), directory, settings, Progress(bars.start, bars.advance, bars.note))
     _print_leaderboard(result.leaderboard)
     err.print(f"written to {directory}/ (leaderboard.csv, leaderboard.md, scores.csv)", markup=False)
+    for sample_id, sentence in result.outcome.bad.items():
+        err.print(f"bad sample {sample_id}: {sentence}", markup=False, style="red")
+    if result.outcome.bad:
+        err.print(
+            f"left out of every score: {len(result.outcome.bad)} bad samples, listed in {directory / BAD_SAMPLES}", markup=False
+        )
     for sentence in result.outcome.failed:
         err.print(f"failed: {sentence}", markup=False, style="red")
     return 3 if result.outcome.failed else 0
@@ -76,6 +84,14 @@ def _batch_size(text: str, device: str) -> int:
         return 16 if device == "cpu" else 64
     if not text.isdigit() or int(text) < 1:
         raise UsageError(f"--batch-size {text!r}: a positive number, or auto")
+    return int(text)
+
+
+def _workers(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit():
+        raise UsageError(f"--workers {text!r}: a number from 0, or auto")
     return int(text)
 
 
@@ -361,8 +377,9 @@ def validate(names: Sequence[str], *, data_root: Path | None, overrides: Sequenc
 def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     from xaibench.datasets import load_dataset
     from xaibench.errors import IncompatibleError
+    from xaibench.preparing import Settings
     from xaibench.records import Records
-    from xaibench.runner import Runner, Settings
+    from xaibench.runner import Runner
 
     report: dict[str, Any] = {"suite": name, "problems": [], "notes": [], "exit_code": 0}
     try:

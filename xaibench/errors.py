@@ -32,6 +32,12 @@ class SampleError(XaibenchError):
     exit_code = 3
 
 
+class WorkerError(XaibenchError):
+    """A process that read samples died. What is finished is kept."""
+
+    exit_code = 3
+
+
 def closest(word: str, allowed: Iterable[str]) -> str:
     """'; did you mean 'grad_cam'?' or ''."""
     match = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)

@@ -17,7 +17,7 @@ from xaibench.datasets.files import read_image
 from xaibench.errors import IncompatibleError, MissingError, SampleError, UsageError, unknown
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.runner import check_maps, explainer
+from xaibench.measuring import check_maps, explainer
 from xaibench.suite import BoundMethod
 
 if TYPE_CHECKING:

@@ -96,14 +96,17 @@ class Leaderboard:
         undefined = self.scores.groupby("metric", sort=False)["n_undefined"].max()
         for metric, count in undefined[undefined > 0].items():
             notes.append(f"{metric} is undefined for up to {count} pairs of a row; they are left out.")
-        if (errors := int(self.scores["n_error"].max())) > 0:
-            notes.append(f"{errors} samples could not be read and are left out.")
+        if errors := errors_of(self.scores):
+            words = "could not be read: left out of every score, listed in bad_samples.csv"
+            notes.append(f"{plural(errors, 'sample')} {words}.")
         return notes
 
     def _note(self, model: str) -> str:
         rows = self.scores[self.scores["model"] == model]
         marks = [UNTRAINED] if rows["untrained"].any() else []
-        return "; ".join(marks + (["partial run"] if rows["partial"].any() else []))
+        marks += ["partial run"] if rows["partial"].any() else []
+        errors = errors_of(rows)
+        return "; ".join(marks + ([f"{plural(errors, 'bad sample')} left out"] if errors else []))
 
     def wide(self) -> pd.DataFrame:
         """Columns model, method, one per metric, and `note` where there is something to say against a row."""
@@ -176,6 +179,15 @@ class Leaderboard:
                 table.add_row(*line)
             tables.append(table)
         return tables
+
+
+def errors_of(scores: pd.DataFrame) -> int:
+    """How many samples could not be read; they are the same in all cells unless files changed in between."""
+    return int(scores["n_error"].max()) if len(scores) else 0
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def metric_facts(name: str) -> str:

@@ -33,6 +33,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 1
@@ -154,6 +155,20 @@ class Records:
     def complete(self, cell: Cell) -> bool:
         return self.whole_path(cell).exists()
 
+    def bad_samples(self, cells: Iterable[Cell], parts: int) -> set[str]:
+        """Ids of the samples that could not be read when these cells, or parts of them, were computed."""
+        paths = {
+            path
+            for cell in cells
+            for path in (self.whole_path(cell), *(self.part_path(cell, part, parts) for part in range(parts)))
+        }
+        found: set[str] = set()
+        for path in paths:
+            if path.exists():
+                rows = pq.read_table(path, columns=["sample_id", "status"])
+                found.update(rows.filter(pc.equal(rows["status"], "error"))["sample_id"].to_pylist())
+        return found
+
     def read(self, cell: Cell) -> pd.DataFrame:
         """The rows of a complete cell."""
         frame = pq.read_table(self.whole_path(cell), schema=SCHEMA).to_pandas()
@@ -171,6 +186,11 @@ def write_text(path: Path, text: str) -> None:
 def parts_of(ids: Sequence[str], size: int = PART_SIZE) -> list[range]:
     """Consecutive ranges of at most `size` samples; they depend on nothing but the number of samples."""
     return [range(start, min(start + size, len(ids))) for start in range(0, len(ids), size)] or [range(0)]
+
+
+def part_of(samples: range) -> int:
+    """Which part these samples, or some of them, belong to."""
+    return samples.start // PART_SIZE
 
 
 def rows_of(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ import pandas as pd
 
 from xaibench.errors import UsageError
 from xaibench.leaderboard import Leaderboard, collect
+from xaibench.preparing import Settings
 from xaibench.records import Records, write_text
-from xaibench.runner import Outcome, Progress, Runner, Settings
+from xaibench.runner import Outcome, Progress, Runner
 from xaibench.suite import Suite
+
+BAD_SAMPLES = "bad_samples.csv"
 
 
 class Run:
@@ -51,6 +54,7 @@ class Attempt:
             "seed": suite.seed,
             "device": settings.device,
             "batch_size": settings.batch_size,
+            "workers": "auto" if settings.workers is None else settings.workers,
             "limit": settings.limit,
             "host": platform.node(),
             "platform": platform.platform(),
@@ -95,7 +99,8 @@ def run_suite(
 
     Raises:
         UsageError, MissingError: before anything is computed
-        SampleError: more unreadable samples than `max_bad_samples`
+        SampleError: more bad samples than `max_bad_samples`
+        WorkerError: a process that read samples died
     """
     attempt = Attempt(out, settings, suite)
     runner = Runner(suite, Records(out), settings, progress)
@@ -111,7 +116,9 @@ def run_suite(
         raise
     finally:
         outcome = runner.outcome
-        attempt.end(exit_code, computed_parts=outcome.computed, failed=outcome.failed, bad_samples=outcome.bad)
+        bad = {sample_id: outcome.bad[sample_id] for sample_id in runner.ids if sample_id in outcome.bad}
+        attempt.end(exit_code, computed_parts=outcome.computed, failed=outcome.failed, bad_samples=bad)
+        write_bad_samples(out / BAD_SAMPLES, bad)
     scores = collect(runner)
     leaderboard = Leaderboard(scores, suite.title or suite.name)
     write_text(out / "scores.csv", scores.to_csv(index=False, lineterminator="\n"))
@@ -119,6 +126,15 @@ def run_suite(
     write_text(out / "leaderboard.csv", leaderboard.csv())
     write_text(out / "leaderboard.md", leaderboard.markdown())
     return Run(out, scores, leaderboard, runner.outcome)
+
+
+def write_bad_samples(path: Path, bad: Mapping[str, str]) -> None:
+    """A row for each; no file where there are none."""
+    if not bad:
+        path.unlink(missing_ok=True)
+        return
+    table = pd.DataFrame({"sample_id": list(bad), "problem": list(bad.values())})
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def resolved(suite: Suite) -> dict[str, Any]:

@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from xaibench.classifier import Classifier
-from xaibench.classifier_loading import load_classifier
-from xaibench.datasets import Dataset, Sample, load_dataset
-from xaibench.errors import IncompatibleError, SampleError, UsageError, XaibenchError
-from xaibench.evaluation import Evaluation, Explainer
+from xaibench.datasets import load_dataset
+from xaibench.errors import SampleError, UsageError, XaibenchError
+from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.records import Cell, Records, digest, parts_of, rows_of
-from xaibench.regions import Regions
-from xaibench.scores import PER_IMAGE, aggregation
-from xaibench.suite import BoundMethod, BoundMetric, Explain, ModelSection, Suite
+from xaibench.loading import Batch, Reader, batches, chunks, geometry, worker_count
+from xaibench.measuring import check_maps, choose, error_row, explainer, measure
+from xaibench.preparing import Key, Prepared, Settings, prepare
+from xaibench.records import Records, part_of, parts_of, rows_of
+from xaibench.suite import BoundMethod, BoundMetric, ModelSection, Suite
 
-Key = tuple[str, str]  # (method label, metric label)
 Rows = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a run is carried out; nothing here changes a number beyond rounding."""
-
-    data_root: Path | None = None
-    suite_folder: Path = Path()
-    device: str = "cpu"
-    batch_size: int = 16
-    limit: int | None = None
-    fail_fast: bool = False
+MOST_LISTED = 20  # bad samples in one message; bad_samples.csv has all
 
 
 @dataclass
@@ -49,43 +35,9 @@ class Progress:
     note: Callable[[str], None] = lambda sentence: None
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Samples as tensors on the device, and what could not be read: (id, reason)."""
-
-    ids: list[str]
-    images: Tensor
-    labels: Tensor
-    mask: Tensor | None
-    bad: list[tuple[str, str]]
-    regions: Regions | None = None
-
-    def halves(self) -> list[Batch]:
-        middle = len(self.ids) // 2
-        rows = torch.arange(len(self.ids), device=self.images.device)
-        return [
-            Batch(
-                self.ids[s], self.images[s], self.labels[s], None if self.mask is None else self.mask[s], [],
-                None if self.regions is None else self.regions[rows[s]],
-            )
-            for s in (slice(middle), slice(middle, None))
-        ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One model of a suite, ready to run: its classifier and the cells that its compatible methods give."""
-
-    section: ModelSection
-    classifier: Classifier
-    methods: list[BoundMethod]
-    skipped: list[str]
-    cells: dict[Key, Cell]
-
-
 @dataclass
 class Outcome:
-    """What a run did."""
+    """What a run did. `bad` holds the samples that could not be read, in this attempt or before it: id to sentence."""
 
     prepared: list[Prepared] = field(default_factory=list)
     parts: int = 1
@@ -115,80 +67,28 @@ class Runner:
     def partial(self) -> bool:
         return len(self.ids) < len(self.dataset)
 
-    # -- preparation --------------------------------------------------------------------------------------------
-
     def prepare(self, section: ModelSection) -> Prepared:
-        """Load a model and sort out which methods go with it. Raises UsageError when none does, or labels differ."""
-        classifier = open_model(section, self.suite, self.dataset, self.settings)
-        methods, skipped = [], []
-        for method in self.suite.bound_methods(section):
-            lacking = [need for need in method.entry.needs if need != "masks" and need not in classifier.offers()]
-            if lacking:
-                skipped.append(f"{section.label}: {method.label} left out: {classifier.lack(lacking[0])}")
-            else:
-                layer = method.parameters.get("layer")
-                try:
-                    if layer is not None:
-                        classifier.layer_name(layer)
-                    methods.append(method)
-                except UsageError as error:
-                    if len(self.suite.models) == 1:
-                        raise
-                    # a layer's name is one model's; `validate` finds a method that goes with none
-                    skipped.append(f"{section.label}: {method.label} left out: {error}")
-        if not methods:
-            raise IncompatibleError(f"no method of the suite goes with {section.label}: " + "; ".join(skipped))
-        cells = {(m.label, k.label): self._cell(section, classifier, m, k) for m in methods for k in self.metrics}
-        return Prepared(section, classifier, methods, skipped, cells)
-
-    def _cell(self, section: ModelSection, classifier: Classifier, method: BoundMethod, metric: BoundMetric) -> Cell:
-        facts = {
-            "dataset": {
-                "name": self.dataset.name,
-                "version": self.dataset.entry.version,
-                "split": self.dataset.split,
-                "revision": self.dataset.revision,
-                "ids": digest(self.ids),
-            },
-            "model": {
-                "name": section.name,
-                "options": section.options,
-                "weights": classifier.weights_hash,
-                "activation": classifier.activation,
-                "threshold": classifier.threshold,
-                "layer": classifier.anatomy.last,
-                "preprocess": vars(classifier.preprocess),
-            },
-            "method": {
-                "name": method.entry.name,
-                "version": method.entry.version,
-                "parameters": dict(method.parameters),
-            },
-            "metric": {
-                "name": metric.entry.name,
-                "version": metric.entry.version,
-                "parameters": {k: v for k, v in metric.parameters.items() if k != "average"},
-                "explain": metric.explain,
-            },
-            "seed": self.suite.seed,
-            "precision": "float32",
-        }
-        return Cell(self.dataset.name, section.label, method.label, metric.label, facts)
+        """A model of the suite, see `preparing.prepare`."""
+        return prepare(section, self.suite, self.dataset, self.ids, self.settings)
 
     def plan(self, prepared: Prepared) -> dict[str, int]:
         """What a run of this model would do: cells, cells there, samples."""
         done = sum(self.records.complete(cell) for cell in prepared.cells.values())
         return {"cells": len(prepared.cells), "done": done, "samples": len(self.ids)}
 
-    # -- the loop -----------------------------------------------------------------------------------------------
-
     def run(self) -> Outcome:
-        """Everything that is missing. An error in a method or metric costs its cells and is recorded; the rest goes on."""
+        """Everything that is missing. An error in a method or metric costs its cells and is recorded; the rest goes on.
+
+        Raises:
+            SampleError: more bad samples than the suite allows, those of the records included
+            WorkerError: a process that read samples died
+        """
         for section in self.suite.models:
             prepared = self.prepare(section)
             self.outcome.prepared.append(prepared)
             for sentence in prepared.skipped:
                 self.progress.note(sentence)
+            self._recall_bad_samples(prepared)
             self._run_model(prepared)
         return self.outcome
 
@@ -199,10 +99,21 @@ class Runner:
             index: [key for key, cell in prepared.cells.items() if not self.records.has(cell, index, count)]
             for index in range(count)
         }
-        self.progress.start(prepared.section.label, sum(len(self.parts[i]) for i, keys in missing.items() if keys))
-        for index, keys in missing.items():
-            if wanted := [key for key in keys if key not in failed]:
-                rows = self._part(prepared, self.parts[index], wanted, failed)
+        size = self.settings.batch_size
+        todo = {index: chunks(self.parts[index], size) for index, keys in missing.items() if keys}
+        self.progress.start(prepared.section.label, sum(len(self.parts[index]) for index in todo))
+
+        def ahead() -> Iterator[range]:
+            """What to read next; nothing for cells that have failed by then."""
+            for index, asked in todo.items():
+                if not failed.issuperset(missing[index]):
+                    yield from asked
+
+        workers = worker_count(self.settings.workers, self.settings.device, sum(map(len, todo.values())))
+        with closing(batches(self.dataset, prepared.classifier, ahead(), workers=workers)) as stream:
+            for index, part in groupby(stream, key=lambda batch: part_of(batch.samples)):
+                wanted = [key for key in missing[index] if key not in failed]
+                rows = self._part(prepared, part, wanted, failed)
                 for key in wanted:
                     if key not in failed:
                         self.records.write(prepared.cells[key], index, count, rows[key])
@@ -211,23 +122,25 @@ class Runner:
             self.records.merge(cell, count)
 
     def _part(
-        self, prepared: Prepared, samples: range, wanted: list[Key], failed: set[Key]
+        self, prepared: Prepared, part: Iterable[Batch], wanted: list[Key], failed: set[Key]
     ) -> dict[Key, Rows]:
         """Rows of the wanted cells for one part; cells that fail on the way are added to `failed`."""
         rows: dict[Key, Rows] = {key: [] for key in wanted}
-        classifier = prepared.classifier
         # the plan of all the model's methods, so that a resumed part runs exactly as a fresh one
         plan = Plan()
         for method in prepared.methods:
-            plan = plan | Plan.of(classifier, method.entry.needs, dict(method.parameters))
-        for batch in self._batches(samples, classifier):
-            for sample_id, reason in batch.bad:
-                self._bad_sample(sample_id, reason, rows)
+            plan = plan | Plan.of(prepared.classifier, method.entry.needs, dict(method.parameters))
+        for batch in part:
+            for sample_id, sentence in batch.bad:
+                self._add_bad_sample(sample_id, sentence)
+                for own in rows.values():
+                    own.append(error_row(sample_id))
+            self._check_bad_samples()
             if batch.ids:
                 keys = [key for key in wanted if key not in failed]
                 for key, own in self._batch_rows(prepared, plan, batch, keys, failed).items():
                     rows[key] += own
-            self.progress.images(len(batch.ids) + len(batch.bad))
+            self.progress.images(len(batch.samples))
         return rows
 
     def _batch_rows(
@@ -316,164 +229,37 @@ class Runner:
         self.outcome.failed.append(sentence)
         self.progress.note(f"failed: {sentence}")
 
-    def _bad_sample(self, sample_id: str, reason: str, rows: dict[Key, Rows]) -> None:
+    # -- bad samples --------------------------------------------------------------------------------------------
+
+    def _recall_bad_samples(self, prepared: Prepared) -> None:
+        """Those of parts that are there already count as if they were met now, so that a mark survives a resumed run."""
+        known = self.records.bad_samples(prepared.cells.values(), len(self.parts)) - self.outcome.bad.keys()
+        reader = Reader(self.dataset, geometry(prepared.classifier))
+        for index, sample_id in enumerate(self.ids if known else ()):
+            if sample_id in known:
+                self._add_bad_sample(sample_id, why_bad(reader, index))
+        self._check_bad_samples()
+
+    def _add_bad_sample(self, sample_id: str, sentence: str) -> None:
         if sample_id not in self.outcome.bad:
-            self.outcome.bad[sample_id] = reason
-            self.progress.note(f"bad sample {sample_id}: {reason}")
-        if len(self.outcome.bad) > self.suite.max_bad_samples:
+            self.outcome.bad[sample_id] = sentence
+            self.progress.note(f"bad sample {sample_id}: {sentence}")
+
+    def _check_bad_samples(self) -> None:
+        found, allowed = self.outcome.bad, self.suite.max_bad_samples
+        if len(found) > allowed:
+            listed = [f"{sample_id}: {sentence}" for sample_id, sentence in found.items()]
+            more = f"; and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
             raise SampleError(
-                f"{len(self.outcome.bad)} samples could not be read, {self.suite.max_bad_samples} are allowed "
-                f"(max_bad_samples): " + "; ".join(f"{i}: {r}" for i, r in self.outcome.bad.items())
+                f"bad samples: {len(found)} found, {allowed} allowed (--max-bad-samples): "
+                + "; ".join(listed[:MOST_LISTED]) + more
             )
-        row = {"sample_id": sample_id, "label": PER_IMAGE, "value": float("nan"), "status": "error"}
-        for cell_rows in rows.values():
-            cell_rows.append({**row, "seconds": 0.0, "parts": None})
-
-    # -- data ---------------------------------------------------------------------------------------------------
-
-    def _batches(self, samples: range, classifier: Classifier) -> Iterator[Batch]:
-        """Batches in order, the next one being read while the present one is explained."""
-        size = self.settings.batch_size
-        ranges = [samples[start : start + size] for start in range(0, len(samples), size)]
-        with ThreadPoolExecutor(1) as pool:
-            coming = [pool.submit(self._batch, chunk, classifier) for chunk in ranges[:1]]
-            for following in [*ranges[1:], None]:
-                batch = coming.pop().result()
-                if following is not None:
-                    coming.append(pool.submit(self._batch, following, classifier))
-                yield batch
-
-    def _batch(self, samples: range, classifier: Classifier) -> Batch:
-        good: list[Sample] = []
-        bad: list[tuple[str, str]] = []
-        for index in samples:
-            try:
-                good.append(self.dataset[index])
-            except SampleError as error:
-                bad.append((self.ids[index], str(error)))
-        return collate(good, classifier, bad)
 
 
-def collate(samples: Sequence[Sample], classifier: Classifier, bad: list[tuple[str, str]] | None = None) -> Batch:
-    """Samples through the model's input geometry, on its device."""
-    preprocess = classifier.preprocess
-    if preprocess is None:
-        raise UsageError(f"model {classifier.name}: its input geometry is not known (Classifier(preprocess=...))")
-    if not samples:
-        empty = torch.empty(0)
-        return Batch([], empty, empty, None, bad or [])
-    parameter = next(classifier.module.parameters())
-    images = torch.stack([preprocess.image(sample.image) for sample in samples])
-    labels = torch.stack([torch.from_numpy((s.labels > 0) & (s.ignore == 0)) for s in samples])
-    masks = [preprocess.mask(sample.mask) for sample in samples if sample.mask is not None]
-    if 0 < len(masks) < len(samples):
-        lacking = next(sample for sample in samples if sample.mask is None)
-        raise SampleError(f"{lacking.source}: has no mask, though other samples of its data set have one")
-    regions = Regions.collate(samples, preprocess)
-    return Batch(
-        ids=[sample.id for sample in samples],
-        images=images.to(parameter.device, parameter.dtype),
-        labels=labels.to(parameter.device),
-        mask=torch.stack(masks).to(parameter.device) if masks else None,
-        bad=bad or [],
-        regions=None if regions is None else regions.to(parameter.device),
-    )
-
-
-def choose(forward: Forward, rule: Explain) -> Tensor:
-    """bool [B, L]: which labels of each image are explained."""
-    if rule == "detected":
-        return forward.detected
-    if rule == "predicted":
-        return torch.zeros_like(forward.detected).scatter(1, forward.probabilities.argmax(1, keepdim=True), True)
-    if forward.present is None:
-        raise UsageError(f"explain: {rule} needs ground-truth labels")
-    return forward.present
-
-
-def check_maps(maps: Tensor, pairs: Pairs, name: str) -> None:
-    if not isinstance(maps, Tensor) or maps.ndim != 3 or len(maps) != len(pairs):
-        found = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
-        raise UsageError(f"method {name} returned {found}; [P, h, w] with P = {len(pairs)} is needed")
-
-
-def explainer(method: BoundMethod) -> Explainer:
-    """The method with its parameters, telling each forward pass beforehand what it will need."""
-
-    def explain(forward: Forward, pairs: Pairs) -> Tensor:
-        forward.expect(Plan.of(forward.classifier, method.entry.needs, dict(method.parameters)))
-        maps: Tensor = method.entry.function(forward, pairs, **method.parameters)
-        return maps
-
-    return explain
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Values of a metric: one per pair, or one per image of the batch with the label `PER_IMAGE`.
-
-    Attributes:
-        image: row of the batch; label: of the pair, or `PER_IMAGE`
-        parts: the statistics that a value comes from, where a mean of values is not the score
-    """
-
-    image: list[int]
-    label: list[int]
-    values: list[float]
-    parts: list[list[float] | None]
-
-
-def measure(evaluation: Evaluation, metric: BoundMetric) -> Measured:
-    """Compute a metric and check that it gives a row per pair, or per image."""
-    result = metric.entry.function(evaluation, **metric.parameters)
-    if metric.entry.per == "image":
-        image = list(range(len(evaluation.forward.images)))
-        label = [PER_IMAGE] * len(image)
-    else:
-        image, label = evaluation.pairs.image.tolist(), evaluation.pairs.label.tolist()
-    if not isinstance(result, Tensor) or result.ndim not in (1, 2) or len(result) != len(image):
-        found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise UsageError(f"metric {metric.label} returned {found}; one row per {metric.entry.per} is needed")
-    numbers = result.double().cpu().numpy()
-    if result.ndim == 1:
-        return Measured(image, label, numbers.tolist(), [None] * len(numbers))
-    return Measured(image, label, aggregation(metric.aggregate).value(numbers).tolist(), list(numbers.tolist()))
-
-
-def open_model(section: ModelSection, suite: Suite, dataset: Dataset, settings: Settings) -> Classifier:
-    """A model of a suite, its checkpoint found beside the suite or below the data root, its labels those of the data."""
-    from xaibench import bundled, model_cache
-
-    labels = len(dataset.class_names)
-    if section.num_classes not in (None, labels):
-        raise UsageError(
-            f"model {section.label}: num_classes {section.num_classes}, but {dataset.name} has {labels} labels"
-        )
-    if section.name in bundled.names() and bundled.classes(section.name) != dataset.class_names:
-        raise UsageError(f"model {section.name} was trained on other labels than those of {dataset.name}")
-    dataset.check_channels(section.in_chans or 3, f"model {section.label}")
-    classifier = load_classifier(
-        section.name,
-        num_classes=labels,
-        checkpoint=_locate(section.checkpoint, settings),
-        pretrained=section.pretrained,
-        activation=section.activation,
-        layer=section.layer,
-        threshold=suite.threshold,
-        input=section.input.model_dump(exclude_none=True),
-        in_chans=section.in_chans,
-        extra_channels=section.extra_channels,
-        options=section.options,
-        device=settings.device,
-        seed=suite.seed,
-        cache=model_cache.SUITES,
-    )
-    return classifier
-
-
-def _locate(checkpoint: Path | None, settings: Settings) -> Path | None:
-    """A relative checkpoint is beside the suite's file, or below the data root."""
-    if checkpoint is None or checkpoint.is_absolute():
-        return checkpoint
-    roots = [settings.suite_folder, *([settings.data_root] if settings.data_root else [])]
-    return next((root / checkpoint for root in roots if (root / checkpoint).is_file()), roots[0] / checkpoint)
+def why_bad(reader: Reader, index: int) -> str:
+    """What is wrong with a sample, asked again."""
+    try:
+        reader.read(index)
+    except SampleError as error:
+        return str(error)
+    return "could not be read when its records were made; it can be now, and a run with a new --out counts it"

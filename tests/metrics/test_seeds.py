@@ -19,9 +19,9 @@ from xaibench.datasets.base import VOID
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
+from xaibench.measuring import measure
 from xaibench.metrics.seeds import fraction_seeds, threshold_seeds
 from xaibench.records import rows_of
-from xaibench.runner import measure
 from xaibench.scores import Score, moments, score, seed_curve
 from xaibench.suite import BoundMetric, parse_metrics
 

@@ -17,9 +17,9 @@ from xaibench.datasets.base import VOID
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
+from xaibench.measuring import Measured, measure
 from xaibench.records import rows_of
 from xaibench.registry import metrics
-from xaibench.runner import Measured, measure
 from xaibench.scores import Score, score
 from xaibench.suite import BoundMetric, parse_metrics
 

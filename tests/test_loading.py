@@ -1,0 +1,267 @@
+"""Reading ahead: the same batches for any number of workers, and what happens when something goes wrong in one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import xaibench
+from xaibench import loading, registry
+from xaibench.datasets import Dataset, Sample, load_dataset
+from xaibench.errors import SampleError, UsageError, WorkerError
+from xaibench.loading import Batch, Reader, batches, chunks, collate, read_ahead, worker_count
+from xaibench.preprocess import Preprocess
+
+SQUARE = Preprocess((32, 32))
+ENTRY = registry.DatasetEntry("made_up", Dataset, "test", 1, ("a", "b"), ("test",), masks=True)
+Change = Callable[[int], dict[str, Any]]
+
+
+class MadeUp(Dataset):
+    """Ten images of one colour each; `change` may replace fields of a sample, or raise."""
+
+    entry = ENTRY
+
+    def __init__(self, change: Change = lambda index: {}, count: int = 10) -> None:
+        super().__init__(split="test")
+        self.change, self.count = change, count
+
+    @property
+    def ids(self) -> list[str]:
+        return [f"s{index}" for index in range(self.count)]
+
+    @property
+    def revision(self) -> str:
+        return "1"
+
+    def load(self, index: int) -> Sample:
+        fields = {
+            "image": Image.new("RGB", (40, 30), (index, 0, 0)),
+            "labels": np.array([1, index % 2], np.uint8),
+            "ignore": np.array([0, 0], np.uint8),
+            "mask": np.full((30, 40), index, np.uint8),
+            "source": f"/data/s{index}.jpg",
+        }
+        return Sample(f"s{index}", **(fields | self.change(index)))
+
+
+def read(dataset: Dataset, workers: int, size: int = 4, preprocess: Preprocess = SQUARE) -> list[Batch]:
+    asked = chunks(range(len(dataset)), size)
+    with closing(read_ahead(dataset, preprocess, asked, workers=workers)) as stream:
+        return list(stream)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    tensors = [(one.images, other.images), (one.labels, other.labels)]
+    if one.mask is not None and other.mask is not None:
+        tensors.append((one.mask, other.mask))
+    facts = [(b.ids, b.bad, b.samples, b.mask is None) for b in (one, other)]
+    return facts[0] == facts[1] and all(torch.equal(a, b) for a, b in tensors)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_do_not_depend_on_workers(workers: int) -> None:
+    for dataset in (MadeUp(), load_dataset("shapes", samples=10)):
+        one, other = read(dataset, 0), read(dataset, workers)
+        assert [batch.samples for batch in one] == [range(0, 4), range(4, 8), range(8, 10)]
+        assert [name for batch in one for name in batch.ids] == dataset.ids
+        assert all(map(same, one, other))
+        assert len(one) == len(other)
+
+
+def test_what_a_batch_holds() -> None:
+    batch = read(MadeUp(lambda index: {"ignore": np.array([index == 1, 0], np.uint8)}), 0)[0]
+    assert batch.images.dtype == torch.uint8
+    assert batch.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert batch.labels.tolist() == [[True, False], [False, True], [True, False], [True, True]]
+    assert batch.mask is not None
+    assert batch.mask[3].unique().tolist() == [3]
+    first, second = batch.halves()
+    assert (first.ids, second.ids) == (["s0", "s1"], ["s2", "s3"])
+    assert torch.equal(torch.cat([first.images, second.images]), batch.images)
+
+
+def test_on_the_model_the_images_are_those_of_the_preprocessing() -> None:
+    classifier = xaibench.load_classifier("test_resnet", num_classes=2, input={"size": 48, "resize": "fit_pad"})
+    dataset = load_dataset("shapes", samples=6)
+    assert classifier.preprocess is not None
+    expected = torch.stack([classifier.preprocess.image(sample.image) for sample in dataset])
+    for workers in (0, 2):
+        found = list(batches(dataset, classifier, chunks(range(6), 4), workers=workers))
+        assert torch.equal(torch.cat([batch.images for batch in found]), expected)
+    double = xaibench.Classifier(classifier.module.double(), preprocess=classifier.preprocess)
+    assert torch.equal(collate(dataset[:], classifier.preprocess).on(double).images, expected.double())
+    with pytest.raises(UsageError, match="input geometry is not known"):
+        next(batches(dataset, xaibench.Classifier(classifier.module), chunks(range(6), 4)))
+
+
+def test_global_random_state_is_not_touched() -> None:
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    read(MadeUp(), 0), read(MadeUp(), 2)
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_workers_end_when_nobody_reads_on() -> None:
+    stream = read_ahead(MadeUp(), SQUARE, chunks(range(10), 1), workers=2)
+    next(stream)
+    assert len(multiprocessing.active_children()) == 2
+    stream.close()
+    assert not multiprocessing.active_children()
+
+
+def test_reading_ahead_is_bounded() -> None:
+    """What is asked for may still change: no more than two batches a worker are drawn before they are needed."""
+    drawn = []
+
+    def asked() -> Any:
+        for index in range(10):
+            drawn.append(index)
+            yield range(index, index + 1)
+
+    for workers, most in ((0, 2), (2, 6)):
+        drawn.clear()
+        with closing(read_ahead(MadeUp(), SQUARE, asked(), workers=workers)) as stream:
+            next(stream)
+        assert len(drawn) <= most
+
+
+# -- what goes wrong ------------------------------------------------------------------------------------------------
+
+
+def raising(error: BaseException, at: int = 5) -> Change:
+    def change(index: int) -> dict[str, Any]:
+        if index == at:
+            raise error
+        return {}
+
+    return change
+
+
+def giving(**fields: Any) -> Change:
+    return lambda index: fields if index == 5 else {}
+
+
+BAD: dict[str, tuple[Change, str]] = {
+    "unreadable": (raising(SampleError("/data/s5.jpg: truncated")), "/data/s5.jpg: truncated"),
+    "no mask": (giving(mask=None), "/data/s5.jpg: has no mask, though its data set made_up has masks"),
+    "a small mask": (
+        giving(mask=np.zeros((30, 39), np.uint8)),
+        "/data/s5.jpg: its mask is 39x30, the image 40x30 (width x height)",
+    ),
+    "grey": (giving(image=Image.new("L", (40, 30))), "/data/s5.jpg: an image of mode L; RGB or an array [H, W, C] is needed"),
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_sample_costs_itself_alone(kind: str, workers: int) -> None:
+    change, sentence = BAD[kind]
+    found = read(MadeUp(change), workers)
+    assert [batch.bad for batch in found] == [[], [("s5", sentence)], []]
+    assert [len(batch.ids) for batch in found] == [4, 3, 2]
+    assert [len(batch.images) for batch in found] == [4, 3, 2]
+
+
+def test_a_size_that_cannot_be_brought_to_the_model_is_a_bad_sample() -> None:
+    change = giving(image=Image.new("RGB", (30, 30)), mask=np.zeros((30, 30), np.uint8))
+    found = read(MadeUp(change), 0, preprocess=Preprocess((30, 40), "none"))
+    assert found[1].bad == [("s5", "/data/s5.jpg: resize: none, but the image is 30x30, not 40x30")]
+
+
+def test_a_batch_of_bad_samples_only() -> None:
+    def change(index: int) -> dict[str, Any]:
+        raise SampleError(f"/data/s{index}.jpg: truncated")
+
+    classifier = xaibench.load_classifier("test_resnet", num_classes=2)
+    for workers in (0, 1):
+        found = list(batches(MadeUp(change), classifier, chunks(range(10), 5), workers=workers))
+        assert [(len(batch.ids), len(batch.bad)) for batch in found] == [(0, 5), (0, 5)]
+
+
+def test_masks_of_a_data_set_that_declares_none_are_left_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MadeUp, "has_masks", property(lambda self: False))
+    assert [batch.mask for batch in read(MadeUp(giving(mask=None)), 0)] == [None] * 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_the_whole_data_set_stays_one_sentence(workers: int) -> None:
+    with pytest.raises(UsageError, match=r"\Amade_up: /data/labels.csv has changed\Z"):
+        read(MadeUp(raising(UsageError("made_up: /data/labels.csv has changed"))), workers)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_programming_error_keeps_its_traceback(workers: int) -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        read(MadeUp(raising(ZeroDivisionError("in a plug-in"))), workers)
+    assert "in a plug-in" in str(caught.value)
+    assert not multiprocessing.active_children()
+
+
+def test_the_death_of_a_worker_is_one_sentence() -> None:
+    coming: Future[Any] = Future()
+    coming.set_exception(RuntimeError("DataLoader worker (pid(s) 77) exited unexpectedly"))
+    with pytest.raises(WorkerError, match=r"died \(DataLoader worker \(pid\(s\) 77\).*--workers.*same command goes on"):
+        loading._result(coming)
+    coming = Future()
+    coming.set_exception(RuntimeError("of a plug-in"))
+    with pytest.raises(RuntimeError, match=r"\Aof a plug-in\Z"):
+        loading._result(coming)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed() -> None:
+    def change(index: int) -> dict[str, Any]:
+        if index == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    with pytest.raises(WorkerError, match="exited unexpectedly") as caught:
+        read(MadeUp(change), 1)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 3
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_where_processes_cannot_be_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "START", "forkserver")
+    dataset = load_dataset("shapes", samples=5)
+    assert all(map(same, read(dataset, 0), read(dataset, 1)))
+    with pytest.raises(UsageError, match=r"made_up cannot be sent to worker processes .*; use --workers 0"):
+        read(MadeUp(), 1)
+    monkeypatch.setattr(loading, "START", None)
+    assert worker_count(None, "cuda", 1000) == 0
+
+
+# -- how many -------------------------------------------------------------------------------------------------------
+
+
+def test_as_many_workers_as_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "START", "fork")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert [worker_count(None, "cuda", batches) for batches in (0, 1, 3, 8, 1000)] == [0, 0, 1, 4, 5]
+    assert [worker_count(None, "cpu", batches) for batches in (0, 1000)] == [0, 0]
+    assert [worker_count(asked, device, 1) for asked in (0, 3) for device in ("cpu", "cuda")] == [0, 0, 3, 3]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert worker_count(None, "cuda", 1000) == loading.MOST_WORKERS
+
+
+def test_a_reader_is_asked_for_ranges() -> None:
+    reader = Reader(MadeUp(), SQUARE)
+    batch = reader[range(2, 4)]
+    assert isinstance(batch, Batch)
+    assert batch.ids == ["s2", "s3"]
+    assert reader.read(7).id == "s7"

@@ -1,0 +1,81 @@
+"""One method on one batch, and a metric on its maps: which pairs, and whether what comes back has the right form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaibench.errors import UsageError
+from xaibench.evaluation import Evaluation, Explainer
+from xaibench.forward import Forward, Pairs, Plan
+from xaibench.scores import PER_IMAGE, aggregation
+from xaibench.suite import BoundMethod, BoundMetric, Explain
+
+
+def choose(forward: Forward, rule: Explain) -> Tensor:
+    """bool [B, L]: which labels of each image are explained."""
+    if rule == "detected":
+        return forward.detected
+    if rule == "predicted":
+        return torch.zeros_like(forward.detected).scatter(1, forward.probabilities.argmax(1, keepdim=True), True)
+    if forward.present is None:
+        raise UsageError(f"explain: {rule} needs ground-truth labels")
+    return forward.present
+
+
+def check_maps(maps: Tensor, pairs: Pairs, name: str) -> None:
+    if not isinstance(maps, Tensor) or maps.ndim != 3 or len(maps) != len(pairs):
+        found = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        raise UsageError(f"method {name} returned {found}; [P, h, w] with P = {len(pairs)} is needed")
+
+
+def explainer(method: BoundMethod) -> Explainer:
+    """The method with its parameters, telling each forward pass beforehand what it will need."""
+
+    def explain(forward: Forward, pairs: Pairs) -> Tensor:
+        forward.expect(Plan.of(forward.classifier, method.entry.needs, dict(method.parameters)))
+        maps: Tensor = method.entry.function(forward, pairs, **method.parameters)
+        return maps
+
+    return explain
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Values of a metric: one per pair, or one per image of the batch with the label `PER_IMAGE`.
+
+    Attributes:
+        image: row of the batch; label: of the pair, or `PER_IMAGE`
+        parts: the statistics that a value comes from, where a mean of values is not the score
+    """
+
+    image: list[int]
+    label: list[int]
+    values: list[float]
+    parts: list[list[float] | None]
+
+
+def measure(evaluation: Evaluation, metric: BoundMetric) -> Measured:
+    """Compute a metric and check that it gives a row per pair, or per image."""
+    result = metric.entry.function(evaluation, **metric.parameters)
+    if metric.entry.per == "image":
+        image = list(range(len(evaluation.forward.images)))
+        label = [PER_IMAGE] * len(image)
+    else:
+        image, label = evaluation.pairs.image.tolist(), evaluation.pairs.label.tolist()
+    if not isinstance(result, Tensor) or result.ndim not in (1, 2) or len(result) != len(image):
+        found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise UsageError(f"metric {metric.label} returned {found}; one row per {metric.entry.per} is needed")
+    numbers = result.double().cpu().numpy()
+    if result.ndim == 1:
+        return Measured(image, label, numbers.tolist(), [None] * len(numbers))
+    return Measured(image, label, aggregation(metric.aggregate).value(numbers).tolist(), list(numbers.tolist()))
+
+
+def error_row(sample_id: str) -> dict[str, Any]:
+    """What a sample that could not be read leaves in every cell."""
+    row = {"sample_id": sample_id, "label": PER_IMAGE, "value": float("nan"), "status": "error"}
+    return {**row, "seconds": 0.0, "parts": None}

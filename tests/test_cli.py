@@ -84,6 +84,7 @@ def test_flags_change_the_suite(
         (["run", "shape"], "did you mean 'shapes'"),
         (["run", "{suite}", "--method", "zzz"], "chooses nothing"),
         (["run", "{suite}", "--batch-size", "many"], "a positive number, or auto"),
+        (["run", "{suite}", "--workers", "some"], "a number from 0, or auto"),
         (["run", "{suite}", "--device", "cuda:99"], "not available here"),
         (["run", "{suite}", "--set", "metrics.0=average_drp"], "did you mean 'average_drop'"),
         (["run", "{suite}", "--plugin", "no_such.py"], "no such file"),

@@ -44,6 +44,7 @@ def run(
     dry_run: bool, progress: ProgressMode,
 ) -> int:  # fmt: skip
     """Run one suite and print its leaderboard; returns the exit code."""
+    from xaibench.leaderboard import plural
     from xaibench.preparing import Settings
     from xaibench.rundir import BAD_SAMPLES, run_suite
     from xaibench.runner import Progress
@@ -71,9 +72,8 @@ def run(
     for sample_id, sentence in result.outcome.bad.items():
         err.print(f"bad sample {sample_id}: {sentence}", markup=False, style="red")
     if result.outcome.bad:
-        err.print(
-            f"left out of every score: {len(result.outcome.bad)} bad samples, listed in {directory / BAD_SAMPLES}", markup=False
-        )
+        count = plural(len(result.outcome.bad), "bad sample")
+        err.print(f"left out of every score: {count}, listed in {directory / BAD_SAMPLES}", markup=False)
     for sentence in result.outcome.failed:
         err.print(f"failed: {sentence}", markup=False, style="red")
     return 3 if result.outcome.failed else 0

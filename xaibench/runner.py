@@ -249,7 +249,7 @@ class Runner:
         found, allowed = self.outcome.bad, self.suite.max_bad_samples
         if len(found) > allowed:
             listed = [f"{sample_id}: {sentence}" for sample_id, sentence in found.items()]
-            more = f"; and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
+            more = f"; and {len(found) - MOST_LISTED} more in bad_samples.csv" if len(found) > MOST_LISTED else ""
             raise SampleError(
                 f"bad samples: {len(found)} found, {allowed} allowed (--max-bad-samples): "
                 + "; ".join(listed[:MOST_LISTED]) + more

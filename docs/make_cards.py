@@ -1,11 +1,16 @@
-"""Writes docs/methods.md and docs/metrics.md from the registrations: facts are stated once, beside the code."""
+"""Writes methods.md, metrics.md and datasets.md of docs/ from the registrations: facts are stated once, beside the code."""
 
 from __future__ import annotations
 
+import inspect
+import sys
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from xaibench import registry
 from xaibench.commands import _parameter_words
+from xaibench.datasets import Dataset
 from xaibench.leaderboard import ARROWS
 
 DOCS = Path(__file__).parent
@@ -34,12 +39,39 @@ def metric_card(name: str) -> str:
     return "\n".join([*lines, "", f"Cost: {entry.cost}. Source: {entry.source}."])
 
 
+def dataset_card(name: str) -> str:
+    entry = registry.datasets[name]
+    kind: type[Dataset] = entry.function  # type: ignore[assignment]
+    official = kind.official()
+    splits = ", ".join(f"{split} ({official[split]:,})" if split in official else split for split in entry.splits)
+    facts = [f"{len(entry.classes)} classes, {'' if entry.masks else 'no '}masks.", f"Splits (official samples): {splits}."]
+    facts += [f"Not part of the official release: {', '.join(kind.extra_splits)}."] * bool(kind.extra_splits)
+    facts += [f"{word}: {fact}" for word, fact in (("Address", kind.address), ("Licence", kind.licence)) if fact]
+    facts += [f"Archive: `{file}`, MD5 {md5}." for file, md5 in kind.archives.items()]
+    lines = [f"### {name}", "", entry.documentation, "", *parameters(entry), "", *(f"* {fact}" for fact in facts)]
+    return "\n".join([*lines, "", f"Source: {entry.source}."])
+
+
+def dataset_sections() -> Iterator[str]:
+    """One for each module: what its docstring says, then its data sets."""
+    for module, names in groupby(sorted(registry.datasets, key=module_of), key=module_of):
+        own = list(names)
+        layout = inspect.getdoc(sys.modules[module]) or ""
+        yield "\n\n".join([f"## {', '.join(own)}", layout, *map(dataset_card, own)])
+
+
+def module_of(name: str) -> str:
+    return registry.datasets[name].function.__module__
+
+
 def pages() -> dict[str, str]:
     needs = "\n".join(f"- `{name}`: {meaning}" for name, meaning in registry.NEEDS.items())
     methods = f"# Methods\n\nWhat a method may need:\n\n{needs}\n\n" + "\n\n".join(map(method_card, registry.methods))
     groups = "\n".join(f"- `{group}`: {', '.join(names)}" for group, names in registry.metric_groups().items())
     metrics = f"# Metrics\n\nGroups:\n\n{groups}\n\n" + "\n\n".join(map(metric_card, registry.metrics))
-    return {"methods.md": HEAD + methods + "\n", "metrics.md": HEAD + metrics + "\n"}
+    datasets = "# Data sets\n\nHow to use them: [data.md](data.md).\n\n" + "\n\n".join(dataset_sections())
+    texts = {"methods.md": methods, "metrics.md": metrics, "datasets.md": datasets}
+    return {page: f"{HEAD}{text}\n" for page, text in texts.items()}
 
 
 if __name__ == "__main__":

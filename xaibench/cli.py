@@ -31,6 +31,9 @@ Set = Annotated[
 Plugin = Annotated[
     list[str] | None, typer.Option("--plugin", metavar="MODULE", help="A module or .py file with methods or metrics.")
 ]
+Workers = Annotated[
+    str, typer.Option("--workers", metavar="N|auto", help="Processes that read samples; 0: a thread of this one.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -67,9 +70,7 @@ def run(
     seed: Annotated[int | None, typer.Option("--seed", help="Instead of the suite's.")] = None,
     device: Device = "auto",
     batch_size: Annotated[str, typer.Option("--batch-size", metavar="N|auto", help="Images per batch.")] = "auto",
-    workers: Annotated[
-        str, typer.Option("--workers", metavar="N|auto", help="Processes that read samples; 0: a thread of this one.")
-    ] = "auto",
+    workers: Workers = "auto",
     max_bad_samples: Annotated[
         int | None, typer.Option("--max-bad-samples", min=0, help="Samples that may be bad (unreadable, no mask...).")
     ] = None,
@@ -181,6 +182,44 @@ def train(
     from xaibench import commands
 
     commands.train(recipe, out, data_root=data_root, device=commands.pick_device(device), workers=workers, progress=progress)
+
+
+data = typer.Typer(no_args_is_help=True, help="Data sets on disk.")
+app.add_typer(data, name="data")
+
+
+@data.command(name="check")
+def data_check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set, see `list datasets`.")],
+    data_root: DataRoot = None,
+    split: Annotated[list[str] | None, typer.Option("--split", help="Only this one; repeatable. Default: all.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the data set, e.g. masks=false.")
+    ] = None,
+    checksums: Annotated[
+        bool, typer.Option("--checksums", help="Compare the official archives that are on disk with their MD5.")
+    ] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Read every sample, as a run would.")] = False,
+    workers: Workers = "auto",
+    json: Json = False,
+    plugin: Plugin = None,
+) -> None:
+    """Is NAME complete on disk? What is missing, where it comes from, its licence. Downloads nothing. Exit 4: incomplete."""
+    from xaibench import commands, datacheck
+
+    _plugins(plugin)
+    code = datacheck.run(
+        name,
+        data_root=data_root,
+        splits=split or [],
+        options=option or [],
+        checksums=checksums,
+        decode=decode,
+        workers=commands.worker_number(workers),
+        plugins=plugin or [],
+        as_json=json,
+    )
+    raise typer.Exit(code)
 
 
 @app.command()

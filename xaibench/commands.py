@@ -57,7 +57,7 @@ def run(
         suite_folder=path.parent,
         device=device,
         batch_size=_batch_size(batch_size, device),
-        workers=_workers(workers),
+        workers=worker_number(workers),
         limit=limit,
         fail_fast=fail_fast,
     )
@@ -87,7 +87,8 @@ def _batch_size(text: str, device: str) -> int:
     return int(text)
 
 
-def _workers(text: str) -> int | None:
+def worker_number(text: str) -> int | None:
+    """None for `auto`: as many as help."""
     if text == "auto":
         return None
     if not text.isdigit():
@@ -303,6 +304,8 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
     elif isinstance(entry, registry.DatasetEntry):
         classes = list(entry.classes) or "those of the data"
         card |= {"classes": classes, "splits": list(entry.splits), "masks": entry.masks}
+        kind: Any = entry.function
+        card |= {"official samples": dict(kind.official()), "address": kind.address, "licence": kind.licence}
     return card | {"defined in": entry.location}
 
 

@@ -164,11 +164,16 @@ def worker_count(asked: int | None, device: torch.device | str, batches: int) ->
     """How many workers read `batches` batches; `asked` None: as many as help.
 
     On a CPU none: one thread decodes faster than a CPU explains, and workers take cores away from the model. For a GPU
-    one core is left to the loop.
+    as many as pay, one core being left to the loop.
     """
     if asked is not None:
         return asked
-    if torch.device(device).type == "cpu" or START is None:
+    return 0 if torch.device(device).type == "cpu" else most_workers(batches)
+
+
+def most_workers(batches: int) -> int:
+    """How many workers pay where reading is the slow part."""
+    if START is None:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(0, min(MOST_WORKERS, cores - 1, batches // BATCHES_PER_WORKER))

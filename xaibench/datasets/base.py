@@ -58,22 +58,33 @@ class Sample:
 class Dataset(ABC, Sequence[Sample]):
     """A sequence of samples. Subclasses say `ids`, `revision` and `load`; `@dataset` registers them.
 
+    What follows is for `xaibench data check`, which downloads nothing:
+
     Attributes:
         address: where the official files are, in words
         licence: under which terms, in one sentence
+        archives: official file name to MD5
+        extra_splits: do not come with the official archives, which are complete without them
     """
 
     entry: registry.DatasetEntry
     address: ClassVar[str] = ""
     licence: ClassVar[str] = ""
+    archives: ClassVar[Mapping[str, str]] = {}
+    extra_splits: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, split: str) -> None:
         self.split = split
 
     @classmethod
     def official(cls) -> Mapping[str, int]:
-        """Samples that the official release has, by split or by the file that lists them; {} where there is none."""
+        """How many samples the official release has, by split."""
         return {}
+
+    @property
+    def official_count(self) -> int | None:
+        """How many of this split under these options; None where that is not known."""
+        return self.official().get(self.split)
 
     @property
     def name(self) -> str:
@@ -112,7 +123,18 @@ class Dataset(ABC, Sequence[Sample]):
 
     @abstractmethod
     def load(self, index: int) -> Sample:
-        """Sample number `index`, 0 <= index < len(self). Raises SampleError, naming the file, if it cannot be read."""
+        """Sample number `index`, 0 <= index < len(self).
+
+        Called in threads and in forked processes: a file is opened here, or by the process that reads it.
+
+        Raises:
+            SampleError: it cannot be read: an unreadable file, a missing mask, an annotation or a row of a table that
+                makes no sense. One sentence that names the file; the other samples are not affected
+        """
+
+    def files(self, index: int) -> Sequence[Path]:
+        """The files that sample number `index` is read from; none where that is not known without reading it."""
+        return ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -163,13 +185,24 @@ def load_dataset(
     entry = registry.datasets[name]
     if split is not None:
         options["split"] = split
-    if "data_root" in entry.parameters:
-        data_root = data_root or os.environ.get("XAIBENCH_DATA_ROOT")
-        if data_root is None:
-            raise MissingError(f"{name} is read from disk: give --data-root DIR or set XAIBENCH_DATA_ROOT")
-        options["data_root"] = Path(data_root)
+    if (root := root_of(entry, data_root)) is not None:
+        options["data_root"] = root
     if problems := entry.problems(options):
         raise UsageError("; ".join(problems.values()))
     loaded = entry.function(**options)
     assert isinstance(loaded, Dataset)
     return loaded
+
+
+def root_of(entry: registry.DatasetEntry, data_root: str | os.PathLike[str] | None) -> Path | None:
+    """The folder that a data set is looked for in; None for one that is generated.
+
+    Raises:
+        MissingError: it needs one, and neither `data_root` nor XAIBENCH_DATA_ROOT names it
+    """
+    if "data_root" not in entry.parameters:
+        return None
+    data_root = data_root or os.environ.get("XAIBENCH_DATA_ROOT")
+    if data_root is None:
+        raise MissingError(f"{entry.name} is read from disk: give --data-root DIR or set XAIBENCH_DATA_ROOT")
+    return Path(data_root)

@@ -11,10 +11,10 @@ in the mask. Such a pair has labels = 1 and an empty mask; metrics that need the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from xml.etree import ElementTree
 
 import numpy as np
@@ -34,6 +34,10 @@ CLASSES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 RELEASES = {"VOC2007", "VOC2012"}
+LICENCE = (
+    "the photographs are flickr's, for research under flickr's terms of use, and may not be passed on; "
+    "for the annotations the organisers state no licence"
+)
 
 
 def colour(index: int) -> tuple[int, int, int]:
@@ -47,7 +51,15 @@ MASK_COLOURS = np.array([colour(int(value)) for value in MASK_VALUES], np.uint8)
 
 
 class Voc(Dataset):
-    """What the two releases share. `origin` says in words where the user gets the files."""
+    """What the two releases share. `origin` says in words where the user gets the files.
+
+    Attributes:
+        segmentation, classification: official lengths of the lists in ImageSets/Segmentation and ImageSets/Main
+    """
+
+    licence = LICENCE
+    segmentation: ClassVar[Mapping[str, int]]
+    classification: ClassVar[Mapping[str, int]]
 
     def __init__(
         self, *, folder: str, origin: str, data_root: Path, split: str, difficult: Difficult, masks: bool
@@ -60,6 +72,14 @@ class Voc(Dataset):
     @staticmethod
     def offers_masks(options: Mapping[str, Any]) -> bool:
         return bool(options.get("masks", True))
+
+    @classmethod
+    def official(cls) -> Mapping[str, int]:
+        return cls.segmentation
+
+    @property
+    def official_count(self) -> int | None:
+        return (self.segmentation if self._list == "Segmentation" else self.classification)[self.split]
 
     @property
     def has_masks(self) -> bool:
@@ -90,6 +110,10 @@ class Voc(Dataset):
         mask = read_mask(self._mask(name), image.size) if self.masks else None
         return Sample(name, image, labels.astype(np.uint8), ignore.astype(np.uint8), mask, str(photograph))
 
+    def files(self, index: int) -> Sequence[Path]:
+        name = self._ids[index]
+        return [self._photograph(name), self._annotation(name)] + [self._mask(name)] * self.masks
+
     # -- where things are ---------------------------------------------------------------------------------------
 
     def _find(self, data_root: Path, folder: str) -> Path:
@@ -107,10 +131,14 @@ class Voc(Dataset):
                 raise MissingError(f"{self.name}: the folder {root / needed} is missing; it comes with {self.origin}")
         return root
 
+    @property
+    def _list(self) -> str:
+        # train_aug exists for segmentation only
+        return "Segmentation" if self.masks or self.split == "train_aug" else "Main"
+
     def _read_list(self) -> list[str]:
-        # train_aug exists for segmentation only; its list is spelled both ways
-        kind = "Segmentation" if self.masks or self.split == "train_aug" else "Main"
-        folder = self.root / "ImageSets" / kind
+        folder = self.root / "ImageSets" / self._list
+        # that of train_aug is spelled both ways
         files = [folder / f"{name}.txt" for name in dict.fromkeys((self.split, self.split.replace("_", "")))]
         file = next((file for file in files if file.is_file()), None)
         if file is None:
@@ -154,6 +182,16 @@ class voc12(Voc):
         masks: True reads the lists of ImageSets/Segmentation, False those of ImageSets/Main (classification; no masks)
     """
 
+    address = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
+    # benchmark.tgz is SBD, of which others made train_aug
+    archives: ClassVar[Mapping[str, str]] = {
+        "VOCtrainval_11-May-2012.tar": "6cd6e144f989b92b3379bac3b3de84fd",
+        "benchmark.tgz": "82b4d87ceb2ed10f6038a1cba92111cb",
+    }
+    extra_splits = ("train_aug",)
+    segmentation: ClassVar[Mapping[str, int]] = {"train": 1464, "val": 1449, "trainval": 2913, "train_aug": 10582}
+    classification: ClassVar[Mapping[str, int]] = {"train": 5717, "val": 5823, "trainval": 11540}
+
     def __init__(
         self, *, data_root: Path, split: Literal["train", "val", "trainval", "train_aug"] = "val",
         difficult: Difficult = "positive", masks: bool = True,
@@ -177,6 +215,14 @@ class voc07(Voc):
             absent (ignore: the official evaluation of classification) or absent (negative)
         masks: True reads the lists of ImageSets/Segmentation, False those of ImageSets/Main (classification; no masks)
     """
+
+    address = "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/"
+    archives: ClassVar[Mapping[str, str]] = {
+        "VOCtrainval_06-Nov-2007.tar": "c52e279531787c972589f7e41ab4ae64",
+        "VOCtest_06-Nov-2007.tar": "b6e924de25625d8de591ea690078ad9f",
+    }
+    segmentation: ClassVar[Mapping[str, int]] = {"train": 209, "val": 213, "trainval": 422, "test": 210}
+    classification: ClassVar[Mapping[str, int]] = {"train": 2501, "val": 2510, "trainval": 5011, "test": 4952}
 
     def __init__(
         self, *, data_root: Path, split: Literal["train", "val", "trainval", "test"] = "test",

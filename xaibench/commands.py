@@ -304,8 +304,8 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
     elif isinstance(entry, registry.DatasetEntry):
         classes = list(entry.classes) or "those of the data"
         card |= {"classes": classes, "splits": list(entry.splits), "masks": entry.masks}
-        kind: Any = entry.function
-        card |= {"official samples": dict(kind.official()), "address": kind.address, "licence": kind.licence}
+        own: Any = entry.function
+        card |= {"official samples": dict(own.official()), "address": own.address, "licence": own.licence}
     return card | {"defined in": entry.location}
 
 

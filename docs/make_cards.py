@@ -44,7 +44,9 @@ def dataset_card(name: str) -> str:
     kind: type[Dataset] = entry.function  # type: ignore[assignment]
     official = kind.official()
     splits = ", ".join(f"{split} ({official[split]:,})" if split in official else split for split in entry.splits)
-    facts = [f"{len(entry.classes)} classes, {'' if entry.masks else 'no '}masks.", f"Splits (official samples): {splits}."]
+    classes = f"{len(entry.classes):,} classes" if entry.classes else "classes of your own"
+    masks = "masks as its options say" if hasattr(kind, "offers_masks") else "masks" if entry.masks else "no masks"
+    facts = [f"{classes}, {masks}.", f"Splits (official samples): {splits}."]
     facts += [f"Not part of the official release: {', '.join(kind.extra_splits)}."] * bool(kind.extra_splits)
     facts += [f"{word}: {fact}" for word, fact in (("Address", kind.address), ("Licence", kind.licence)) if fact]
     facts += [f"Archive: `{file}`, MD5 {md5}." for file, md5 in kind.archives.items()]

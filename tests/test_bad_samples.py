@@ -218,6 +218,23 @@ def test_a_row_of_a_csv_with_an_unknown_class(root: Path, pets: Path, run: Calla
     assert allowed.scores[["n", "n_error"]].to_numpy().tolist() == [[2, 1]]
 
 
+def test_a_row_of_your_own_table_with_an_unknown_class(root: Path, run: Callable[..., Told]) -> None:
+    for name in "abc":
+        Image.new("RGB", (16, 16)).save(root / f"{name}.png")
+    (root / "classes.txt").write_text("cat\ndog\n")
+    (root / "labels.csv").write_text("image,labels\na.png,cat\nb.png,cat;dgo\nc.png,dog\n")
+    (root / "suite.yaml").write_text(SUITE.replace("{name: voc12}", "folder").replace("[cam, oracle]", "[cam]"))
+    sentence = f"{root}/labels.csv:3: unknown class 'dgo'; did you mean 'dog'?"
+    refused = run()
+    assert refused.code == 3
+    assert refused.err.splitlines()[-1].endswith(f"b.png: {sentence}")
+    allowed = run("--max-bad-samples", "3")
+    assert allowed.code == 0
+    assert allowed.bad.to_dict("records") == [{"sample_id": "b.png", "problem": sentence}]
+    assert allowed.scores[["n", "n_error"]].to_numpy().tolist() == [[2, 1]]
+    assert all("1 bad sample left out" in note for note in allowed.notes)
+
+
 # -- how many -------------------------------------------------------------------------------------------------------
 
 

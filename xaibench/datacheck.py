@@ -27,7 +27,6 @@ from xaibench.errors import UsageError, XaibenchError
 
 SHOWN = 5  # of the missing files and bad samples
 BATCH = 64
-SMALLEST = (1, 1)  # an image is read in full, but what a model would see of it does not matter here
 
 
 @dataclass
@@ -55,7 +54,7 @@ class SplitReport:
         """All there, or not there and not part of the official release."""
         if self.samples is None:
             return self.extra
-        return not self.missing and not self.bad and self.official in (None, self.samples)
+        return self.samples > 0 and not self.missing and not self.bad and self.official in (None, self.samples)
 
     @property
     def state(self) -> str:
@@ -63,7 +62,8 @@ class SplitReport:
             return "not there" + (" (not part of the official release)" if self.extra else "")
         found = [] if self.official in (None, self.samples) else [f"{self.samples} of {self.official} samples"]
         found += ["files missing"] * bool(self.missing) + ["bad samples"] * bool(self.bad)
-        return ", ".join(found) or "complete"
+        found += ["no samples"] * (self.samples == 0)
+        return ", ".join(found) or ("nothing missing" if self.official is None else "complete")
 
 
 @dataclass
@@ -160,8 +160,9 @@ def _open(report: SplitReport, name: str, root: Path | None, options: Mapping[st
 def _look_up(
     report: SplitReport, dataset: Dataset, *, generated: bool, decode: bool, workers: int | None, bars: Bars | None
 ) -> None:
-    listed = bool(report.samples and dataset.files(0))
-    if listed:
+    if not report.samples:
+        return
+    if listed := bool(dataset.files(0)):
         files = dict.fromkeys(path for index in range(len(dataset)) for path in dataset.files(index))
         report.missing = [str(path) for path in files if not path.is_file()]
     if decode or not (listed or generated):
@@ -175,9 +176,11 @@ def _bad(dataset: Dataset, workers: int | None, bars: Bars | None) -> Iterator[s
     from xaibench.loading import chunks, most_workers, read_ahead
     from xaibench.preprocess import Preprocess
 
+    # read in full, but what a model would see of it does not matter here
+    geometry = Preprocess((1, 1), mean=(0.0,) * dataset.channels, std=(1.0,) * dataset.channels)
     asked = chunks(range(len(dataset)), BATCH)
     count = most_workers(len(asked)) if workers is None else workers
-    with closing(read_ahead(dataset, Preprocess(SMALLEST), asked, workers=count)) as batches:
+    with closing(read_ahead(dataset, geometry, asked, workers=count)) as batches:
         for batch in batches:
             yield from (sentence for _, sentence in batch.bad)
             if bars is not None:

@@ -204,8 +204,6 @@ TABLES: dict[str, tuple[str, str]] = {
     "no names at all": ("image,labels\na/1.jpg,\n", r"labels\.csv:1: no classes"),
     "another column": ("image,labels,splits\na/1.jpg,cat,x\n", r":1: unknown column 'splits'; did you mean 'split'"),
     "a strange column": ("image,labels,weight\na/1.jpg,cat,x\n", r":1: unknown column 'weight'; allowed .* image, split"),
-    "neither 0 nor 1": ("image,cat,dog\na/1.jpg,0,1\na/2.png,0,yes\n", r":3: 'yes' in the column 'dog'; allowed: 0, 1"),
-    "an empty cell": ("image,cat,dog\na/1.jpg,0,\n", r":2: '' in the column 'dog'; allowed: 0, 1"),
     "a row twice": ("image,cat\na/1.jpg,0\na/2.png,0\n./a/1.jpg,1\n", r":4: 'a/1\.jpg' already stands in line 2"),
     "no path": ("image,cat\n,0\n", r":2: image ''; a path relative to "),
     "a path of this machine": ("image,cat\n/tmp/1.jpg,0\n", r":2: image '/tmp/1\.jpg'; a path relative to "),
@@ -224,9 +222,36 @@ def test_mistakes_in_the_table(tree: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("table", "classes", "bad"),
+    [
+        (
+            "image,cat,dog\na/1.jpg,0,1\na/2.png,0,yes\n", "",
+            {"a/2.png": ":3: 'yes' in the column 'dog'; allowed: 0, 1"},
+        ),
+        ("image,cat,dog\na/1.jpg,0,\na/2.png,1,1\n", "", {"a/1.jpg": ":2: '' in the column 'dog'; allowed: 0, 1"}),
+        (
+            "image,labels\na/1.jpg,cat;dgo\na/2.png,dog\n", "cat\ndog\n",
+            {"a/1.jpg": ":2: unknown class 'dgo'; did you mean 'dog'?"},
+        ),
+    ],
+)  # fmt: skip
+def test_a_row_that_makes_no_sense_costs_one_sample(tree: Path, table: str, classes: str, bad: dict[str, str]) -> None:
+    (tree / "labels.csv").write_text(table)
+    if classes:
+        (tree / "classes.txt").write_text(classes)
+    found = {}
+    dataset = folder(tree)
+    for index, name in enumerate(dataset.ids):
+        try:
+            assert dataset[index].id == name
+        except SampleError as error:
+            found[name] = str(error)
+    assert found == {name: f"{tree}/labels.csv{sentence}" for name, sentence in bad.items()}
+
+
+@pytest.mark.parametrize(
     ("table", "classes", "sentence"),
     [
-        (NAMED, "cat\ndogs\na, b\n", r"labels\.csv:2: unknown class 'dog'; did you mean 'dogs'"),
         (TABLE, "cat\ndog\nab\n", r"labels\.csv:1: unknown class 'a, b'; did you mean 'ab'"),
         (TABLE, "cat\ndog\na, b\nbird\n", r"labels\.csv:1: no column 'bird', which classes\.txt names"),
         (NAMED, "cat\ndog\ncat\n", r"classes\.txt:3: 'cat' already stands in line 1"),

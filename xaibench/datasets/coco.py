@@ -149,6 +149,9 @@ class Coco(Dataset):
         except ValueError as error:
             raise SampleError(f"{self.file}: the outline of annotation {item.number} {error}") from error
 
+    def files(self, index: int) -> list[Path]:
+        return [self._path(self._numbers[index]), self.file]
+
     # -- where things are ---------------------------------------------------------------------------------------
 
     def _path(self, number: int) -> Path:
@@ -197,6 +200,11 @@ class coco14(Coco):
     """
 
     year = "2014"
+    archives: ClassVar[Mapping[str, str]] = {
+        "train2014.zip": "0da8cfa0e090c266b78f30e2d2874f1a",
+        "val2014.zip": "a3d79f5ed8d289b7a7554ce06a5782b3",
+        "annotations_trainval2014.zip": "0a379cfc70b0e71301e0f377548639bd",
+    }
 
     @classmethod
     def official(cls) -> Mapping[str, int]:
@@ -220,6 +228,11 @@ class coco17(Coco):
     """
 
     year = "2017"
+    archives: ClassVar[Mapping[str, str]] = {
+        "train2017.zip": "cced6f7f71b7629ddf16f17bbcfab6b2",
+        "val2017.zip": "442b8da7639aecaf257c1dceb8ba8c80",
+        "annotations_trainval2017.zip": "f4bbac642086de4f52a3fdda2de5fa2c",
+    }
 
     @classmethod
     def official(cls) -> Mapping[str, int]:

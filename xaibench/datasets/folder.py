@@ -15,7 +15,7 @@ from PIL import Image
 from xaibench.datasets.base import VOID, Dataset, Sample, dataset
 from xaibench.datasets.files import UNREADABLE, length, read_image, reason
 from xaibench.datasets.holdout import hold_out as held_out
-from xaibench.datasets.tables import Row, check_unique, label_index, read_table
+from xaibench.datasets.tables import Row, check_unique, label_index, label_table, read_table
 from xaibench.errors import MissingError, SampleError, UsageError, closest, unknown
 
 IMAGE, LABELS, SPLIT = "image", "labels", "split"
@@ -35,8 +35,8 @@ class folder(Dataset):
         pictures/1.jpg,cat;dog,train           pictures/1.jpg,1,1
         pictures/2.png,,val                    pictures/2.png,0,0
 
-    Classes and their order: those of classes.txt beside the table (one name a line) where there is one; names that it
-    does not hold are mistakes then. Else the columns in their order, else the names of all rows, sorted.
+    Classes and their order: those of classes.txt beside the table (one name a line) where there is one; a row with a
+    name that it does not hold is a bad sample then. Else the columns in their order, else the names of all rows, sorted.
 
     Pictures are turned as their EXIF orientation says, because annotation tools show them so, and masks are expected
     in the displayed orientation.
@@ -68,12 +68,13 @@ class folder(Dataset):
         columns, rows = read_table(self.table, (IMAGE,))
         ids = [Path(row[IMAGE]).as_posix() for row in rows]
         self._check_paths(rows, ids)
-        self._classes, table = _labels(self.table, columns, rows)
+        self._classes, table, wrong = _labels(self.table, columns, rows)
         if self.has_masks and len(self._classes) >= VOID:
             raise UsageError(f"{self.table}: {len(self._classes)} classes; masks can tell {VOID - 1} apart")
         chosen = self._choose(rows, ids, table, hold_out, seed)
         self._ids, self._labels = [ids[row] for row in chosen], table[chosen]
         self._at = [rows[row].at for row in chosen]
+        self._wrong = {index: wrong[row] for index, row in enumerate(chosen) if row in wrong}
 
     @staticmethod
     def offers_masks(options: Mapping[str, Any]) -> bool:
@@ -103,6 +104,8 @@ class folder(Dataset):
         return digest.hexdigest()[:16]
 
     def load(self, index: int) -> Sample:
+        if index in self._wrong:
+            raise SampleError(self._wrong[index])
         name, at, labels = self._ids[index], self._at[index], self._labels[index].copy()
         path = self.root / name
         if not path.is_file():
@@ -111,6 +114,11 @@ class folder(Dataset):
         drawn = self._mask(name)
         mask = None if drawn is None else read_mask(drawn, image.size, len(self._classes), at)
         return Sample(name, image, labels, np.zeros_like(labels), mask, str(path))
+
+    def files(self, index: int) -> list[Path]:
+        name = self._ids[index]
+        mask = self._mask(name)
+        return [self.root / name] if mask is None else [self.root / name, mask]
 
     def _mask(self, name: str) -> Path | None:
         return None if self.mask_folder is None else self.mask_folder / f"{Path(name).stem}.png"
@@ -149,31 +157,37 @@ class folder(Dataset):
         return np.flatnonzero(held_out(ids, table, fraction, seed) == (self.split == "val"))
 
 
-def _labels(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> tuple[tuple[str, ...], npt.NDArray[np.uint8]]:
-    """Class names, and labels [N, L] of the whole table."""
+def _labels(
+    path: Path, columns: Sequence[str], rows: Sequence[Row]
+) -> tuple[tuple[str, ...], npt.NDArray[np.uint8], dict[int, str]]:
+    """Class names, labels [N, L] of the whole table, and what is wrong with a row, by its number."""
     named = LABELS in columns
     others = [column for column in columns if column not in (IMAGE, SPLIT, LABELS)]
     if named and others:
         allowed = f"allowed beside {LABELS}: {IMAGE}, {SPLIT}"
         raise UsageError(f"{path}:1: unknown column {others[0]!r}{closest(others[0], (IMAGE, SPLIT))}; {allowed}")
-    names = [[name for part in row[LABELS].split(";") if (name := part.strip())] if named else [] for row in rows]
+
+    def names_of(row: Row) -> list[str]:
+        return [name for part in row[LABELS].split(";") if (name := part.strip())] if named else []
+
     classes = _read_classes(path.parent / CLASS_FILE)
-    classes = classes or (tuple(sorted({name for own in names for name in own})) if named else tuple(others))
+    classes = classes or (tuple(sorted({name for row in rows for name in names_of(row)})) if named else tuple(others))
     if not classes:
         raise UsageError(f"{path}:1: no classes; a column {LABELS!r}, or a column of 0 and 1 for each class, is needed")
     for column in others:
         label_index(column, classes, f"{path}:1")
     if missing := [name for name in classes if not named and name not in others]:
         raise UsageError(f"{path}:1: no column {missing[0]!r}, which {CLASS_FILE} names")
-    labels = np.zeros((len(rows), len(classes)), np.uint8)
-    for row, own, vector in zip(rows, names, labels, strict=True):
-        for name in own:
-            vector[label_index(name, classes, row.at)] = 1
+
+    def write(row: Row, own: npt.NDArray[np.uint8]) -> None:
+        for name in names_of(row):
+            own[label_index(name, classes, row.at)] = 1
         for name in others:
             if row[name] not in ("0", "1"):
                 raise UsageError(f"{row.at}: {row[name]!r} in the column {name!r}; allowed: 0, 1")
-            vector[classes.index(name)] = row[name] == "1"
-    return classes, labels
+            own[classes.index(name)] = row[name] == "1"
+
+    return classes, *label_table(rows, len(classes), write)
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:

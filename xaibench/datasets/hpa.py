@@ -24,7 +24,7 @@ from PIL import Image
 from xaibench.datasets.base import Dataset, Sample, dataset
 from xaibench.datasets.files import decode, find_root, length
 from xaibench.datasets.holdout import Split, rows_of
-from xaibench.datasets.tables import check_unique, read_table
+from xaibench.datasets.tables import Row, check_unique, label_table, read_table
 from xaibench.errors import MissingError, SampleError, UsageError
 
 Channels = Literal["rgb", "rgby", "green"]
@@ -68,9 +68,10 @@ class Stained(Dataset):
         self.folder = root / images
         if not self.folder.is_dir():
             raise MissingError(f"{self.name}: the folder {self.folder} is missing; it comes with {origin}")
-        ids, table = self._read(root / labels)
+        ids, table, wrong = self._read(root / labels)
         rows = rows_of(split, ids, table, hold_out, seed)
         self._ids, self._labels = [ids[row] for row in rows], table[rows]
+        self._wrong = {index: wrong[row] for index, row in enumerate(rows) if row in wrong}
 
     @property
     def channels(self) -> int:
@@ -90,6 +91,8 @@ class Stained(Dataset):
         return digest.hexdigest()[:16]
 
     def load(self, index: int) -> Sample:
+        if index in self._wrong:
+            raise SampleError(self._wrong[index])
         name, labels = self._ids[index], self._labels[index].copy()
         planes = {stain: self._plane(self._file(name, stain), stain) for stain in self.stains}
         sizes = {stain: f"{plane.width}x{plane.height}" for stain, plane in planes.items()}
@@ -105,6 +108,9 @@ class Stained(Dataset):
             image = np.stack([np.asarray(plane) for plane in planes.values()], 2)
         return Sample(name, image, labels, np.zeros_like(labels), None, str(self._file(name, "green")))
 
+    def files(self, index: int) -> list[Path]:
+        return [self._file(self._ids[index], stain) for stain in self.stains]
+
     def _file(self, name: str, stain: str) -> Path:
         files = [self.folder / f"{name}_{stain}{suffix}" for suffix in SUFFIXES]
         return next((file for file in files if file.is_file()), files[0])
@@ -114,23 +120,23 @@ class Stained(Dataset):
         picture = decode(path)
         return picture.getchannel(COLOUR[stain]) if picture.mode == "RGB" else picture
 
-    def _read(self, path: Path) -> tuple[list[str], npt.NDArray[np.uint8]]:
-        """Ids [N] and labels [N, L] of the whole table."""
+    def _read(self, path: Path) -> tuple[list[str], npt.NDArray[np.uint8], dict[int, str]]:
+        """Ids [N] and labels [N, L] of the whole table, and what is wrong with a row, by its number."""
         key, target = self.columns
         _, rows = read_table(path, self.columns)
         ids = [row[key] for row in rows]
         check_unique(rows, ids)
-        labels = np.zeros((len(rows), len(self.class_names)), np.uint8)
-        for row, own in zip(rows, labels, strict=True):
-            words = [word.strip() for word in row[target].split(self.separator)]
-            for word in words if any(words) else [""]:
+
+        def write(row: Row, own: npt.NDArray[np.uint8]) -> None:
+            for word in row[target].split(self.separator):
                 if not (word.isdecimal() and int(word) < len(own)):
                     raise UsageError(
                         f"{row.at}: label {word!r} of {row[key]}; allowed: numbers 0..{len(own) - 1}, separated by "
                         f"{self.separator!r}"
                     )
                 own[int(word)] = 1
-        return ids, labels
+
+        return ids, *label_table(rows, len(self.class_names), write)
 
 
 @dataset(classes=CLASSES, splits=("train", "val", "trainval"), source="ouyang2019; hold-out: sechidis2011")
@@ -165,4 +171,4 @@ class hpa(Stained):
 
     @classmethod
     def official(cls) -> Mapping[str, int]:
-        return {"train.csv": 31072}
+        return {"trainval": 31072}

@@ -56,4 +56,4 @@ class hpa_single_cell(Stained):
 
     @classmethod
     def official(cls) -> Mapping[str, int]:
-        return {"train.csv": 21806}
+        return {"trainval": 21806}

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 
@@ -97,6 +97,10 @@ class imagenet(Dataset):
 
     address = "image-net.org, page Download (after registration), or the ImageNet Object Localization Challenge on Kaggle"
     licence = "Non-commercial research and education only, by the ImageNet terms of access; no redistribution."
+    archives: ClassVar[Mapping[str, str]] = {
+        ARCHIVE: "29b22e2961454d5413ddabcf34fc5622",
+        f"{DEVKIT}.tar.gz": "fa75699e90414af021442c21a62c3abf",
+    }
 
     def __init__(self, *, data_root: Path, split: Literal["val"] = "val") -> None:
         super().__init__(split=split)
@@ -128,6 +132,9 @@ class imagenet(Dataset):
         present = np.zeros(COUNT, np.uint8)
         present[label] = 1
         return Sample(name, read_image(path), present, np.zeros_like(present), None, str(path))
+
+    def files(self, index: int) -> list[Path]:
+        return [self._files[self.ids[index]][0]]
 
     # -- where things are ---------------------------------------------------------------------------------------
 

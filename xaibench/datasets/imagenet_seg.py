@@ -97,6 +97,9 @@ class imagenet_seg(Dataset):
         picture = Image.fromarray(np.ascontiguousarray(image.transpose(2, 1, 0)))
         return Sample(name, picture, present, np.zeros_like(present), foreground, f"{self.file}: {name}")
 
+    def files(self, index: int) -> list[Path]:
+        return [self.file]
+
     def _foreground(self, name: str, image: npt.NDArray[Any], mask: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """bool [H, W]. Raises SampleError for what the layout does not allow."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != 3:

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from xaibench.datasets.base import Dataset, Sample, dataset
 from xaibench.datasets.files import find_root, length, read_image
 from xaibench.datasets.holdout import Split, rows_of
-from xaibench.datasets.tables import check_unique, label_index, read_table
-from xaibench.errors import MissingError, UsageError
+from xaibench.datasets.tables import Row, check_unique, label_index, label_table, read_table
+from xaibench.errors import MissingError, SampleError, UsageError
 
 CLASSES = (
     "agriculture", "artisinal_mine", "bare_ground", "blooming", "blow_down", "clear", "cloudy", "conventional_mine",
@@ -52,13 +52,14 @@ class planet(Dataset):
         self.folder = root / IMAGES
         if not self.folder.is_dir():
             raise MissingError(f"{self.name}: the folder {self.folder} is missing; it comes with {origin}")
-        ids, table = read_tags(root / TABLE)
+        ids, table, wrong = read_tags(root / TABLE)
         rows = rows_of(split, ids, table, hold_out, seed)
         self._ids, self._labels = [ids[row] for row in rows], table[rows]
+        self._wrong = {index: wrong[row] for index, row in enumerate(rows) if row in wrong}
 
     @classmethod
     def official(cls) -> Mapping[str, int]:
-        return {TABLE: 40479}
+        return {"trainval": 40479}
 
     @property
     def ids(self) -> list[str]:
@@ -73,22 +74,28 @@ class planet(Dataset):
         return digest.hexdigest()[:16]
 
     def load(self, index: int) -> Sample:
+        if index in self._wrong:
+            raise SampleError(self._wrong[index])
         file, labels = self._file(self._ids[index]), self._labels[index].copy()
         return Sample(self._ids[index], read_image(file), labels, np.zeros_like(labels), None, str(file))
+
+    def files(self, index: int) -> list[Path]:
+        return [self._file(self._ids[index])]
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.jpg"
 
 
-def read_tags(path: Path) -> tuple[list[str], npt.NDArray[np.uint8]]:
-    """Names [N] and labels [N, 17] of the table."""
+def read_tags(path: Path) -> tuple[list[str], npt.NDArray[np.uint8], dict[int, str]]:
+    """Names [N] and labels [N, 17] of the table, and what is wrong with a row, by its number."""
     _, rows = read_table(path, ("image_name", "tags"))
     ids = [row["image_name"] for row in rows]
     check_unique(rows, ids)
-    labels = np.zeros((len(rows), len(CLASSES)), np.uint8)
-    for row, own in zip(rows, labels, strict=True):
+
+    def write(row: Row, own: npt.NDArray[np.uint8]) -> None:
         if not row["tags"]:
             raise UsageError(f"{row.at}: {row['image_name']} has no tag; every chip has one for the weather at least")
         for tag in row["tags"].split():
             own[label_index(tag, CLASSES, row.at)] = 1
-    return ids, labels
+
+    return ids, *label_table(rows, len(CLASSES), write)

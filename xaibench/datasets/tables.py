@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from xaibench.errors import UsageError, closest
 
@@ -57,6 +60,26 @@ def check_unique(rows: Sequence[Row], names: Sequence[str]) -> None:
         if name in first:
             raise UsageError(f"{row.at}: {name!r} already stands in line {first[name].rpartition(':')[2]}")
         first[name] = row.at
+
+
+def label_table(
+    rows: Sequence[Row], classes: int, write: Callable[[Row, npt.NDArray[np.uint8]], None]
+) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    """Labels [N, classes] of the rows, and what is wrong with a row, by its number.
+
+    A row that makes no sense is the error of its sample alone, which is for `load` to raise; here it has no labels.
+
+    Args:
+        write: the labels of a row into a vector of zeros; raises UsageError
+    """
+    labels, wrong = np.zeros((len(rows), classes), np.uint8), {}
+    for number, row in enumerate(rows):
+        try:
+            write(row, labels[number])
+        except UsageError as error:
+            labels[number] = 0
+            wrong[number] = str(error)
+    return labels, wrong
 
 
 def label_index(name: str, classes: Sequence[str], at: str) -> int:

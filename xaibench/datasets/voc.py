@@ -35,8 +35,8 @@ CLASSES = (
 )  # fmt: skip
 RELEASES = {"VOC2007", "VOC2012"}
 LICENCE = (
-    "the photographs are flickr's, for research under flickr's terms of use, and may not be passed on; "
-    "for the annotations the organisers state no licence"
+    "The photographs are Flickr's, for research under Flickr's terms of use, and may not be passed on; "
+    "for the annotations the organisers state no licence."
 )
 
 

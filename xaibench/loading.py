@@ -217,8 +217,8 @@ def _start(reader: Reader, asked: Iterable[range], workers: int, pin: bool) -> I
 
     In the main thread the DataLoader would install a signal handler that raises wherever the loop happens to be, so
     that the death of a worker would be laid at some method's door. The main thread waits meanwhile, so that it holds
-    no lock that a fork would copy; of that Python warns, and torch of more workers than cores, which is the user's
-    choice.
+    no lock that a fork would copy (torch's generator has one). Python warns of forks beside threads, and torch of more
+    workers than cores, which is the user's choice.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

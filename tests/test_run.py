@@ -145,6 +145,22 @@ def test_workers_do_not_change_a_digit(done: tuple[Path, Run], tmp_path: Path) -
     pd.testing.assert_frame_equal(other.scores[columns], done[1].scores[columns], check_exact=True)
 
 
+def test_double_precision_is_another_cell_with_nearly_the_same_scores(done: tuple[Path, Run], tmp_path: Path) -> None:
+    double = run(tmp_path, SUITE + "precision: float64\n")
+    both = double.scores.merge(done[1].scores, on=["model", "method", "metric"], suffixes=("", "_single"))
+    assert len(both) == len(done[1].scores)
+    assert not (both.fingerprint == both.fingerprint_single).any()
+    np.testing.assert_allclose(both.value, both.value_single, atol=1e-4)
+    changed = both.query("method == 'cam' and metric == 'average_drop'")
+    assert (changed.value != changed.value_single).all()
+
+
+def test_methods_that_are_left_out_are_said_once_per_reason(tmp_path: Path) -> None:
+    text = SUITE.replace("[cam, saliency, random, oracle]", "[cam, raw_attention, attention_rollout]")
+    (note,) = run(tmp_path, text, limit=1).outcome.prepared[0].skipped
+    assert note.startswith("test_resnet: raw_attention, attention_rollout left out: ResNet has no attention")
+
+
 def test_limit_marks_the_run_partial(tmp_path: Path) -> None:
     result = run(tmp_path, limit=4)
     assert result.scores["partial"].all()

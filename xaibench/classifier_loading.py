@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from xaibench.anatomy import Anatomies
 from xaibench.classifier import Activation, Classifier
@@ -25,7 +25,9 @@ from xaibench.models import (
 from xaibench.preprocess import ExtraChannels, Preprocess
 
 if TYPE_CHECKING:
-    from xaibench.model_cache import Identity, ModelCache
+    from xaibench.model_cache import ModelCache
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def load_classifier(
@@ -42,6 +44,7 @@ def load_classifier(
     extra_channels: ExtraChannels | None = None,
     options: dict[str, Any] | None = None,
     device: str | torch.device = "cpu",
+    precision: Literal["float32", "float64"] = "float32",
     seed: int = 0,
     cache: ModelCache | None = None,
 ) -> Classifier:
@@ -58,6 +61,7 @@ def load_classifier(
             made for another number (`copy_first`, `mean`, `zero`: see `xaibench.models.stem_for`). A checkpoint that
             has `in_chans` channels is loaded as it is, and then the rule is that of mean and std alone
         options: passed to the model's constructor
+        precision: of weights and images, and so of maps and scores; float64 is some two to four times slower on a CPU
         seed: of the random weights of an untrained model
         cache: shares modules among classifiers that do not change them; None: a module of its own
 
@@ -65,6 +69,7 @@ def load_classifier(
         UsageError, MissingError: an unknown name, an option it does not take, a checkpoint that is absent or unfit
     """
     from xaibench import bundled
+    from xaibench.model_cache import Identity
 
     own = name in bundled.names()
     if own:
@@ -87,13 +92,15 @@ def load_classifier(
             module = create_module(architecture, pretrained=pretrained, extra_channels=extra_channels, **chosen)
         if state is not None:
             load_state(module, state, f"checkpoint {checkpoint}", extra_channels=extra_channels)
-        return module.to(device)
+        return module.to(device, DTYPES[precision])
 
     anatomies: Anatomies = {}
     if cache is None:
         module = build()
     else:
-        shared = cache.get(_identity(architecture, chosen, state, pretrained, extra_channels, seed, device), build)
+        spelled = repr([*sorted(chosen.items()), extra_channels, precision])  # the rule decides the stem that weights get
+        source = state_hash(state) if state is not None else "timm's" if pretrained else f"random, seed {seed}"
+        shared = cache.get(Identity(architecture, spelled, source, torch.device(device)), build)
         module, anatomies = shared.module, shared.anatomies
     preprocess = recipe.input.preprocess() if own else _configured(module)
     classifier = Classifier(
@@ -107,18 +114,6 @@ def load_classifier(
     )
     classifier.anatomies = anatomies
     return classifier
-
-
-def _identity(
-    architecture: str, options: dict[str, Any], state: dict[str, Tensor] | None, pretrained: bool,
-    extra_channels: ExtraChannels | None, seed: int, device: str | torch.device,
-) -> Identity:  # fmt: skip
-    from xaibench.model_cache import Identity
-
-    source = state_hash(state) if state is not None else "timm's" if pretrained else f"random, seed {seed}"
-    # the rule decides the stem that a checkpoint or timm's weights get
-    spelled = repr([*sorted(options.items()), extra_channels])
-    return Identity(architecture, spelled, source, torch.device(device))
 
 
 def _configured(module: nn.Module) -> Preprocess:

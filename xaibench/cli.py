@@ -28,6 +28,9 @@ ProgressOption = Annotated[
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the suite, e.g. dataset.samples=100.")
 ]
+Precision = Annotated[
+    Literal["float32", "float64"] | None, typer.Option("--precision", help="Of weights and images; instead of the suite's.")
+]
 Plugin = Annotated[
     list[str] | None, typer.Option("--plugin", metavar="MODULE", help="A module or .py file with methods or metrics.")
 ]
@@ -69,6 +72,7 @@ def run(
     overrides: Set = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Instead of the suite's.")] = None,
     device: Device = "auto",
+    precision: Precision = None,
     batch_size: Annotated[str, typer.Option("--batch-size", metavar="N|auto", help="Images per batch.")] = "auto",
     workers: Workers = "auto",
     max_bad_samples: Annotated[
@@ -85,6 +89,7 @@ def run(
     _plugins(plugin)
     changed = list(overrides or [])
     changed += [f"seed={seed}"] if seed is not None else []
+    changed += [f"precision={precision}"] if precision is not None else []
     changed += [f"max_bad_samples={max_bad_samples}"] if max_bad_samples is not None else []
     codes = [
         commands.run(
@@ -241,6 +246,7 @@ def explain(
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The picture to write.")] = Path("explained.png"),
     device: Device = "auto",
+    precision: Precision = None,
     plugin: Plugin = None,
 ) -> None:
     """Maps of one IMAGE as a picture: a row per label, a column per method. Needs `pip install xaibench[figures]`."""
@@ -254,7 +260,10 @@ def explain(
         methods=[name.strip() for name in method.split(",")],
         labels=label or [],
         all_layers=layers == "all",
-        options={"checkpoint": checkpoint, "activation": activation, "num_classes": num_classes},
+        options={
+            "checkpoint": checkpoint, "activation": activation, "num_classes": num_classes,
+            "precision": precision or "float32",
+        },
         device=commands.pick_device(device),
     )
 

@@ -49,11 +49,12 @@ def prepare(
 ) -> Prepared:
     """Load a model and sort out which methods go with it. Raises UsageError when none does, or labels differ."""
     classifier = open_model(section, suite, dataset, settings)
-    methods, skipped = [], []
+    methods: list[BoundMethod] = []
+    left_out: dict[str, list[str]] = {}  # by reason
     for method in suite.bound_methods(section):
         lacking = [need for need in method.entry.needs if need != "masks" and need not in classifier.offers()]
         if lacking:
-            skipped.append(f"{section.label}: {method.label} left out: {classifier.lack(lacking[0])}")
+            left_out.setdefault(classifier.lack(lacking[0]), []).append(method.label)
         else:
             layer = method.parameters.get("layer")
             try:
@@ -64,7 +65,8 @@ def prepare(
                 if len(suite.models) == 1:
                     raise
                 # a layer's name is one model's; `validate` finds a method that goes with none
-                skipped.append(f"{section.label}: {method.label} left out: {error}")
+                left_out.setdefault(str(error), []).append(method.label)
+    skipped = [f"{section.label}: {', '.join(labels)} left out: {reason}" for reason, labels in left_out.items()]
     if not methods:
         raise IncompatibleError(f"no method of the suite goes with {section.label}: " + "; ".join(skipped))
     facts = {
@@ -85,7 +87,7 @@ def prepare(
             "preprocess": vars(classifier.preprocess),
         },
         "seed": suite.seed,
-        "precision": "float32",
+        "precision": suite.precision,
     }
     names, metrics = (dataset.name, section.label), suite.bound_metrics()
     cells = {
@@ -137,6 +139,7 @@ def open_model(section: ModelSection, suite: Suite, dataset: Dataset, settings: 
         extra_channels=section.extra_channels,
         options=section.options,
         device=settings.device,
+        precision=suite.precision,
         seed=suite.seed,
         cache=model_cache.SUITES,
     )

@@ -22,6 +22,7 @@ from xaibench.yamlfile import Document, Location
 
 Explain = Literal["detected", "present", "predicted", "target"]
 Kind = Literal["models", "methods", "metrics"]
+Precision = Literal["float32", "float64"]
 Globs = str | Sequence[str]
 
 
@@ -149,6 +150,7 @@ class Suite(Section):
     models: Annotated[list[ModelSection], Listed, pydantic.Field(min_length=1)]
     explain: Explain = "detected"
     threshold: float = pydantic.Field(0.5, ge=0, le=1)
+    precision: Precision = "float32"
     methods: Annotated[list[Named], Listed, pydantic.Field(min_length=1)]
     metrics: Annotated[list[MetricNamed], Listed, pydantic.Field(min_length=1)]
     leaderboard: LeaderboardSection = LeaderboardSection()

@@ -124,10 +124,10 @@ def list_(
     plugin: Plugin = None,
 ) -> None:
     """Methods, metrics, models, datasets or suites."""
-    from xaibench import commands
+    from xaibench import listing
 
     _plugins(plugin)
-    commands.list_(kind, glob, model=model, long=long, as_json=json)
+    listing.list_(kind, glob, model=model, long=long, as_json=json)
 
 
 @app.command()
@@ -137,10 +137,10 @@ def show(
     plugin: Plugin = None,
 ) -> None:
     """The card of NAME: what it is, formula, source, parameters, needs, cost, where it is defined."""
-    from xaibench import commands
+    from xaibench import listing
 
     _plugins(plugin)
-    commands.show(name, as_json=json)
+    listing.show(name, as_json=json)
 
 
 @app.command()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +10,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from xaibench import registry
 from xaibench.display import Bars, ProgressMode, err, out
-from xaibench.errors import MissingError, UsageError, XaibenchError, unknown
-from xaibench.suite import Suite, find_suite, load_suite, select, shipped_suites
+from xaibench.errors import MissingError, UsageError, XaibenchError
+from xaibench.suite import Suite, find_suite, load_suite, select
 from xaibench.suite import quick as quick_part
 
 BYTES_PER_ROW = 12  # of a Parquet cell, measured
@@ -150,170 +147,6 @@ def leaderboard(runs: Sequence[Path], format: str, output: Path | None, publishe
         out().file.write(text)
     else:
         output.write_text(text)
-
-
-# -- list and show ------------------------------------------------------------------------------------------------
-
-
-def list_(kind: str, glob: str, *, model: str | None, long: bool, as_json: bool) -> None:
-    if model is not None and kind != "methods":
-        raise UsageError("--model goes with `list methods`")
-    rows = [row for row in _rows(kind, model) if fnmatch.fnmatch(row["name"], glob)]
-    if as_json:
-        out().file.write(json.dumps(rows, indent=2) + "\n")
-        return
-    if not rows:
-        raise UsageError(f"no {kind} match {glob!r}")
-    columns = list(rows[0]) if long or model else ["name", "summary"]
-    table = Table(box=None, pad_edge=False, show_header=len(columns) > 2)
-    for column in columns:
-        table.add_column(column, no_wrap=column == "name", style="bold" if column == "name" else "")
-    for row in rows:
-        table.add_row(*(escape(_words(row[column])) for column in columns))
-    out().print(table)
-
-
-def _words(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _rows(kind: str, model: str | None) -> list[dict[str, Any]]:
-    if kind == "methods":
-        entries = [registry.methods[name] for name in registry.methods]
-        rows = [
-            {"name": e.name, "summary": e.summary, "needs": list(e.needs), "cost": e.cost, "source": e.source}
-            for e in entries
-        ]
-        return rows if model is None else [_fit(row, model) for row in rows]
-    if kind == "metrics":
-        return [
-            {
-                "name": e.name, "summary": e.summary, "better": e.better, "range": list(e.range), "group": e.group,
-                "needs": list(e.needs), "cost": e.cost, "source": e.source,
-            }
-            for e in (registry.metrics[name] for name in registry.metrics)
-        ]  # fmt: skip
-    if kind == "datasets":
-        return [
-            {"name": e.name, "summary": e.summary, "classes": len(e.classes), "splits": list(e.splits), "source": e.source}
-            for e in (registry.datasets[name] for name in registry.datasets)
-        ]
-    if kind == "suites":
-        return [
-            {"name": name, "summary": suite.title, "dataset": suite.dataset.name, "models": [m.label for m in suite.models]}
-            for name, suite in ((name, load_suite(path)) for name, path in shipped_suites().items())
-        ]
-    return _model_rows()
-
-
-def _model_rows() -> list[dict[str, Any]]:
-    from xaibench import bundled
-    from xaibench.models import model_names
-
-    rows = [
-        {"name": name, "summary": f"bundled; {_card_words(bundled.card(name))}", "kind": "bundled"}
-        for name in bundled.names()
-    ]
-    return rows + [{"name": name, "summary": "timm", "kind": "timm"} for name in model_names()]
-
-
-def _card_words(card: Mapping[str, Any]) -> str:
-    return f"mAP {card['mean_average_precision']:.3f} on {card['data']['name']} {card['data']['evaluated_on']}"
-
-
-def _fit(row: dict[str, Any], model: str) -> dict[str, Any]:
-    classifier = _classifier(model)
-    lacking = [n for n in registry.methods[row["name"]].needs if n != "masks" and n not in classifier.offers()]
-    return {"name": row["name"], "goes with it": "no: " + classifier.lack(lacking[0]) if lacking else "yes", **row}
-
-
-_classifiers: dict[str, Any] = {}
-
-
-def _classifier(model: str) -> Any:
-    if model not in _classifiers:
-        from xaibench.classifier_loading import load_classifier
-
-        _classifiers[model] = load_classifier(model)
-    return _classifiers[model]
-
-
-def show(name: str, *, as_json: bool) -> None:
-    card = _card(name)
-    if as_json:
-        out().file.write(json.dumps(card, indent=2, default=str) + "\n")
-        return
-    console = out()
-    console.print(f"[bold]{escape(card.pop('name'))}[/] ({card.pop('kind')})")
-    console.print(escape(str(card.pop("documentation", ""))))
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for key, value in card.items():
-        if isinstance(value, Mapping):
-            for inner, content in value.items():
-                table.add_row(f"[dim]{key}[/]", f"{escape(str(inner))}: {escape(str(content))}")
-        else:
-            table.add_row(f"[dim]{key}[/]", escape(_words(value)))
-    console.print(table)
-
-
-def _card(name: str) -> dict[str, Any]:
-    for kind, entries in (("method", registry.methods), ("metric", registry.metrics), ("dataset", registry.datasets)):
-        if name in entries:  # type: ignore[operator]
-            return _entry_card(kind, entries[name])  # type: ignore[index]
-    from xaibench import bundled
-    from xaibench.models import known_model
-
-    if name in bundled.names():
-        return {"name": name, "kind": "bundled model", **{k: v for k, v in bundled.card(name).items() if k != "name"}}
-    if name in shipped_suites():
-        suite = load_suite(shipped_suites()[name])
-        return {
-            "name": name, "kind": "suite", "documentation": suite.description or suite.title, "source": suite.source,
-            "dataset": suite.dataset.name, "models": [m.label for m in suite.models], "explain": suite.explain,
-            "methods": [m.label for m in suite.methods], "metrics": [m.label for m in suite.bound_metrics()],
-            "file": str(shipped_suites()[name]),
-        }  # fmt: skip
-    if known_model(name):
-        classifier = _classifier(name)
-        return {
-            "name": name, "kind": "timm model", "target layer": classifier.anatomy.last,
-            "offers": sorted(classifier.offers()), "input": vars(classifier.preprocess),
-            "methods": [m for m in registry.methods if set(registry.methods[m].needs) <= classifier.offers() | {"masks"}],
-        }  # fmt: skip
-    known = [*registry.methods, *registry.metrics, *registry.datasets, *bundled.names(), *shipped_suites()]
-    raise UsageError(unknown("name", name, known))
-
-
-def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
-    card: dict[str, Any] = {
-        "name": entry.name,
-        "kind": kind,
-        "documentation": entry.documentation,
-        "source": entry.source,
-        "version": entry.version,
-        "parameters": {n: _parameter_words(entry, p) for n, p in entry.parameters.items() if n != "data_root"},
-    }
-    if isinstance(entry, registry.Method):
-        card |= {"needs": {need: registry.NEEDS[need] for need in entry.needs}, "cost": entry.cost}
-    elif isinstance(entry, registry.Metric):
-        card |= {
-            "better": entry.better, "range": list(entry.range), "unit": entry.unit, "aggregate": entry.aggregate,
-            "needs": {need: registry.NEEDS[need] for need in entry.needs}, "cost": entry.cost, "group": entry.group,
-            "minimum effect": entry.minimum_effect, "invariant": {name: registry.INVARIANCES[name] for name in entry.invariant},
-        }  # fmt: skip
-    elif isinstance(entry, registry.DatasetEntry):
-        classes = list(entry.classes) or "those of the data"
-        card |= {"classes": classes, "splits": list(entry.splits), "masks": entry.masks}
-        own: Any = entry.function
-        card |= {"official samples": dict(own.official()), "address": own.address, "licence": own.licence}
-    return card | {"defined in": entry.location}
-
-
-def _parameter_words(entry: registry.Entry, parameter: inspect.Parameter) -> str:
-    annotation = entry.annotations[parameter.name]
-    choices = [repr(choice) for choice in getattr(annotation, "__args__", ()) if isinstance(choice, str)]
-    kind = " | ".join(choices) or getattr(annotation, "__name__", str(annotation))
-    return kind if parameter.default is inspect.Parameter.empty else f"{kind}, default {parameter.default!r}"
 
 
 # -- explain ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,24 @@
+"""`Suite`: what is measured. The only place that knows the file format.
+
+A suite says WHAT is measured; batch size, device and paths belong to the command line. Every problem of a file is
+found in one go and reported with its line: unknown and duplicate keys, names, parameters, methods that fit no model,
+metrics that need what the data set lacks.
+"""
+
+from xaibench.suite.choosing import Globs, quick, select
+from xaibench.suite.files import find_suite, load_suite, shipped_suites
+from xaibench.suite.schema import (
+    BoundMethod,
+    BoundMetric,
+    Explain,
+    MetricNamed,
+    ModelSection,
+    Suite,
+    bind_metrics,
+    parse_metrics,
+)
+
+__all__ = [
+    "BoundMethod", "BoundMetric", "Explain", "Globs", "MetricNamed", "ModelSection", "Suite", "bind_metrics", "find_suite",
+    "load_suite", "parse_metrics", "quick", "select", "shipped_suites",
+]  # fmt: skip

@@ -19,10 +19,17 @@ LINEAR_HEAD_TOLERANCE = 1e-4  # of the largest logit: float32 rounding of a sum 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What one look at a forward pass tells: the target layer and, where the head is linear, its matrix [L, K]."""
+    """What one look at a forward pass tells.
+
+    Attributes:
+        last: dotted name of the target layer
+        head: that of the linear layer, of matrix [L, K], where the head is linear in the mean of the last features
+        labels: L, the length of the logits
+    """
 
     last: str
     head: str | None
+    labels: int
 
 
 # Looks at one module, by the layer that was named and the shape [C, H, W] of the image.
@@ -65,7 +72,7 @@ def dissect(classifier: Classifier, image: Tensor) -> Anatomy:
     if last in outputs and outputs[last].ndim in (3, 4):
         with contextlib.suppress(IncompatibleError):
             head = _linear_head(module, outputs, classifier.grid(outputs[last], image), logits)
-    return Anatomy(last, head)
+    return Anatomy(last, head, logits.shape[1])
 
 
 def _find_last(classifier: Classifier, outputs: dict[str, Tensor], backbone: list[str] | None, image: Tensor) -> str:

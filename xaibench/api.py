@@ -176,5 +176,5 @@ def _pairs(forward: Forward, pairs: PairsLike) -> Pairs:
         if pairs not in ("detected", "present", "predicted", "target"):
             raise UsageError(f"pairs {pairs!r}: Pairs, or one of detected, present, predicted, target")
         return Pairs.where(choose(forward, pairs))
-    pairs.check(len(forward.images), forward.logits.shape[1])
+    pairs.check(len(forward.images), forward.classifier.inspect(forward.images).labels)
     return pairs.to(forward.images.device)

@@ -9,16 +9,16 @@ from itertools import groupby
 from pathlib import Path
 
 from xaibench import registry
-from xaibench.commands import _parameter_words
 from xaibench.datasets import Dataset
 from xaibench.leaderboard import ARROWS
+from xaibench.listing import parameter_words
 
 DOCS = Path(__file__).parent
 HEAD = "<!-- made by `make docs` from the docstrings; change those -->\n\n"
 
 
 def parameters(entry: registry.Entry) -> list[str]:
-    return [f"- `{name}`: {_parameter_words(entry, p)}" for name, p in entry.parameters.items()]
+    return [f"- `{name}`: {parameter_words(entry, p)}" for name, p in entry.parameters.items()]
 
 
 def method_card(name: str) -> str:

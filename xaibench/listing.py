@@ -153,7 +153,7 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
         "documentation": entry.documentation,
         "source": entry.source,
         "version": entry.version,
-        "parameters": {n: _parameter_words(entry, p) for n, p in entry.parameters.items() if n != "data_root"},
+        "parameters": {n: parameter_words(entry, p) for n, p in entry.parameters.items() if n != "data_root"},
     }
     if isinstance(entry, registry.Method):
         card |= {"needs": {need: registry.NEEDS[need] for need in entry.needs}, "cost": entry.cost}
@@ -171,7 +171,7 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
     return card | {"defined in": entry.location}
 
 
-def _parameter_words(entry: registry.Entry, parameter: inspect.Parameter) -> str:
+def parameter_words(entry: registry.Entry, parameter: inspect.Parameter) -> str:
     annotation = entry.annotations[parameter.name]
     choices = [repr(choice) for choice in getattr(annotation, "__args__", ()) if isinstance(choice, str)]
     kind = " | ".join(choices) or getattr(annotation, "__name__", str(annotation))

@@ -135,6 +135,7 @@ class Metric(Entry):
     per: Literal["pair", "image"] = "pair"
     flips: tuple[str, ...] = ()  # parameter values that each turn `better` round, such as an order of "lerf"
     invariant: tuple[str, ...] = ("scale",)  # what does not change a value, with default parameters
+    repeatable: bool = True  # False: a measurement of the machine, such as seconds
 
     def direction(self, parameters: Mapping[str, Any]) -> Literal["higher", "lower"]:
         """Which way is better under these parameters."""
@@ -252,6 +253,7 @@ def metric(
     flips: tuple[str, ...] = (),
     per: Literal["pair", "image"] = "pair",
     invariant: tuple[str, ...] = ("scale",),
+    repeatable: bool = True,
 ) -> Callable[[F], F]:
     """Register a metric under its function's name; `invariant` names what of `INVARIANCES` it claims."""
     _check_needs(needs)
@@ -261,7 +263,7 @@ def metric(
     def register(function: F) -> F:
         entry = Metric(
             function.__name__, function, source, version, better, range, unit, needs, aggregate, group,
-            minimum_effect, cost, per, flips, invariant,
+            minimum_effect, cost, per, flips, invariant, repeatable,
         )  # fmt: skip
         metrics.add(entry)
         return function

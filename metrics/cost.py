@@ -1,0 +1,126 @@
+"""What a map costs: every image explained once more and alone, with all its labels, and its bill split among them.
+
+A suite shares passes among methods, so that what a row of a leaderboard took is not what its method takes. Here nothing
+is shared but what one explanation of one image shares among its labels. Time and memory are measurements of a machine:
+they are not repeated to the digit, and a table of them belongs to the machine that made it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaibench.errors import UsageError
+from xaibench.evaluation import Evaluation
+from xaibench.forward import Pairs
+from xaibench.registry import metric
+
+COST = "the method once more, image by image"
+MEBIBYTE = 1 << 20
+
+
+@metric(
+    better="lower", range=(0, math.inf), unit="forwards", needs=("method",), group="cost", per="image", source="xaibench",
+    cost=COST,
+)  # fmt: skip
+def forwards_per_pair(evaluation: Evaluation) -> Tensor:
+    """Images that the whole model is run on to explain one image, per label explained.
+
+    Backward passes and passes of single blocks are not counted. Undefined (NaN) where nothing is explained.
+
+    Rankings change with the number of labels, for most methods share their forwards among them. Criticism: a backward
+    pass costs twice a forward and counts nothing.
+    """
+
+    def count(work: Callable[[], Tensor]) -> float:
+        rows = 0
+
+        def seen(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            nonlocal rows
+            rows += len(arguments[0])
+
+        handle = evaluation.forward.classifier.module.register_forward_pre_hook(seen)
+        try:
+            work()
+        finally:
+            handle.remove()
+        return rows
+
+    return _alone(evaluation, count)
+
+
+@metric(
+    better="lower", range=(0, math.inf), unit="s", needs=("method",), group="cost", per="image", source="xaibench",
+    cost="as many explanations as `rounds`, image by image", repeatable=False,
+)  # fmt: skip
+def seconds_per_pair(evaluation: Evaluation, *, rounds: int = 1) -> Tensor:
+    """Wall-clock seconds to explain one image, per label explained: the best of `rounds`.
+
+    Rankings change with the machine, its load, the image's size and the number of labels. Criticism: an image alone
+    does not fill a GPU; batches are cheaper there.
+    """
+    if rounds < 1:
+        raise UsageError(f"rounds: {rounds}; at least 1 is needed")
+    cuda = evaluation.maps.device.type == "cuda"
+
+    def seconds(work: Callable[[], Tensor]) -> float:
+        best = math.inf
+        for _ in range(rounds):
+            started = time.perf_counter()
+            work()
+            if cuda:
+                torch.cuda.synchronize(evaluation.maps.device)
+            best = min(best, time.perf_counter() - started)
+        return best
+
+    return _alone(evaluation, seconds)
+
+
+@metric(
+    better="lower", range=(0, math.inf), unit="MiB", needs=("method",), group="cost", per="image", source="xaibench",
+    cost=COST, repeatable=False,
+)  # fmt: skip
+def peak_memory(evaluation: Evaluation) -> Tensor:
+    """Device memory that explaining one image takes at its height beyond what is held before, per label explained.
+
+    CUDA alone keeps these books; undefined (NaN) elsewhere.
+
+    Rankings change with the image's size, the chunk size and the number of labels. Criticism: the allocator's caches and
+    fragmentation come on top.
+    """
+    device = evaluation.maps.device
+    if device.type != "cuda":
+        return torch.full((len(evaluation.forward.images),), math.nan)
+
+    def mebibytes(work: Callable[[], Tensor]) -> float:
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return (torch.cuda.max_memory_allocated(device) - before) / MEBIBYTE
+
+    return _alone(evaluation, mebibytes)
+
+
+def _alone(evaluation: Evaluation, measure: Callable[[Callable[[], Tensor]], float]) -> Tensor:
+    """[B]: what `measure` says of explaining each image by itself, divided by its pairs; NaN without any, or with NaN maps."""
+    images, pairs = evaluation.forward.images, evaluation.pairs
+    broken = evaluation.maps.isnan().flatten(1).any(1)
+    found = []
+    for row in range(len(images)):
+        own = pairs.image == row
+        if not own.any() or broken[own].any():
+            found.append(math.nan)
+            continue
+        labels = pairs.label[own]
+        alone, source = Pairs(torch.zeros_like(labels), labels), torch.tensor([row], device=images.device)
+
+        def work(row: int = row, alone: Pairs = alone, source: Tensor = source) -> Tensor:
+            return evaluation.explain(images[row : row + 1], alone, source)
+
+        found.append(measure(work) / len(labels))
+    return torch.tensor(found, dtype=torch.float64)

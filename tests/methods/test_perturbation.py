@@ -176,25 +176,27 @@ def test_kernel_shap_from_samples(classifier: xaibench.Classifier, images: Tenso
 
 
 @pytest.mark.parametrize(
-    ("method", "parameters", "passes"),
+    ("method", "parameters", "passes", "clean"),
     [
-        ("occlusion", {"window": 5, "stride": 5}, 3 * 4),
-        ("feature_ablation", {"patch": 5}, 3 * 4),
-        ("rise", {"masks": 11}, 11),
-        ("lime", {"cells": 2, "samples": 11}, 11),
-        ("kernel_shap", {"cells": 2, "samples": 14}, 15),
+        ("occlusion", {"window": 5, "stride": 5}, 3 * 4, True),
+        ("feature_ablation", {"patch": 5}, 3 * 4, True),
+        ("rise", {"masks": 11}, 11, False),
+        ("lime", {"cells": 2, "samples": 11}, 11, False),
+        ("kernel_shap", {"cells": 2, "samples": 14}, 15, True),
     ],
 )
 def test_one_set_of_passes_serves_all_labels(
-    classifier: xaibench.Classifier, images: Tensor, method: str, parameters: dict[str, int], passes: int
+    classifier: xaibench.Classifier, images: Tensor, method: str, parameters: dict[str, int], passes: int, clean: bool
 ) -> None:
+    """And the untouched batch is run only where its score is compared with."""
+    classifier.inspect(images)
     seen: list[int] = []
     handle = classifier.module.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     try:
         xaibench.explain(classifier, images, Pairs([1] * 4, [0, 1, 2, 3]), method=method, **parameters)
     finally:
         handle.remove()
-    assert sum(seen) == len(images) + passes
+    assert sum(seen) == len(images) * clean + passes
 
 
 @pytest.mark.parametrize(

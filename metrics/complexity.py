@@ -111,3 +111,16 @@ def adcc_parts(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
     again = evaluation.mask_of(evaluation.explain(kept, Pairs(rows, pairs.label), pairs.image))
     coherency = (ranking.pearson(mask.flatten(1), again.flatten(1)) + 1) / 2
     return coherency, mask.mean((1, 2)), drop
+
+
+@metric(better="lower", range=(0, 1), group="concentration", source="xaibench", cost="none", minimum_effect=0.005)
+def tied_fraction(evaluation: Evaluation) -> Tensor:
+    """The fraction of pixels whose relevance another pixel has too: how much of a ranking is left to the tie rule.
+
+    Every metric that removes or compares pixels in order breaks ties in raster order, so that 1 means it measured the
+    image's rows, not the map.
+
+    Rankings change with resizing (a map enlarged has fewer ties than the map itself) and with ReLU. Criticism: ties among
+    the least relevant pixels hardly matter, and count as much as those at the top.
+    """
+    return evaluation.tied.masked_fill(evaluation.maps.isnan().flatten(1).any(1), torch.nan)

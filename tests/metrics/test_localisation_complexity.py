@@ -17,6 +17,7 @@ from tests.metrics.golden_set import GOLDEN_SET, any_evaluation
 from xaibench.datasets.base import VOID
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
+from xaibench.metrics.complexity import tied_fraction
 from xaibench.registry import metrics
 
 Array = npt.NDArray[Any]
@@ -195,3 +196,8 @@ def test_effective_complexity_in_units_of_the_map() -> None:
 def test_bad_parameters(tied: Evaluation, name: str, parameters: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=name):
         compute(name, tied, **parameters)
+
+
+def test_tied_fraction_counts_pixels_that_share_their_value() -> None:
+    maps = torch.tensor([[[1.0, 1.0], [2.0, 3.0]], [[1.0, 2.0], [3.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    assert tied_fraction(any_evaluation(maps)).tolist() == [0.5, 0.0, 1.0]

@@ -61,7 +61,7 @@ def load_classifier(
             made for another number (`copy_first`, `mean`, `zero`: see `xaibench.models.stem_for`). A checkpoint that
             has `in_chans` channels is loaded as it is, and then the rule is that of mean and std alone
         options: passed to the model's constructor
-        precision: of weights and images, and so of maps and scores; float64 is some two to four times slower on a CPU
+        precision: of weights and images, and so of maps and scores; float64 is slower
         seed: of the random weights of an untrained model
         cache: shares modules among classifiers that do not change them; None: a module of its own
 

@@ -18,7 +18,6 @@ app = typer.Typer(
     "4 missing data, weights or dependency; 130 interrupted (everything finished is kept).",
 )
 
-SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A .yaml file, or the name of a shipped suite.")]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the data sets.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Directory to write; default runs/<suite>.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps, or auto.")]

@@ -10,12 +10,14 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from xaibench import bundled
 from xaibench.display import Bars, ProgressMode, err, out
 from xaibench.errors import MissingError, UsageError, XaibenchError
 from xaibench.suite import Suite, find_suite, load_suite, select
 from xaibench.suite import quick as quick_part
 
 BYTES_PER_ROW = 12  # of a Parquet cell, measured
+UNTRAINED_IS_SLOW = "; it detects about half of all labels, so explain: detected is slow (give explain: present)"
 PAIRS_PER_IMAGE = 2.5  # a guess for the plan; the number of detected labels is known only when it is run
 
 
@@ -234,22 +236,26 @@ def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> di
         try:
             prepared = runner.prepare(section)
         except (IncompatibleError, MissingError, UsageError) as error:
-            report["problems"].append(f"{path}: {error}")
+            report["problems"].append(str(error.at(str(path))))
             continue
         fitting |= {method.label for method in prepared.methods}
         report["notes"] += prepared.skipped
         if not prepared.classifier.trained:
-            report["notes"].append(f"{section.label}: no checkpoint, so it runs untrained and its scores mean nothing")
+            report["notes"].append(
+                f"{section.label}: no checkpoint, so it runs untrained, and its scores mean nothing"
+                + UNTRAINED_IS_SLOW * (suite.explain == "detected")
+            )
     if not report["problems"]:
         lonely = [method.label for method in suite.methods if method.label not in fitting]
-        report["problems"] += [f"{path}: method {label!r} goes with no model of the suite" for label in lonely]
+        report["problems"] += [
+            f"{suite.place('methods', label)}: method {label!r} goes with no model of the suite" for label in lonely
+        ]
     return report | {"exit_code": 1 if report["problems"] else 0}
 
 
 def train(
     name: str, directory: Path, *, data_root: Path | None, device: str, workers: int, progress: ProgressMode
 ) -> None:
-    from xaibench import bundled
     from xaibench.training import Epoch, read_recipe
     from xaibench.training import train as fit
 

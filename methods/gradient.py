@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xaibench.bounds import AtLeastTwo, Count, NotNegative, ProperFraction
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
 from xaibench.methods.cam import grad_cam
@@ -52,7 +53,7 @@ def input_x_gradient(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") 
 
 @method(source="sundararajan2017", cost="steps x (1 forward, 1 backward per label)")
 def integrated_gradients(
-    forward: Forward, pairs: Pairs, *, steps: int = 20, baseline: float = 0.0, reduce: Reduce = "sum"
+    forward: Forward, pairs: Pairs, *, steps: Count = 20, baseline: float = 0.0, reduce: Reduce = "sum"
 ) -> Tensor:
     """(x - b) · integral_0^1 dS_c/dx(b + t (x - b)) dt, by Gauss-Legendre quadrature with `steps` nodes (as captum).
 
@@ -72,7 +73,7 @@ def integrated_gradients(
 
 @method(source="lundberg2017; captum", cost="samples x (1 forward, 1 backward per label)")
 def gradient_shap(
-    forward: Forward, pairs: Pairs, *, samples: int = 20, sigma: float = 0.1, baseline: float = 0.0,
+    forward: Forward, pairs: Pairs, *, samples: Count = 20, sigma: NotNegative = 0.1, baseline: float = 0.0,
     reduce: Reduce = "sum",
 ) -> Tensor:  # fmt: skip
     """Mean over samples of (x' - b) · dS_c/dx(b + t (x' - b)), x' = x + noise as in smooth_grad, t uniform in [0, 1).
@@ -91,7 +92,7 @@ def gradient_shap(
 
 
 @method(source="erion2021", cost="samples x (1 forward, 1 backward per label)")
-def expected_gradients(forward: Forward, pairs: Pairs, *, samples: int = 20, reduce: Reduce = "sum") -> Tensor:
+def expected_gradients(forward: Forward, pairs: Pairs, *, samples: Count = 20, reduce: Reduce = "sum") -> Tensor:
     """Mean over baselines b of (x - b) · dS_c/dx(b + t (x - b)), t uniform in [0, 1).
 
     The paper draws b from the training data. A batch has none, and other samples of the batch must not matter, so b is
@@ -112,7 +113,7 @@ def expected_gradients(forward: Forward, pairs: Pairs, *, samples: int = 20, red
 
 @method(source="smilkov2017", cost="samples x (1 forward, 1 backward per label)")
 def smooth_grad(
-    forward: Forward, pairs: Pairs, *, samples: int = 20, sigma: float = 0.15, reduce: Reduce = "sum"
+    forward: Forward, pairs: Pairs, *, samples: Count = 20, sigma: NotNegative = 0.15, reduce: Reduce = "sum"
 ) -> Tensor:
     """Mean of dS_c/dx at x + noise, noise normal with standard deviation sigma · (max x - min x) of the image.
 
@@ -127,7 +128,7 @@ def smooth_grad(
 
 @method(source="adebayo2018", cost="samples x (1 forward, 1 backward per label)")
 def var_grad(
-    forward: Forward, pairs: Pairs, *, samples: int = 20, sigma: float = 0.15, reduce: Reduce = "sum"
+    forward: Forward, pairs: Pairs, *, samples: AtLeastTwo = 20, sigma: NotNegative = 0.15, reduce: Reduce = "sum"
 ) -> Tensor:
     """Variance of dS_c/dx over the noisy images of smooth_grad (divided by n). Maps [P, H, W] >= 0."""
     _at_least(2, samples=samples)
@@ -141,7 +142,8 @@ def var_grad(
 
 @method(source="xaibench", cost="passes x (1 forward, 1 backward per label)")
 def accumulated_saliency(
-    forward: Forward, pairs: Pairs, *, tiles: int = 4, passes: int = 10, hide: float = 0.0, reduce: Reduce = "max"
+    forward: Forward, pairs: Pairs, *, tiles: Count = 4, passes: Count = 10, hide: ProperFraction = 0.0,
+    reduce: Reduce = "max",
 ) -> Tensor:
     """Saliency summed over passes that break the image's structure, so that less discriminative regions are looked at.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, einsum
 from torch.nn import functional as F
 
+from xaibench.bounds import AtLeastTwo, Count, Positive, PositiveFraction
 from xaibench.errors import UsageError
 from xaibench.forward import Forward, Pairs
 from xaibench.registry import method
@@ -19,7 +20,7 @@ from xaibench.registry import method
 
 @method(source="zeiler2014; captum", cost="1 + windows forwards for all labels of an image")
 def occlusion(
-    forward: Forward, pairs: Pairs, *, window: int | None = None, stride: int | None = None, baseline: float = 0.0
+    forward: Forward, pairs: Pairs, *, window: Count | None = None, stride: Count | None = None, baseline: float = 0.0
 ) -> Tensor:
     """Loss of the logit when a square window is set to b, averaged over the windows that cover a pixel.
 
@@ -48,7 +49,7 @@ def occlusion(
 
 
 @method(source="kokhlikyan2020, captum", cost="1 + patches forwards for all labels of an image")
-def feature_ablation(forward: Forward, pairs: Pairs, *, patch: int | None = None, baseline: float = 0.0) -> Tensor:
+def feature_ablation(forward: Forward, pairs: Pairs, *, patch: Count | None = None, baseline: float = 0.0) -> Tensor:
     """Loss of the logit when one patch of a grid is set to b: S_c(x) - S_c(x without the patch), at its pixels.
 
     Patches are squares of `patch` pixels (default: an eighth of the shorter side) from the upper left; those at the
@@ -71,7 +72,9 @@ def feature_ablation(forward: Forward, pairs: Pairs, *, patch: int | None = None
 
 
 @method(source="petsiuk2018", cost="masks forwards for all labels of an image")
-def rise(forward: Forward, pairs: Pairs, *, masks: int = 1000, cells: int = 7, probability: float = 0.5) -> Tensor:
+def rise(
+    forward: Forward, pairs: Pairs, *, masks: Count = 1000, cells: Count = 7, probability: PositiveFraction = 0.5
+) -> Tensor:
     """Mean of random masks weighted by the confidence they leave: sum_i p_c(x m_i) m_i / (masks · probability).
 
     m_i: a cells x cells grid of coins (1 with `probability`), bilinearly enlarged to (cells + 1) x (cells + 1) cells
@@ -104,8 +107,8 @@ def rise(forward: Forward, pairs: Pairs, *, masks: int = 1000, cells: int = 7, p
 
 @method(source="ribeiro2016; the authors' image explainer", cost="samples forwards for all labels of an image")
 def lime(
-    forward: Forward, pairs: Pairs, *, cells: int = 7, samples: int = 500, kernel_width: float = 0.25,
-    penalty: float = 1.0, baseline: float = 0.0,
+    forward: Forward, pairs: Pairs, *, cells: Count = 7, samples: Count = 500, kernel_width: Positive = 0.25,
+    penalty: Positive = 1.0, baseline: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """Weights of a ridge regression of the confidence on which superpixels are there.
 
@@ -136,7 +139,7 @@ def lime(
 
 @method(source="lundberg2017, theorem 2", cost="samples forwards for all labels of an image")
 def kernel_shap(
-    forward: Forward, pairs: Pairs, *, cells: int = 7, samples: int = 500, baseline: float = 0.0
+    forward: Forward, pairs: Pairs, *, cells: AtLeastTwo = 7, samples: Count = 500, baseline: float = 0.0
 ) -> Tensor:
     """Shapley values of the superpixels of a grid in the game S_c(x without the rest), by weighted least squares.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xaibench.bounds import NotNegative, OneOrMore
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
 from xaibench.registry import method
@@ -33,9 +34,9 @@ def lrp(
     *,
     rule: Literal["epsilon", "z_plus", "gamma", "alpha_beta"] = "z_plus",
     first: Literal["epsilon", "same"] = "epsilon",
-    eps: float = 1e-6,
-    gamma: float = 0.25,
-    alpha: float = 2.0,
+    eps: NotNegative = 1e-6,
+    gamma: NotNegative = 0.25,
+    alpha: OneOrMore = 2.0,
     bias: Bias = "weight",
     layer: str = "input",
 ) -> Tensor:

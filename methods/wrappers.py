@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xaibench import registry
+from xaibench.bounds import Count, NotNegative, Positive
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.registry import method as register
@@ -23,7 +24,7 @@ Explain = Callable[[Tensor, Pairs, Tensor], Tensor]
 @register(needs=("any_size",), source="ahn2019, make_cam", cost="scales x flips x the method")
 def tta(
     forward: Forward, pairs: Pairs, *, method: str = "grad_cam", options: Mapping[str, Any] | None = None,
-    scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0), flip: bool = True, stride: int = 4,
+    scales: Sequence[Positive] = (0.5, 1.0, 1.5, 2.0), flip: bool = True, stride: Count = 4,
 ) -> Tensor:  # fmt: skip
     """Sum over scales, and over the image and its mirror image, of relu(map), each resized to one grid.
 
@@ -56,7 +57,7 @@ def tta(
 @register(needs=("any_size",), source="jo2021", cost="the method, on tiles")
 def puzzle(
     forward: Forward, pairs: Pairs, *, method: str = "grad_cam", options: Mapping[str, Any] | None = None,
-    tiles: int = 2,
+    tiles: Count = 2,
 ) -> Tensor:  # fmt: skip
     """Maps of the tiles x tiles tiles of the image, each explained by itself for the pair's label, merged again.
 
@@ -80,7 +81,7 @@ def puzzle(
 @register(source="smilkov2017, for any method", cost="samples x the method")
 def smooth(
     forward: Forward, pairs: Pairs, *, method: str = "grad_cam", options: Mapping[str, Any] | None = None,
-    samples: int = 10, sigma: float = 0.15,
+    samples: Count = 10, sigma: NotNegative = 0.15,
 ) -> Tensor:  # fmt: skip
     """Mean of the method's maps at x + noise, noise normal with standard deviation sigma · (max x - min x).
 

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from xaibench.bounds import AtLeastTwo, Count, InnerFraction, Positive, PositiveFraction
 from xaibench.chunks import map_chunks
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
@@ -150,8 +151,8 @@ def _without_nan(evaluation: Evaluation, values: Tensor) -> Tensor:
     cost="a forward per pair and sample",
 )  # fmt: skip
 def faithfulness_correlation(
-    evaluation: Evaluation, *, samples: int = 100, fraction: float = 0.2, unit: Literal["pixel", "patch"] = "patch",
-    grid: int = 14, baseline: Static = "zero", score: Score = "logit",
+    evaluation: Evaluation, *, samples: AtLeastTwo = 100, fraction: InnerFraction = 0.2,
+    unit: Literal["pixel", "patch"] = "patch", grid: Count = 14, baseline: Static = "zero", score: Score = "logit",
 ) -> Tensor:  # fmt: skip
     """Pearson correlation over random subsets S of units of the relevance of S and the drop of the score without S.
 
@@ -169,8 +170,8 @@ def faithfulness_correlation(
     minimum_effect=0.01, cost="a forward per pair and sample",
 )  # fmt: skip
 def mu_fidelity(
-    evaluation: Evaluation, *, samples: int = 200, fraction: float = 0.2, grid: int = 9, baseline: Static = "zero",
-    score: Score = "logit",
+    evaluation: Evaluation, *, samples: AtLeastTwo = 200, fraction: InnerFraction = 0.2, grid: Count = 9,
+    baseline: Static = "zero", score: Score = "logit",
 ) -> Tensor:  # fmt: skip
     """Spearman correlation over random subsets of the cells of a grid of their relevance and the drop without them.
 
@@ -188,7 +189,7 @@ def mu_fidelity(
     minimum_effect=0.01, cost="a forward per pair and step",
 )  # fmt: skip
 def faithfulness_estimate(
-    evaluation: Evaluation, *, steps: int = 32, baseline: Static = "zero", score: Score = "logit",
+    evaluation: Evaluation, *, steps: AtLeastTwo = 32, baseline: Static = "zero", score: Score = "logit",
     similarity: Similarity = "pearson",
 ) -> Tensor:  # fmt: skip
     """Correlation over `steps` blocks of pixels of like relevance, each removed ALONE, of its relevance and the drop.
@@ -209,7 +210,7 @@ def faithfulness_estimate(
     cost="a forward per pair and step",
 )  # fmt: skip
 def monotonicity_correlation(
-    evaluation: Evaluation, *, steps: int = 32, baseline: Static = "zero", score: Score = "probability"
+    evaluation: Evaluation, *, steps: AtLeastTwo = 32, baseline: Static = "zero", score: Score = "probability"
 ) -> Tensor:
     """Spearman correlation over blocks of pixels of sum |a| and (f(x) - f(x without the block))^2.
 
@@ -241,8 +242,9 @@ def _sorted_blocks(evaluation: Evaluation, values: Tensor, steps: int, order: Li
     minimum_effect=0.001, cost="a forward per pair and sample",
 )  # fmt: skip
 def infidelity(
-    evaluation: Evaluation, *, perturbation: Literal["square", "noise"] = "square", samples: int = 50,
-    side: float = 0.25, sigma: float = 0.1, baseline: Static = "zero", normalise: bool = True, score: Score = "logit",
+    evaluation: Evaluation, *, perturbation: Literal["square", "noise"] = "square", samples: Count = 50,
+    side: PositiveFraction = 0.25, sigma: Positive = 0.1, baseline: Static = "zero", normalise: bool = True,
+    score: Score = "logit",
 ) -> Tensor:  # fmt: skip
     """Mean squared error with which relevance predicts the drop: mean_S (beta u - v)^2.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xaibench import ranking
+from xaibench.bounds import Count, Natural
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.registry import metric
@@ -27,7 +28,7 @@ from xaibench.registry import metric
     cost="none",
     minimum_effect=0.01,
 )
-def pointing_game(evaluation: Evaluation, *, tolerance: int = 0, ties: Literal["mean", "any"] = "mean") -> Tensor:
+def pointing_game(evaluation: Evaluation, *, tolerance: Natural = 0, ties: Literal["mean", "any"] = "mean") -> Tensor:
     """Whether the most relevant pixel lies on the object, or within `tolerance` pixels (Euclidean) of it.
 
     Equal maxima count by the fraction of them on the object (mean), so that a constant map scores the object's area
@@ -131,7 +132,7 @@ def relevance_rank(evaluation: Evaluation) -> Tensor:
     cost="none",
     minimum_effect=0.005,
 )
-def top_k_intersection(evaluation: Evaluation, *, k: int = 100, concept_influence: bool = False) -> Tensor:
+def top_k_intersection(evaluation: Evaluation, *, k: Count = 100, concept_influence: bool = False) -> Tensor:
     """Share of the k most relevant pixels that lie on the object; it cannot reach 1 where the object is smaller than k.
 
     Args:

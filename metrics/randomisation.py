@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xaibench import ranking
+from xaibench.bounds import Count
 from xaibench.classifier import Classifier
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
@@ -49,7 +50,7 @@ def mprt(
     evaluation: Evaluation,
     *,
     similarity: Similarity = "spearman",
-    layers: int = 8,
+    layers: Count = 8,
     average: Literal["cascade_mean", "cascade_last"] = "cascade_mean",
 ) -> Tensor:
     """Similarity of |a| to |a'| as the model's layers become random from the top. Statistics [P, `layers`].

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from xaibench.bounds import Count, NotNegative, Positive
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
@@ -31,7 +32,7 @@ COST_OUTPUT = f"{COST}; `samples` forwards"
     cost=COST,
     minimum_effect=0.005,
 )
-def max_sensitivity(evaluation: Evaluation, *, samples: int = 10, radius: float = 0.02) -> Tensor:
+def max_sensitivity(evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02) -> Tensor:
     """max_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map.
 
     Rankings change with radius, number of samples, and what the method does to the sign and scale of its map.
@@ -50,7 +51,7 @@ def max_sensitivity(evaluation: Evaluation, *, samples: int = 10, radius: float 
     cost=COST,
     minimum_effect=0.005,
 )
-def avg_sensitivity(evaluation: Evaluation, *, samples: int = 10, radius: float = 0.02) -> Tensor:
+def avg_sensitivity(evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02) -> Tensor:
     """mean_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map.
 
     Rankings change with the radius, less with the number of samples than the maximum. Criticism: a constant map is
@@ -69,7 +70,7 @@ def avg_sensitivity(evaluation: Evaluation, *, samples: int = 10, radius: float 
     cost=COST_OUTPUT,
 )
 def relative_input_stability(
-    evaluation: Evaluation, *, samples: int = 10, radius: float = 0.02, eps: float = 1e-6
+    evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02, eps: NotNegative = 1e-6
 ) -> Tensor:
     """max_i ||(a - a') / a||_2 / max(||(x - x') / x||_2, eps), over the x' that the model decides like x.
 
@@ -97,7 +98,7 @@ def relative_input_stability(
     cost=COST_OUTPUT,
 )
 def relative_output_stability(
-    evaluation: Evaluation, *, samples: int = 10, radius: float = 0.02, eps: float = 1e-6
+    evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02, eps: NotNegative = 1e-6
 ) -> Tensor:
     """max_i ||(a - a') / a||_2 / max(||h(x) - h(x')||_2, eps), h being all logits. As `relative_input_stability`.
 

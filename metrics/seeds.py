@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from xaibench.bounds import Fraction
 from xaibench.datasets.base import VOID
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
@@ -173,7 +174,7 @@ def seed_miou(
 def seed_pixel_accuracy(
     evaluation: Evaluation,
     *,
-    fraction: float = 0.2,
+    fraction: Fraction = 0.2,
     strict: bool = False,
     area: Literal["claimed", "undisputed"] = "claimed",
     zero: Literal["unknown", "background"] = "unknown",
@@ -203,7 +204,7 @@ def seed_pixel_accuracy(
 def seed_area_ratio(
     evaluation: Evaluation,
     *,
-    fraction: float = 0.2,
+    fraction: Fraction = 0.2,
     of: Literal["foreground", "known"] = "foreground",
     strict: bool = False,
     area: Literal["claimed", "undisputed"] = "claimed",
@@ -238,7 +239,7 @@ def seed_area_ratio(
 def seed_miou_k(
     evaluation: Evaluation,
     *,
-    fraction: float = 0.2,
+    fraction: Fraction = 0.2,
     unknown: Literal["ignored", "missed"] = "ignored",
     strict: bool = False,
     area: Literal["claimed", "undisputed"] = "claimed",

@@ -9,7 +9,7 @@ from torch import Tensor, einsum
 from torch.nn import functional as F
 
 from xaibench.bounds import Count, NotNegative
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.errors import IncompatibleError
 from xaibench.forward import Forward, Pairs
 from xaibench.registry import method
 
@@ -209,8 +209,6 @@ def finer_cam(
 
     Elsewhere: FinerCAM in pytorch-grad-cam.
     """
-    if comparisons < 1:
-        raise UsageError(f"comparisons {comparisons}: at least 1 is needed")
     logits = forward.logits[pairs.image]  # [P, L]
     if logits.shape[1] < 2:
         raise IncompatibleError("finer_cam compares labels, and the model has only one")

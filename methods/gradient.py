@@ -62,7 +62,6 @@ def integrated_gradients(
 
     Elsewhere: IntegratedGradients in captum, which keeps the colours apart.
     """
-    _at_least(1, steps=steps)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     path = forward.images - baseline
     integral = torch.zeros((), dtype=path.dtype, device=path.device)
@@ -82,7 +81,6 @@ def gradient_shap(
 
     Elsewhere: GradientShap in captum.
     """
-    _at_least(1, samples=samples)
     total = torch.zeros((), dtype=forward.images.dtype, device=forward.images.device)
     for i in range(samples):
         path = _noisy(forward, f"gradient_shap/{i}", sigma) - baseline
@@ -99,7 +97,6 @@ def expected_gradients(forward: Forward, pairs: Pairs, *, samples: Count = 20, r
     drawn from what normalised training data has pixel by pixel: mean 0 and variance 1, independent. Seeded by (suite
     seed, sample id). Maps [P, H, W], logit units.
     """
-    _at_least(1, samples=samples)
     total = torch.zeros((), dtype=forward.images.dtype, device=forward.images.device)
     for i in range(samples):
         b = forward.draw(f"expected_gradients/{i}", *forward.images.shape[1:], kind="normal")
@@ -119,7 +116,6 @@ def smooth_grad(
 
     Seeded by (suite seed, sample id), the same for all labels of an image. Maps [P, H, W], logits per unit of input.
     """
-    _at_least(1, samples=samples)
     total = torch.zeros((), dtype=forward.images.dtype, device=forward.images.device)
     for gradient in _noisy_gradients(forward, pairs, samples, sigma):
         total = total + gradient
@@ -131,7 +127,6 @@ def var_grad(
     forward: Forward, pairs: Pairs, *, samples: AtLeastTwo = 20, sigma: NotNegative = 0.15, reduce: Reduce = "sum"
 ) -> Tensor:
     """Variance of dS_c/dx over the noisy images of smooth_grad (divided by n). Maps [P, H, W] >= 0."""
-    _at_least(2, samples=samples)
     mean = squares = torch.zeros((), dtype=forward.images.dtype, device=forward.images.device)
     for i, gradient in enumerate(_noisy_gradients(forward, pairs, samples, sigma), 1):
         deviation = gradient - mean
@@ -153,9 +148,8 @@ def accumulated_saliency(
     logits per unit of input.
     """
     height, width = forward.images.shape[-2:]
-    _at_least(1, tiles=tiles, passes=passes)
-    if not 0 <= hide < 1 or tiles > min(height, width):
-        raise UsageError(f"accumulated_saliency needs 0 <= hide < 1 and tiles <= {min(height, width)}")
+    if tiles > min(height, width):
+        raise UsageError(f"accumulated_saliency needs tiles <= {min(height, width)}")
     total = forward.images.new_zeros((len(pairs), height, width))
     for i in range(passes):
         order = forward.draw(f"accumulated_saliency/{i}", tiles**2).argsort(1)
@@ -312,9 +306,3 @@ def _tile_values(values: Tensor, tiles: int, height: int, width: int) -> Tensor:
     """[B, tiles^2] as [B, HW], 1 where no tile reaches."""
     place, inside = _tiles(tiles, height, width, values.device)
     return torch.where(inside, values[:, place], 1).flatten(1)
-
-
-def _at_least(lowest: int, **given: int) -> None:
-    for name, value in given.items():
-        if value < lowest:
-            raise UsageError(f"{name} {value}: at least {lowest} is needed")

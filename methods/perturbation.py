@@ -33,9 +33,9 @@ def occlusion(
     height, width = forward.images.shape[-2:]
     window = max(min(height, width) // 4, 1) if window is None else window
     stride = max(window // 2, 1) if stride is None else stride
-    if not 1 <= window <= min(height, width) or not 1 <= stride <= window:
+    if not stride <= window <= min(height, width):
         raise UsageError(
-            f"occlusion needs 1 <= stride <= window <= {min(height, width)}, found stride {stride}, window {window}"
+            f"occlusion needs stride <= window <= {min(height, width)}, found stride {stride}, window {window}"
         )
     rows = _windows(height, window, stride).to(forward.images)  # [ny, H]
     columns = _windows(width, window, stride).to(forward.images)  # [nx, W]
@@ -59,8 +59,6 @@ def feature_ablation(forward: Forward, pairs: Pairs, *, patch: Count | None = No
     """
     height, width = forward.images.shape[-2:]
     patch = max(min(height, width) // 8, 1) if patch is None else patch
-    if patch < 1:
-        raise UsageError(f"patch {patch}: at least 1 pixel is needed")
     rows, columns = (torch.arange(size, device=forward.images.device) // patch for size in (height, width))
     part = rows[:, None] * math.ceil(width / patch) + columns  # [H, W]: the number of each pixel's patch
 
@@ -82,8 +80,6 @@ def rise(
     masks (VGG) and 8000 (ResNet). Coins are seeded by (suite seed, sample id). Maps [P, H, W], probability units.
     """
     _check_grid(forward, cells)
-    if masks < 1 or not 0 < probability <= 1:
-        raise UsageError(f"rise needs masks >= 1 and 0 < probability <= 1, found {masks} and {probability}")
     images = forward.images
     height, width = images.shape[-2:]
     tall, wide = math.ceil(height / cells), math.ceil(width / cells)
@@ -120,8 +116,6 @@ def lime(
     Elsewhere: Lime in captum.
     """
     _check_grid(forward, cells)
-    if samples < 1 or kernel_width <= 0 or penalty <= 0:
-        raise UsageError("lime needs samples >= 1, kernel_width > 0 and penalty > 0")
     z = (forward.draw("lime", samples, cells**2) < 0.5).to(forward.images)  # [B, samples, M]
     z[:, 0] = 1
     confidence = forward.perturbed(
@@ -153,8 +147,8 @@ def kernel_shap(
     """
     _check_grid(forward, cells)
     players = cells**2
-    if cells < 2 or samples < 2 * players:
-        raise UsageError(f"kernel_shap needs cells >= 2 and samples >= 2 cells^2, found {cells} and {samples}")
+    if samples < 2 * players:
+        raise UsageError(f"kernel_shap needs samples >= 2 cells^2, found {samples} for {cells} cells")
     z, kernel = _coalitions(forward, players, samples)  # [B, N, M], [N]
     with_none = torch.cat([z, torch.zeros_like(z[:, :1])], 1)
     scores = forward.perturbed(
@@ -173,8 +167,8 @@ def kernel_shap(
 
 def _check_grid(forward: Forward, cells: int) -> None:
     shorter = min(forward.images.shape[-2:])
-    if not 1 <= cells <= shorter:
-        raise UsageError(f"cells {cells}: between 1 and the image's shorter side ({shorter}) are needed")
+    if cells > shorter:
+        raise UsageError(f"cells {cells}: at most the image's shorter side ({shorter}) are possible")
 
 
 def _windows(size: int, window: int, stride: int) -> Tensor:

@@ -35,8 +35,8 @@ def tta(
     Elsewhere: pytorch-grad-cam has aug_smooth (6 views), keras-explainable a tta that divides by 2 scales, though the
     image itself adds one more pair of views.
     """
-    if not scales or min(scales) <= 0 or stride < 1:
-        raise UsageError("tta needs scales > 0 (at least one) and stride >= 1")
+    if not scales:
+        raise UsageError("tta needs at least one of scales")
     explain = _inner(forward, method, options)
     height, width = forward.images.shape[-2:]
     rows = torch.arange(len(forward.images), device=forward.images.device)
@@ -66,8 +66,8 @@ def puzzle(
     """
     images = forward.images
     count, _, height, width = images.shape
-    if not 1 <= tiles <= min(height, width):
-        raise UsageError(f"tiles {tiles}: between 1 and the image's shorter side ({min(height, width)}) are needed")
+    if tiles > min(height, width):
+        raise UsageError(f"tiles {tiles}: at most the image's shorter side ({min(height, width)}) are possible")
     size = (round(height / tiles) * tiles, round(width / tiles) * tiles)
     if size != (height, width):
         images = F.interpolate(images, size, mode="bilinear", align_corners=False)
@@ -89,8 +89,6 @@ def smooth(
 
     Elsewhere: keras-explainable has it as smooth.
     """
-    if samples < 1:
-        raise UsageError(f"samples {samples}: at least 1 is needed")
     explain, images = _inner(forward, method, options), forward.images
     rows = torch.arange(len(images), device=images.device)
     span = images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True)

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from xaibench.bounds import AtLeastTwo, Count, InnerFraction, Positive, PositiveFraction
 from xaibench.chunks import map_chunks
-from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.perturb import Removal, Score, Static, Units, clean, read, remover, units
 from xaibench.registry import metric
@@ -101,8 +100,6 @@ def blocks(ranks: Tensor, counts: Tensor) -> Choose:
 
 def _subsets(evaluation: Evaluation, total: int, samples: int, fraction: float, name: str) -> Tensor:
     """bool [P, S, total]: random subsets of floor(fraction * total) units (at least 1), seeded by pair."""
-    if not 0 < fraction < 1 or samples < 2:
-        raise UsageError(f"{name}: fraction {fraction} must lie in (0, 1) and samples {samples} be at least 2")
     size = max(1, int(fraction * total))
     draws = [
         torch.rand(samples, total, generator=generator).argsort(1) < size
@@ -227,8 +224,6 @@ def monotonicity_correlation(
 
 
 def _sorted_blocks(evaluation: Evaluation, values: Tensor, steps: int, order: Literal["morf", "lerf"]) -> Choose:
-    if steps < 2:
-        raise UsageError(f"steps: {steps}; a correlation needs at least 2 blocks")
     partition = units(evaluation, "pixel", 1)
     total = torch.full((len(values),), partition.total, device=values.device)
     return blocks(partition.ranks(values, order), Removal(steps=steps).counts(total))
@@ -257,10 +252,6 @@ def infidelity(
     without `normalise` with the scale of the map. Criticism: the best factor per pair hides a wrong scale, no factor
     lets scale decide.
     """
-    if samples < 1 or not 0 < side <= 1 or sigma <= 0:
-        raise UsageError(
-            f"infidelity: samples {samples}, side {side} and sigma {sigma} must be positive, side at most 1"
-        )
     relevance = evaluation.relevance[:, None]
     if perturbation == "square":
         u, v = effects(evaluation, relevance, samples, _squares(evaluation, samples, side), baseline, score)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.bounds import Count
-from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
 from xaibench.registry import metric
@@ -65,8 +64,6 @@ def seconds_per_pair(evaluation: Evaluation, *, rounds: Count = 1) -> Tensor:
     Rankings change with the machine, its load, the image's size and the number of labels. Criticism: an image alone
     does not fill a GPU; batches are cheaper there.
     """
-    if rounds < 1:
-        raise UsageError(f"rounds: {rounds}; at least 1 is needed")
     cuda = evaluation.maps.device.type == "cuda"
 
     def seconds(work: Callable[[], Tensor]) -> float:

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from xaibench import ranking
 from xaibench.bounds import Count, Natural
-from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.registry import metric
 
@@ -38,8 +37,6 @@ def pointing_game(evaluation: Evaluation, *, tolerance: Natural = 0, ties: Liter
     Rankings change with ties, resizing and the tolerance. Criticism: one bit a pair, and a large object is hit by
     chance; a model that looks beside the object is held against the map.
     """
-    if tolerance < 0:
-        raise UsageError(f"pointing_game: tolerance {tolerance} must be 0 or more pixels")
     relevance = evaluation.relevance.masked_fill(~evaluation.valid, -torch.inf)
     top = (relevance == relevance.amax((1, 2), keepdim=True)) & evaluation.valid
     hits, count = (top & near(evaluation.truth, tolerance)).sum((1, 2)), top.sum((1, 2))
@@ -144,8 +141,6 @@ def top_k_intersection(evaluation: Evaluation, *, k: Count = 100, concept_influe
     Rankings change with k. Criticism: it cannot reach 1 where the object is smaller than k, so objects' sizes are mixed
     in.
     """
-    if k < 1:
-        raise UsageError(f"top_k_intersection: k = {k} must be 1 or more pixels")
     area, counted = evaluation.truth.sum((1, 2)), evaluation.valid.sum((1, 2))
     share = ranking.expected_hits(*_pixels(evaluation), torch.full_like(area, k)) / k
     share = share.where(_defined(evaluation), torch.nan)

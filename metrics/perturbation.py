@@ -172,8 +172,6 @@ def road(
     Rankings change with which fractions are removed, the score, and ties. Criticism: what is imputed is smooth, so
     blurry maps are still favoured.
     """
-    if steps < 2:
-        raise UsageError(f"road: steps {steps}; at least 2 are needed, for the last leaves nothing to impute from")
     removal = Removal("road", steps=None, fractions=tuple(t / steps for t in range(1, steps)), noise=noise)
     if order == "combined":
         lerf, morf = evaluation.curve("lerf", removal), evaluation.curve("morf", removal)

@@ -64,8 +64,6 @@ def mprt(
     asks whether a map depends on the model, not whether it is right: noise passes; random upper layers keep the scale
     of activations below.
     """
-    if layers < 1:
-        raise UsageError(f"mprt: layers = {layers} must be 1 or more")
     before = evaluation.maps.abs()
     measure = SIMILARITIES[similarity]
     return torch.stack([measure(before, after.abs()) for after in randomised_maps(evaluation, layers)], 1)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from xaibench.bounds import Count, NotNegative, Positive
-from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
 from xaibench.registry import metric
@@ -117,8 +116,6 @@ def relative_output_stability(
 
 def noise(evaluation: Evaluation, image: Tensor, samples: int, radius: float) -> Tensor:
     """[n, samples, C, H, W] uniform noise for rows [n] of the batch, seeded by sample id."""
-    if samples < 1 or not radius > 0:
-        raise UsageError(f"samples {samples} and radius {radius} must be positive")
     images = evaluation.forward.images
     whole = Pairs(image, torch.full_like(image, PER_IMAGE))
     draws = [

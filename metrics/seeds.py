@@ -294,8 +294,6 @@ def _fraction_seeds(
     zero: Literal["unknown", "background"],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Seeds, ground truth and validity [B, H, W]."""
-    if not 0 <= fraction <= 1:
-        raise UsageError(f"fraction {fraction} must lie between 0 and 1")
     gt, valid, classes = _ground_truth(evaluation)
     if classes > UNKNOWN:
         raise UsageError(f"seeds by a fraction of the maximum take at most {UNKNOWN - 1} labels, found {classes - 1}")

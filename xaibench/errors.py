@@ -83,7 +83,7 @@ def closest(word: str, allowed: Iterable[str]) -> str:
 
 
 def _bare(name: str) -> str:
-    return name.lower().translate(str.maketrans("", "", "-_ "))
+    return name.lower().replace("+", "p").translate(str.maketrans("", "", "-_ "))  # Grad-CAM++ is grad_cam_pp
 
 
 def unknown(kind: str, found: str, allowed: Iterable[str]) -> str:

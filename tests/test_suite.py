@@ -250,6 +250,11 @@ leaderboard: {reference: 3, rnk: 4}
     ]
 
 
+def test_what_is_chosen_from_a_section_that_is_missing_is_not_reported_too(tmp_path: Path) -> None:
+    found = problems(tmp_path, GOOD.replace(f"methods:\n{METHODS}", "") + "quick: {methods: [cam]}\n")
+    assert found == ["1:1: the key 'methods' is missing"]
+
+
 def test_a_report_ends_somewhere(tmp_path: Path) -> None:
     models = "\n".join(f"  - no_such_model_{i}" for i in range(500))
     found = problems(tmp_path, GOOD.replace("models: [shapes-resnet]", f"models:\n{models}"))

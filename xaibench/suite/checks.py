@@ -135,7 +135,9 @@ def _check_masks(
 def _check_chosen(
     section: str, chosen: Iterable[tuple[Location, str]], labels: set[str], document: Document, *, globs: bool = True
 ) -> None:
-    """Labels (or globs) of the suite's own models, methods or metrics: each must choose something."""
+    """Labels (or globs) of the suite's own models, methods or metrics: each must choose something, if there is any."""
+    if not labels:
+        return
     kind = section.removesuffix("s")
     registered: dict[str, Container[str]] = {
         "models": bundled.names(), "methods": registry.methods, "metrics": registry.metrics
@@ -144,7 +146,7 @@ def _check_chosen(
         if name in labels or (globs and any(fnmatch(label, name) for label in labels)):
             continue
         if name in registered[section]:
-            own = ", ".join(sorted(labels)) or "none"
+            own = ", ".join(sorted(labels))
             document.add(at, f"{kind} {name!r} is not among the {section} of this suite, which are: {own}")
         else:
             document.add(at, unknown(kind, name, labels))

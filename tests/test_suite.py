@@ -200,3 +200,13 @@ def test_channels_and_interpolation_of_a_model(tmp_path: Path) -> None:
 def test_channels_that_cannot_be(tmp_path: Path, model: str, sentence: str) -> None:
     (problem,) = problems(tmp_path, GOOD.replace("[shapes-resnet]", f"[{{name: test_resnet, {model}}}]"))
     assert problem.startswith(sentence)
+
+
+def test_old_names_of_parameters_are_accepted_with_a_note(tmp_path: Path) -> None:
+    old = GOOD.replace("  - cam\n", "  - {name: rise, masks: 7}\n  - {name: tta, method: cam}\n")
+    suite = load_suite(write(tmp_path, old))
+    assert [m.parameters[key] for m, key in zip(suite.bound_methods(), ("samples", "base"), strict=False)] == [7, "cam"]
+    assert [note.split(";")[0] for note in suite.notes] == [
+        "rise: parameter 'masks' is now called 'samples'", "tta: parameter 'method' is now called 'base'",
+    ]  # fmt: skip
+    assert load_suite(write(tmp_path, GOOD)).notes == []

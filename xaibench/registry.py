@@ -16,7 +16,7 @@ import pkgutil
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -45,12 +45,17 @@ INVARIANCES = {"scale": "all maps multiplied by one positive number, those of im
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered callable and its facts. `parameters` are its keyword-only arguments."""
+    """A registered callable and its facts. `parameters` are its keyword-only arguments.
+
+    Attributes:
+        renamed: parameters by their old names, which are accepted for one release
+    """
 
     name: str
     function: Callable[..., Any]
     source: str
     version: int
+    renamed: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     @cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -78,6 +83,7 @@ class Entry:
         """What is wrong with these parameters, by key; {} when all is well."""
         import pydantic
 
+        given = self.with_new_names(given)
         found: dict[str, str] = {}
         for key, value in given.items():
             if key not in self.parameters:
@@ -95,10 +101,24 @@ class Entry:
         found.update({n: f"{self.name} needs the parameter {n!r}" for n in missing})
         return found
 
+    def with_new_names(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters with old names replaced by new ones."""
+        return {self.renamed.get(name, name): value for name, value in given.items()}
+
+    def old_names(self, given: Mapping[str, Any]) -> list[str]:
+        """A message for each parameter that is given by its old name."""
+        return [
+            f"{self.name}: parameter {name!r} is now called {self.renamed[name]!r}; write the new name, "
+            "the next release refuses the old one"
+            for name in given
+            if name in self.renamed
+        ]
+
     def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters, defaults filled in. Raises UsageError naming every problem."""
         if problems := self.problems(given):
             raise UsageError("; ".join(problems.values()))
+        given = self.with_new_names(given)
         return {n: given.get(n, p.default) for n, p in self.parameters.items()}
 
 
@@ -226,13 +246,17 @@ datasets: Registry[DatasetEntry] = Registry("dataset", "xaibench.datasets")
 
 
 def method(
-    *, source: str, needs: tuple[str, ...] = (), version: int = 1, cost: str = "", control: bool = False
-) -> Callable[[F], F]:
+    *, source: str, needs: tuple[str, ...] = (), version: int = 1, cost: str = "", control: bool = False,
+    renamed: Mapping[str, str] | None = None,
+) -> Callable[[F], F]:  # fmt: skip
     """Register an attribution method under its function's name; a `control` explains nothing and wins no table."""
     _check_needs(needs)
 
     def register(function: F) -> F:
-        methods.add(Method(function.__name__, function, source, version, needs, cost, control))
+        entry = Method(
+            function.__name__, function, source, version, needs=needs, cost=cost, control=control, renamed=renamed or {}
+        )
+        methods.add(entry)
         return function
 
     return register

@@ -40,9 +40,11 @@ def grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     return einsum("pk,pkhw->phw", weights, forward.features(layer)[pairs.image])
 
 
-@method(needs=("features", "gradients"), source="chattopadhay2018, eq. 19", cost="as grad_cam")
+@method(needs=("features", "gradients"), source="chattopadhay2018, eq. 19", version=2, cost="as grad_cam")
 def grad_cam_pp(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: NotNegative = 0.0) -> Tensor:
     """Channels weighted by sum_ij alpha relu(g), alpha = g^2 / (2 g^2 + (sum_ij A) g^3 + eps), 0 where g = 0.
+
+    Divided through by g^2 here, because the square of a gradient below 1e-19 is 0 in float32.
 
     The paper has eps = 0 and the factor exp(S_c), which cancels in a normalised map and overflows beyond S = 88.
     pytorch-grad-cam has eps = 1e-6, which is not harmless: at 7 x 7 g^2 is about 1e-7, and weights change by half.
@@ -52,8 +54,8 @@ def grad_cam_pp(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: Not
     """
     activations = forward.features(layer)[pairs.image]
     g = forward.gradients(pairs, layer).relu()  # relu(g) kills alpha wherever g <= 0
-    denominator = 2 * g**2 + activations.sum((2, 3), keepdim=True) * g**3 + eps
-    alpha = (g**2 / denominator).where(g > 0, 0)
+    damping = (eps / g) / g if eps else 0.0
+    alpha = (1 / (2 + activations.sum((2, 3), keepdim=True) * g + damping)).where(g > 0, 0)
     return einsum("pkij,pkhw->phw", alpha * g, activations)
 
 
@@ -90,7 +92,7 @@ def xgrad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: NotNe
 
 
 @method(
-    needs=("features",), source="desai2020",
+    needs=("features",), source="desai2020", version=2,
     cost="1 forward; K passes of what follows the layer for all labels of an image, none on a pooled linear head",
 )  # fmt: skip
 def ablation_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:

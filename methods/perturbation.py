@@ -69,23 +69,24 @@ def feature_ablation(forward: Forward, pairs: Pairs, *, patch: Count | None = No
     return loss[:, part]
 
 
-@method(source="petsiuk2018", cost="masks forwards for all labels of an image")
+@method(source="petsiuk2018", cost="samples forwards for all labels of an image", renamed={"masks": "samples"})
 def rise(
-    forward: Forward, pairs: Pairs, *, masks: Count = 1000, cells: Count = 7, probability: PositiveFraction = 0.5
+    forward: Forward, pairs: Pairs, *, samples: Count = 1000, cells: Count = 7, probability: PositiveFraction = 0.5
 ) -> Tensor:
-    """Mean of random masks weighted by the confidence they leave: sum_i p_c(x m_i) m_i / (masks · probability).
+    """Mean of random masks weighted by the confidence they leave: sum_i p_c(x m_i) m_i / (samples · probability).
 
     m_i: a cells x cells grid of coins (1 with `probability`), bilinearly enlarged to (cells + 1) x (cells + 1) cells
     of ceil(H / cells) x ceil(W / cells) pixels, cut out at a random offset of less than a cell. The paper takes 4000
-    masks (VGG) and 8000 (ResNet). Coins are seeded by (suite seed, sample id). Maps [P, H, W], probability units.
+    masks (VGG) and 8000 (ResNet), `samples` here. Coins are seeded by (suite seed, sample id). Maps [P, H, W],
+    probability units.
     """
     _check_grid(forward, cells)
     images = forward.images
     height, width = images.shape[-2:]
     tall, wide = math.ceil(height / cells), math.ceil(width / cells)
-    grids = (forward.draw("rise/grids", masks, cells, cells) < probability).to(images)  # [B, masks, cells, cells]
-    offset = forward.draw("rise/offsets", masks, 2)
-    top = (offset[..., 0] * tall).long()[..., None] + torch.arange(height, device=images.device)  # [B, masks, H]
+    grids = (forward.draw("rise/grids", samples, cells, cells) < probability).to(images)  # [B, samples, cells, cells]
+    offset = forward.draw("rise/offsets", samples, 2)
+    top = (offset[..., 0] * tall).long()[..., None] + torch.arange(height, device=images.device)  # [B, samples, H]
     left = (offset[..., 1] * wide).long()[..., None] + torch.arange(width, device=images.device)
 
     def mask(image: Tensor, index: Tensor) -> Tensor:
@@ -97,11 +98,11 @@ def rise(
     def masked(image: Tensor, index: Tensor) -> Tensor:
         return images[image] * mask(image, index)[:, None]
 
-    confidence = forward.perturbed(pairs, masks, masked, output="probabilities")
-    return _weighted_sum(forward, pairs, confidence, mask) / (masks * probability)
+    confidence = forward.perturbed(pairs, samples, masked, output="probabilities").to(images)
+    return _weighted_sum(forward, pairs, confidence, mask) / (samples * probability)
 
 
-@method(source="ribeiro2016; the authors' image explainer", cost="samples forwards for all labels of an image")
+@method(source="ribeiro2016; the authors' image explainer", version=2, cost="samples forwards for all labels of an image")
 def lime(
     forward: Forward, pairs: Pairs, *, cells: Count = 7, samples: Count = 500, kernel_width: Positive = 0.25,
     penalty: Positive = 1.0, baseline: float = 0.0,
@@ -111,7 +112,8 @@ def lime(
     argmin_v sum_i pi_i (p_c(x_i) - v_0 - z_i · v)^2 + penalty |v|^2, z_i in {0, 1}^M coins (z_0 = 1), x_i = image with
     superpixels z = 0 set to b, pi = sqrt(exp(-d^2 / kernel_width^2)), d = 1 - sqrt(mean z) the cosine distance to all
     ones. Superpixels are the cells x cells of a grid, where the authors' image explainer segments (quickshift). Coins
-    are seeded by (suite seed, sample id). Maps [P, cells, cells], probability units.
+    are seeded by (suite seed, sample id). Solved in float64, so that a label that is nearly certain keeps its map.
+    Maps [P, cells, cells], probability units.
 
     Elsewhere: Lime in captum.
     """
@@ -122,16 +124,17 @@ def lime(
         pairs, samples, lambda image, index: _grid_kept(forward.images[image], z[image, index], cells, baseline),
         output="probabilities",
     )  # fmt: skip
+    z = z.double()
     distance = 1 - z.mean(2).sqrt()
     pi = (-(distance**2) / (2 * kernel_width**2)).exp()  # [B, samples]
     centred = z - (einsum("bi,bim->bm", pi, z) / pi.sum(1, keepdim=True))[:, None]  # takes v_0 out
     gram = einsum("bi,bim,bin->bmn", pi, centred, centred) + penalty * torch.eye(cells**2).to(z)
     moment = einsum("pi,pim,pi->pm", pi[pairs.image], centred[pairs.image], confidence)
     weights: Tensor = torch.linalg.solve(gram[pairs.image], moment[..., None])
-    return weights.view(len(pairs), cells, cells)
+    return weights.view(len(pairs), cells, cells).to(forward.images)
 
 
-@method(source="lundberg2017, theorem 2", cost="samples forwards for all labels of an image")
+@method(source="lundberg2017, theorem 2", version=2, cost="samples forwards for all labels of an image")
 def kernel_shap(
     forward: Forward, pairs: Pairs, *, cells: AtLeastTwo = 7, samples: Count = 500, baseline: float = 0.0
 ) -> Tensor:
@@ -154,15 +157,15 @@ def kernel_shap(
     scores = forward.perturbed(
         pairs, with_none.shape[1],
         lambda image, index: _grid_kept(forward.images[image], with_none[image, index], cells, baseline),
-    )  # fmt: skip
-    nothing = scores[:, -1:]
+    ).double()  # fmt: skip
+    z, kernel, nothing = z.double(), kernel.double(), scores[:, -1:]
     gain = scores[:, :-1] - nothing
     everything = forward.logits[pairs.image, pairs.label][:, None] - nothing
     inverse: Tensor = torch.linalg.pinv(einsum("i,bim,bin->bmn", kernel, z, z), hermitian=True)[pairs.image]
     free = einsum("pmn,i,pin,pi->pm", inverse, kernel, z[pairs.image], gain)  # without the constraint
     ones = inverse.sum(2)
     values = free + ones * (everything - free.sum(1, keepdim=True)) / ones.sum(1, keepdim=True)
-    return values.view(len(pairs), cells, cells)
+    return values.view(len(pairs), cells, cells).to(forward.images)
 
 
 def _check_grid(forward: Forward, cells: int) -> None:
@@ -201,7 +204,7 @@ def _grid_kept(images: Tensor, z: Tensor, cells: int, baseline: float) -> Tensor
 
 
 def _coalitions(forward: Forward, players: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Coalitions z [B, N, M] in {0, 1} and their weights [N]."""
+    """Draw or list coalitions z [B, N, M] in {0, 1}, and their weights [N]."""
     sizes = torch.arange(1, players).to(forward.images)
     if 2**players - 2 <= samples:
         number = torch.arange(1, 2**players - 1, device=forward.images.device)

@@ -1,6 +1,6 @@
 """Methods of methods: any registered method, asked about other views of the image.
 
-`method` is a registered name, `options` its parameters. What it needs of the model is checked when it runs.
+`base` is the name of a registered method, `options` its parameters. What it needs of the model is checked when it runs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from xaibench import registry
 from xaibench.bounds import Count, NotNegative, Positive
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.registry import method as register
+from xaibench.registry import method
 
 Explain = Callable[[Tensor, Pairs, Tensor], Tensor]
+RENAMED = {"method": "base"}
 
 
-@register(needs=("any_size",), source="ahn2019, make_cam", cost="scales x flips x the method")
+@method(needs=("any_size",), source="ahn2019, make_cam", cost="scales x flips x the method", renamed=RENAMED)
 def tta(
-    forward: Forward, pairs: Pairs, *, method: str = "grad_cam", options: Mapping[str, Any] | None = None,
+    forward: Forward, pairs: Pairs, *, base: str = "grad_cam", options: Mapping[str, Any] | None = None,
     scales: Sequence[Positive] = (0.5, 1.0, 1.5, 2.0), flip: bool = True, stride: Count = 4,
 ) -> Tensor:  # fmt: skip
     """Sum over scales, and over the image and its mirror image, of relu(map), each resized to one grid.
@@ -37,7 +38,7 @@ def tta(
     """
     if not scales:
         raise UsageError("tta needs at least one of scales")
-    explain = _inner(forward, method, options)
+    explain = _inner(forward, base, options)
     height, width = forward.images.shape[-2:]
     rows = torch.arange(len(forward.images), device=forward.images.device)
     grid = ((height - 1) // stride + 1, (width - 1) // stride + 1)
@@ -54,9 +55,9 @@ def tta(
     return total
 
 
-@register(needs=("any_size",), source="jo2021", cost="the method, on tiles")
+@method(needs=("any_size",), source="jo2021", cost="the method, on tiles", renamed=RENAMED)
 def puzzle(
-    forward: Forward, pairs: Pairs, *, method: str = "grad_cam", options: Mapping[str, Any] | None = None,
+    forward: Forward, pairs: Pairs, *, base: str = "grad_cam", options: Mapping[str, Any] | None = None,
     tiles: Count = 2,
 ) -> Tensor:  # fmt: skip
     """Maps of the tiles x tiles tiles of the image, each explained by itself for the pair's label, merged again.
@@ -75,12 +76,12 @@ def puzzle(
     rows = torch.arange(count, device=images.device).repeat(tiles**2)
     tile = torch.arange(tiles**2, device=images.device).repeat_interleave(len(pairs))
     every = Pairs(tile * count + pairs.image.repeat(tiles**2), pairs.label.repeat(tiles**2))
-    return merge(_inner(forward, method, options)(pieces, every, rows)[:, None], tiles)[:, 0]
+    return merge(_inner(forward, base, options)(pieces, every, rows)[:, None], tiles)[:, 0]
 
 
-@register(source="smilkov2017, for any method", cost="samples x the method")
+@method(source="smilkov2017, for any method", cost="samples x the method", renamed=RENAMED)
 def smooth(
-    forward: Forward, pairs: Pairs, *, method: str = "grad_cam", options: Mapping[str, Any] | None = None,
+    forward: Forward, pairs: Pairs, *, base: str = "grad_cam", options: Mapping[str, Any] | None = None,
     samples: Count = 10, sigma: NotNegative = 0.15,
 ) -> Tensor:  # fmt: skip
     """Mean of the method's maps at x + noise, noise normal with standard deviation sigma · (max x - min x).
@@ -89,7 +90,7 @@ def smooth(
 
     Elsewhere: keras-explainable has it as smooth.
     """
-    explain, images = _inner(forward, method, options), forward.images
+    explain, images = _inner(forward, base, options), forward.images
     rows = torch.arange(len(images), device=images.device)
     span = images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True)
     total = torch.zeros((), dtype=images.dtype, device=images.device)

@@ -57,7 +57,7 @@ def complexity(evaluation: Evaluation) -> Tensor:
     better="lower",
     range=(0, 1),
     group="concentration",
-    source="nguyen2020, effective complexity; as a share of the pixels",
+    source="nguyen2020, effective complexity; as a share of the pixels", version=2,
     cost="none",
     minimum_effect=0.005,
 )
@@ -66,15 +66,15 @@ def effective_complexity(
 ) -> Tensor:
     """Share of the pixels with |a| > threshold, in units of the map's largest |a| (maximum) or of the map (none).
 
-    With `none` it depends on the scale of the map, as other libraries' does. Undefined (NaN) for a map with a NaN, and
-    with `maximum` for an all-zero map.
+    With `none` it depends on the scale of the map, as other libraries' does. Undefined (NaN) with `maximum` for an
+    all-zero map.
 
     Rankings change with the threshold and its unit. Criticism: the threshold is arbitrary, and small is not right.
     """
     a = evaluation.relevance.abs().flatten(1)
     unit = a.amax(1, keepdim=True) if scale == "maximum" else torch.ones_like(a[:, :1])
     share = (a > threshold * unit).double().mean(1)
-    return share.where((unit[:, 0] > 0) & ~a.isnan().any(1), torch.nan)
+    return share.where(unit[:, 0] > 0, torch.nan)
 
 
 @metric(
@@ -113,7 +113,7 @@ def adcc_parts(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
     return coherency, mask.mean((1, 2)), drop
 
 
-@metric(better="lower", range=(0, 1), group="concentration", source="xaibench", cost="none", minimum_effect=0.005)
+@metric(better="lower", range=(0, 1), group="concentration", source="xaibench", version=2, cost="none", minimum_effect=0.005)
 def tied_fraction(evaluation: Evaluation) -> Tensor:
     """The fraction of pixels whose relevance another pixel has too: how much of a ranking is left to the tie rule.
 
@@ -123,4 +123,4 @@ def tied_fraction(evaluation: Evaluation) -> Tensor:
     Rankings change with resizing (a map enlarged has fewer ties than the map itself) and with ReLU. Criticism: ties among
     the least relevant pixels hardly matter, and count as much as those at the top.
     """
-    return evaluation.tied.masked_fill(evaluation.maps.isnan().flatten(1).any(1), torch.nan)
+    return evaluation.tied

@@ -4,7 +4,7 @@ Each asks for many removals of an image: u = relevance that was removed, v = f(x
 two over the removals of one pair. The score is the logit by default: a saturated probability hides drops.
 
 Where u or v is the same for all removals (a constant map, a model that does not react) a correlation is undefined
-(NaN), as it is for a map with a NaN. Correlations and the normalised infidelity do not depend on the scale of a map,
+(NaN). Correlations and the normalised infidelity do not depend on the scale of a map,
 completeness_gap and bias_ratio are about nothing else.
 
 Known criticism: the score of an image with holes is also the score of an image unlike any that was trained on;
@@ -135,12 +135,7 @@ def average_ranks(values: Tensor) -> Tensor:
 def _defined(evaluation: Evaluation, values: Tensor) -> Tensor:
     """NaN for constant maps, whose sums differ by the sizes of units only; in the maps' precision."""
     flat = evaluation.maps.flatten(1)
-    return _without_nan(evaluation, values).masked_fill(flat.amax(1) == flat.amin(1), torch.nan)
-
-
-def _without_nan(evaluation: Evaluation, values: Tensor) -> Tensor:
-    """NaN for maps with a NaN, also where no sample happens to touch it; in the maps' precision."""
-    return values.to(evaluation.maps.dtype).masked_fill(evaluation.maps.isnan().flatten(1).any(1), torch.nan)
+    return values.to(evaluation.maps.dtype).masked_fill(flat.amax(1) == flat.amin(1), torch.nan)
 
 
 @metric(
@@ -182,7 +177,7 @@ def mu_fidelity(
 
 
 @metric(
-    better="higher", range=(-1, 1), group="correlation", source="alvarezmelis2018", unit="correlation",
+    better="higher", range=(-1, 1), group="correlation", source="alvarezmelis2018", version=2, unit="correlation",
     minimum_effect=0.01, cost="a forward per pair and step",
 )  # fmt: skip
 def faithfulness_estimate(
@@ -203,8 +198,8 @@ def faithfulness_estimate(
 
 
 @metric(
-    better="higher", range=(-1, 1), group="correlation", source="nguyen2020", unit="correlation", minimum_effect=0.01,
-    cost="a forward per pair and step",
+    better="higher", range=(-1, 1), group="correlation", source="nguyen2020", version=2, unit="correlation",
+    minimum_effect=0.01, cost="a forward per pair and step",
 )  # fmt: skip
 def monotonicity_correlation(
     evaluation: Evaluation, *, steps: AtLeastTwo = 32, baseline: Static = "zero", score: Score = "probability"
@@ -257,7 +252,7 @@ def infidelity(
         u, v = effects(evaluation, relevance, samples, _squares(evaluation, samples, side), baseline, score)
     else:
         u, v = noise_effects(evaluation, relevance, samples, _noise(evaluation, sigma), score)
-    return _without_nan(evaluation, squared_error(u, v, normalise))
+    return squared_error(u, v, normalise).to(evaluation.maps.dtype)
 
 
 def squared_error(u: Tensor, v: Tensor, normalise: bool) -> Tensor:

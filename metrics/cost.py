@@ -107,11 +107,10 @@ def peak_memory(evaluation: Evaluation) -> Tensor:
 def _alone(evaluation: Evaluation, measure: Callable[[Callable[[], Tensor]], float]) -> Tensor:
     """[B]: what `measure` says of explaining each image by itself, divided by its pairs; NaN without any, or with NaN maps."""
     images, pairs = evaluation.forward.images, evaluation.pairs
-    broken = evaluation.maps.isnan().flatten(1).any(1)
     found = []
     for row in range(len(images)):
         own = pairs.image == row
-        if not own.any() or broken[own].any():
+        if not own.any() or not evaluation.defined[own].all():
             found.append(math.nan)
             continue
         labels = pairs.label[own]

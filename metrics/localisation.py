@@ -24,6 +24,7 @@ from xaibench.registry import metric
     needs=("masks",),
     group="localisation",
     source="zhang2018",
+    version=2,
     cost="none",
     minimum_effect=0.01,
 )
@@ -32,16 +33,16 @@ def pointing_game(evaluation: Evaluation, *, tolerance: Natural = 0, ties: Liter
 
     Equal maxima count by the fraction of them on the object (mean), so that a constant map scores the object's area
     and not a hit; `any` is the lenient rule of other libraries. The original allows 15 pixels. Undefined (NaN): no
-    object, or a map with a NaN.
+    object.
 
     Rankings change with ties, resizing and the tolerance. Criticism: one bit a pair, and a large object is hit by
     chance; a model that looks beside the object is held against the map.
     """
-    relevance = evaluation.relevance.masked_fill(~evaluation.valid, -torch.inf)
+    relevance = evaluation.ranked.masked_fill(~evaluation.valid, -torch.inf)
     top = (relevance == relevance.amax((1, 2), keepdim=True)) & evaluation.valid
     hits, count = (top & near(evaluation.truth, tolerance)).sum((1, 2)), top.sum((1, 2))
     value = hits / count if ties == "mean" else (hits > 0).to(relevance.dtype)
-    return value.to(relevance.dtype).where(_defined(evaluation) & (count > 0), torch.nan)
+    return value.where(_defined(evaluation) & (count > 0), torch.nan)
 
 
 def near(region: Tensor, distance: int) -> Tensor:
@@ -107,6 +108,7 @@ def _mass(evaluation: Evaluation, relevance: Tensor) -> Tensor:
     needs=("masks",),
     group="localisation",
     source="arras2022, relevance rank accuracy",
+    version=2,
     cost="none",
     minimum_effect=0.005,
 )
@@ -126,6 +128,7 @@ def relevance_rank(evaluation: Evaluation) -> Tensor:
     needs=("masks",),
     group="localisation",
     source="theiner2022, top-k intersection",
+    version=2,
     cost="none",
     minimum_effect=0.005,
 )
@@ -153,6 +156,7 @@ def top_k_intersection(evaluation: Evaluation, *, k: Count = 100, concept_influe
     needs=("masks",),
     group="localisation",
     source="fawcett2006; ties count one half",
+    version=2,
     cost="none",
     minimum_effect=0.005,
 )
@@ -173,6 +177,7 @@ def localisation_auc(evaluation: Evaluation) -> Tensor:
     needs=("masks",),
     group="localisation",
     source="everingham2010; not interpolated",
+    version=2,
     cost="none",
     minimum_effect=0.005,
 )
@@ -189,9 +194,9 @@ def average_precision(evaluation: Evaluation) -> Tensor:
 
 def _pixels(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
     """Relevance, truth and validity of the pixels [P, H W]."""
-    return evaluation.relevance.flatten(1), evaluation.truth.flatten(1), evaluation.valid.flatten(1)
+    return evaluation.ranked.flatten(1), evaluation.truth.flatten(1), evaluation.valid.flatten(1)
 
 
 def _defined(evaluation: Evaluation) -> Tensor:
-    """bool [P]: the object is there and the map is a map."""
-    return evaluation.truth.any(2).any(1) & evaluation.maps.isfinite().all(2).all(1)
+    """bool [P]: the object is there."""
+    return evaluation.truth.any(2).any(1)

@@ -115,7 +115,7 @@ def average_retention(
 
 @metric(
     better="higher", range=(0, 1), aggregate="label_macro", group="multi_label",
-    source=OFFICIAL, cost=KEEP, minimum_effect=0.005,
+    source=OFFICIAL, version=2, cost=KEEP, minimum_effect=0.005,
 )  # fmt: skip
 def average_drop_of_others(
     evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
@@ -131,7 +131,7 @@ def average_drop_of_others(
 
 @metric(
     better="lower", range=(0, 1), aggregate="label_macro", group="multi_label",
-    source=OFFICIAL, cost=DROP, minimum_effect=0.005,
+    source=OFFICIAL, version=2, cost=DROP, minimum_effect=0.005,
 )  # fmt: skip
 def average_retention_of_others(
     evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",

@@ -6,7 +6,7 @@ baseline, unit and steps share the forwards, and insertion with MoRF is deletion
 Only the ranking of a map counts, by a stable sort: equal pixels go in raster order (`Evaluation.tied` tells how many
 there are). What replaces a removed pixel decides more than any other parameter: the rankings of methods by `zero` and
 by `min` have almost nothing in common, so never compare numbers of two baselines. A removed patch is no natural image,
-and part of each drop is the model's surprise at that. A map with a NaN is undefined (NaN).
+and part of each drop is the model's surprise at that.
 
 Areas are RISE's: the trapezoid over the T + 1 points of a curve divided by T, so that a score that never changes has
 itself as its area; other conventions only inside protocols named so.
@@ -31,7 +31,7 @@ TENTHS = tuple(k / 10 for k in range(1, 10))
 
 
 @metric(
-    better="lower", range=(0, 1), group="perturbation", source="petsiuk2018", cost=CURVE, minimum_effect=0.005,
+    better="lower", range=(0, 1), group="perturbation", source="petsiuk2018", version=2, cost=CURVE, minimum_effect=0.005,
     flips=("lerf",),
 )  # fmt: skip
 def deletion(
@@ -50,7 +50,7 @@ def deletion(
 
 
 @metric(
-    better="higher", range=(0, 1), group="perturbation", source="petsiuk2018", cost=CURVE, minimum_effect=0.005,
+    better="higher", range=(0, 1), group="perturbation", source="petsiuk2018", version=2, cost=CURVE, minimum_effect=0.005,
     flips=("lerf",),
 )  # fmt: skip
 def insertion(
@@ -72,7 +72,7 @@ def insertion(
 
 
 @metric(
-    better="higher", range=(-1, 1), group="perturbation", source="bluecher2024", cost=BOTH, minimum_effect=0.005,
+    better="higher", range=(-1, 1), group="perturbation", source="bluecher2024", version=2, cost=BOTH, minimum_effect=0.005,
 )  # fmt: skip
 def srg(
     evaluation: Evaluation, *, baseline: Baseline = "zero", steps: Count | None = 32, unit: Unit = "pixel",
@@ -93,7 +93,7 @@ def srg(
 
 
 @metric(
-    better="higher", range=(-1, 1), group="perturbation", source="samek2017", cost=CURVE, minimum_effect=0.005,
+    better="higher", range=(-1, 1), group="perturbation", source="samek2017", version=2, cost=CURVE, minimum_effect=0.005,
     flips=("lerf",),
 )  # fmt: skip
 def aopc(
@@ -112,7 +112,7 @@ def aopc(
 
 
 @metric(
-    better="lower", range=(0, 1), group="perturbation", source="montavon2018", cost=CURVE, minimum_effect=0.005,
+    better="lower", range=(0, 1), group="perturbation", source="montavon2018", version=2, cost=CURVE, minimum_effect=0.005,
     flips=("lerf",),
 )  # fmt: skip
 def selectivity(
@@ -129,7 +129,7 @@ def selectivity(
 
 
 @metric(
-    better="lower", range=(0, 1), group="perturbation", source="bach2015; quantus", cost=CURVE,
+    better="lower", range=(0, 1), group="perturbation", source="bach2015; quantus", version=2, cost=CURVE,
     minimum_effect=0.005, flips=("lerf",),
 )  # fmt: skip
 def pixel_flipping(
@@ -155,7 +155,7 @@ def flipping_area(values: Tensor) -> Tensor:
 
 
 @metric(
-    better="higher", range=(-1, 1), group="perturbation", source="rong2022",
+    better="higher", range=(-1, 1), group="perturbation", source="rong2022", version=2,
     cost="a forward and an imputation per pair and step, for two orders", minimum_effect=0.005, flips=("morf",),
 )  # fmt: skip
 def road(
@@ -185,7 +185,7 @@ def after_removal(curve: Curve, score: Literal["probability", "logit", "accuracy
 
 
 @metric(
-    better="higher", range=(-float("inf"), 1), group="perturbation", source="rieger2020", cost=CURVE,
+    better="higher", range=(-float("inf"), 1), group="perturbation", source="rieger2020", version=2, cost=CURVE,
     minimum_effect=0.005,
 )  # fmt: skip
 def irof(
@@ -213,7 +213,7 @@ def segment_area(curve: Curve, score: Score, per_segment: bool) -> Tensor:
 
 
 @metric(
-    better="lower", range=(0, 90), unit="percent", group="perturbation", source="chefer2021; authors' code",
+    better="lower", range=(0, 90), unit="percent", group="perturbation", source="chefer2021; authors' code", version=2,
     cost="9 forwards per pair", minimum_effect=0.5, flips=("negative",),
 )  # fmt: skip
 def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "negative"] = "positive") -> Tensor:
@@ -240,7 +240,7 @@ def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "n
 
 
 @metric(
-    better="higher", range=(-float("inf"), 1), group="perturbation", source="chen2020, A.2",
+    better="higher", range=(-float("inf"), 1), group="perturbation", source="chen2020, A.2", version=2,
     cost="1 forward per pair", minimum_effect=0.005, flips=("accuracy", "lerf"),
 )  # fmt: skip
 def confidence_change(
@@ -262,7 +262,7 @@ def confidence_change(
 
 
 @metric(
-    better="higher", range=(-2, 2), group="perturbation", source="xaibench", cost=CURVE, minimum_effect=0.005,
+    better="higher", range=(-2, 2), group="perturbation", source="xaibench", version=2, cost=CURVE, minimum_effect=0.005,
     flips=("lerf",),
 )  # fmt: skip
 def selectivity_gap(

@@ -3,8 +3,9 @@
 The random model is a copy: the user's model is not touched. Layers are drawn anew as PyTorch would (weights and biases
 of linear layers and convolutions uniform in +- 1 / sqrt(fan in), normalisation to the identity, its running statistics
 too), from the output towards the input, each staying random. Layers are modules with weights of their own that PyTorch
-can reset; class tokens, position embeddings, layer scales and PReLU slopes keep their values. The draw depends on the
-suite's seed and the layer's name only, so that all images meet the same random model.
+can reset; class tokens, position embeddings, layer scales and PReLU slopes keep their values. A parametrised weight
+(weight_norm, Kernel Usage Regularization) is drawn anew behind its parametrisation, which stays. The draw depends on
+the suite's seed and the layer's name only, so that all images meet the same random model.
 
 Maps are compared at native resolution. A map that ignores the model (an edge detector) is similar to itself; one that
 is constant after the change has no correlation, and the pair is undefined (NaN).
@@ -14,12 +15,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from xaibench import ranking
 from xaibench.bounds import Count
@@ -43,6 +45,7 @@ WINDOW = 7
     group="randomisation",
     aggregate="cascade_mean",
     source="adebayo2018, sec. 3.1; top-down cascade",
+    version=2,
     cost="`layers` explanations by a random model",
     minimum_effect=0.01,
 )
@@ -76,6 +79,7 @@ def mprt(
     needs=("method",),
     group="randomisation",
     source="hedstroem2024, eMPRT",
+    version=2,
     cost="1 explanation by a random model",
     minimum_effect=0.005,
 )
@@ -161,9 +165,9 @@ def cascade(classifier: Classifier, depths: int, seed: int) -> Iterator[Classifi
 
 
 def _resettable(layer: nn.Module) -> bool:
-    own = any(True for _ in layer.parameters(recurse=False))
+    has_weights = any(True for _ in layer.parameters(recurse=False)) or parametrize.is_parametrized(layer)
     return (
-        own
+        has_weights
         and not isinstance(layer, nn.PReLU)
         and (hasattr(layer, "reset_parameters") or hasattr(layer, "_reset_parameters"))
     )
@@ -173,16 +177,31 @@ def _resettable(layer: nn.Module) -> bool:
 def redraw(layer: nn.Module, name: str, seed: int) -> None:
     """New weights for a layer, drawn on the CPU so that every device meets the same model."""
     generator = torch.Generator().manual_seed(stable_seed(seed, "redraw", name))
-    parameters = dict(layer.named_parameters(recurse=False))
-    fan_in = next((p[0].numel() for p in parameters.values() if p.ndim > 1), None)
-    for key, parameter in parameters.items():
+    weights = _parametrised(layer) | dict(layer.named_parameters(recurse=False))
+    fan_in = next((weight[0].numel() for weight in weights.values() if weight.ndim > 1), None)
+    for key, weight in weights.items():
         if fan_in is None:
-            parameter.fill_(0 if "bias" in key else 1)
+            value = torch.full_like(weight, 0 if "bias" in key else 1)
         else:
-            draw = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.copy_((2 * draw - 1) / fan_in**0.5)
+            draw = torch.rand(weight.shape, generator=generator, dtype=torch.float64)
+            value = ((2 * draw - 1) / fan_in**0.5).to(weight)
+        if isinstance(weight, nn.Parameter):
+            weight.copy_(value)
+        else:
+            setattr(layer, key, value)  # through the right inverse of the parametrisation
     if isinstance(layer, nn.modules.batchnorm._NormBase):
         layer.reset_running_stats()
+
+
+def _parametrised(layer: nn.Module) -> dict[str, Tensor]:
+    """The parametrised weights of a layer: what stands behind them, or the weight itself if it can be assigned to."""
+    if not parametrize.is_parametrized(layer):
+        return {}
+    chains: Mapping[str, Any] = layer.parametrizations  # type: ignore[assignment]
+    return {
+        key: getattr(layer, key) if all(hasattr(part, "right_inverse") for part in chain) else chain.original
+        for key, chain in chains.items()
+    }
 
 
 # -- comparing maps [P, h, w] -----------------------------------------------------------------------------------------

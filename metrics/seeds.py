@@ -7,8 +7,8 @@ background where every map is negative.
 
 The metrics have one row per image of the batch: an image without an explained label is background (or unknown), and
 counts. Rows hold counts of pixels per class; scores are of totals over images. Void pixels count neither way.
-Undefined (NaN): an image that is void everywhere, or a map with a NaN. Suites want `explain: present`: seeds are made
-for labels that are known.
+Undefined (NaN): an image that is void everywhere, or one of whose maps is undefined. Suites want `explain: present`:
+seeds are made for labels that are known.
 """
 
 from __future__ import annotations
@@ -348,7 +348,7 @@ def _statistics(
 
 
 def _rows(evaluation: Evaluation, counts: Tensor, valid: Tensor) -> Tensor:
-    """Counts [B, S] as float64, NaN where the image is void everywhere or one of its maps is not a map."""
+    """Counts [B, S] as float64, NaN where the image is void everywhere or one of its maps is undefined."""
     undefined = ~valid.flatten(1).any(1)
-    undefined[evaluation.pairs.image[~evaluation.maps.isfinite().flatten(1).all(1)]] = True
+    undefined[evaluation.pairs.image[~evaluation.defined]] = True
     return counts.double().masked_fill(undefined[:, None], torch.nan)

@@ -6,7 +6,7 @@ counts of each pair, so that subsets, shards and resamples stay exact.
 
 A constant map segments nothing: background everywhere, as in the protocol. Void pixels count neither way. The protocol
 itself is `{truth: foreground, explain: predicted}`; with several labels in an image `truth: label` is what is meant,
-and a label without a mask is then undefined (NaN), as is a map with a NaN and an image that is void everywhere.
+and a label without a mask is then undefined (NaN), as is an image that is void everywhere.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _segmentation(evaluation: Evaluation, truth: Truth) -> tuple[Tensor, Tensor,
 
 def _truth(evaluation: Evaluation, truth: Truth) -> tuple[Tensor, Tensor, Tensor]:
     gt, labelled = evaluation.truth.flatten(1), evaluation.valid.flatten(1)
-    defined = evaluation.maps.isfinite().flatten(1).all(1) & labelled.any(1)
+    defined = labelled.any(1)
     if truth == "foreground":
         assert evaluation.forward.mask is not None  # evaluation.truth has said so
         gt = labelled & (evaluation.forward.mask != 0)[evaluation.pairs.image].flatten(1)

@@ -42,7 +42,7 @@ def test_the_mask_is_not_normalised_again() -> None:
 
 def test_maps_of_the_input_size_are_taken_as_they_are() -> None:
     maps = torch.randn(len(PAIRS), 24, 32, dtype=torch.float64)
-    assert evaluation(maps).relevance is maps
+    assert torch.equal(evaluation(maps).relevance, maps)
 
 
 def test_keep_and_drop_are_what_the_model_says_of_the_masked_image() -> None:
@@ -130,3 +130,86 @@ def test_evaluate_bad_input() -> None:
     )
     assert (empty["n"] == 0).all()
     assert empty["value"].isna().all()
+
+
+def test_a_score_of_rows_is_that_of_their_labels() -> None:
+    e = evaluation()
+    expected = e.forward.classifier.probabilities(images()[PAIRS.image])
+    for rows in ([2], [2, 1, 0], list(range(len(PAIRS)))):
+        found = e.score(lambda chunk: images()[PAIRS.image[chunk]], torch.tensor(rows))
+        torch.testing.assert_close(found.probabilities, expected[rows])
+        torch.testing.assert_close(found.confidence, expected[rows, PAIRS.label[rows]])
+
+
+def test_an_undefined_map_is_nan_everywhere() -> None:
+    maps = torch.rand(len(PAIRS), 6, 8, dtype=torch.float64)
+    maps[0, 0, 0], maps[1, 0, 0], maps[2, 0, 0] = torch.nan, torch.inf, -torch.inf
+    e = evaluation(maps)
+    assert e.defined.tolist() == [row > 2 for row in range(len(PAIRS))]
+    assert e.maps[:3].isnan().all()
+    assert torch.equal(e.maps[3:], maps[3:])
+
+
+def test_an_undefined_map_of_a_lone_label_is_undefined() -> None:
+    """Images with one detected label add 0 to the "of others" means, but not where there is no map."""
+    classifier = build("cnn")
+    first, second = Forward(classifier, images()).probabilities[0].sort(descending=True).values[:2].tolist()
+    classifier.threshold = (first + second) / 2
+    pairs = xaibench.Pairs([0], [int(Forward(classifier, images()).probabilities[0].argmax())])
+    for value, expected in ((torch.nan, True), (1.0, False)):
+        maps = torch.full((1, 3, 4), value, dtype=torch.float64)
+        table = xaibench.evaluate(classifier, images(), pairs, maps, ["multi_label"])
+        assert bool(table[["average_drop_of_others", "average_retention_of_others"]].isna().all(axis=None)) == expected
+
+
+def test_maps_may_have_another_precision_than_the_model() -> None:
+    single = xaibench.Classifier(build("cnn").module.float())
+    maps = torch.rand(len(PAIRS), 6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    tables = [xaibench.evaluate(single, images().float(), PAIRS, m, ["multi_label"]) for m in (maps, maps.float())]
+    torch.testing.assert_close(torch.tensor(tables[0].to_numpy()), torch.tensor(tables[1].to_numpy()), equal_nan=True)
+    with pytest.raises(UsageError, match=r"maps must be floating point, found torch\.int64"):
+        xaibench.evaluate(single, images().float(), PAIRS, maps.long(), ["multi_label"])
+
+
+MASK_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+@pytest.mark.parametrize("dtype", MASK_TYPES)
+def test_masks_of_every_integer_type_mean_the_same(dtype: torch.dtype) -> None:
+    classifier, maps = build("cnn"), torch.rand(len(PAIRS), 6, 8, dtype=torch.float64)
+    given = mask().clone()
+    given[:, :4] = 255
+    other = torch.where(given == 255, 255 if dtype == torch.uint8 else -1, given.to(torch.int64)).to(dtype)
+    names = ["localisation", "segmentation", "seeds"]
+    found, expected = (
+        xaibench.evaluate(classifier, images(), PAIRS, maps, names, masks=m).to_numpy() for m in (other, given)
+    )
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), equal_nan=True)
+
+
+def test_void_is_no_label() -> None:
+    """In bytes label 254 has the value of void, so a model of more labels needs a wider type."""
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 300)
+    )
+    classifier, x, pairs = xaibench.Classifier(module), torch.rand(1, 3, 8, 8), xaibench.Pairs([0], [254])
+    wide = torch.full((1, 8, 8), -1)
+    wide[:, 2:5, 2:5] = 255
+    found = xaibench.explain(classifier, x, pairs, method="oracle", masks=wide)
+    assert torch.equal(found[0] > 0, wide[0] == 255)
+    with pytest.raises(UsageError, match="masks of uint8 hold at most 254 labels, the model has 300"):
+        xaibench.explain(classifier, x, pairs, method="oracle", masks=wide.to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("masks", "sentence"),
+    [
+        (mask().float(), r"masks must be uint8 .* found torch.float32"),
+        (mask() > 0, "found torch.bool"),
+        (mask().long() - 2, r"masks hold -2\.\.4; allowed: -1"),
+        (mask().int() + 40_000, r"masks hold 40000\.\.40006"),
+    ],
+)
+def test_impossible_masks_are_refused(masks: torch.Tensor, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        xaibench.explain(build("cnn"), images(), PAIRS, method="oracle", masks=masks)

@@ -131,6 +131,17 @@ def test_rank_never_repeats_an_image() -> None:
         (lambda c: xaibench.explain(c, images(), PAIRS, method="oracle"), "masks"),
         (lambda c: xaibench.explain(c, images(), "present", method="cam"), "needs ground-truth labels"),
         (lambda c: xaibench.explain(c, images(), PAIRS, method="saliency", reduce="mean"), "'reduce' = 'mean'"),
+        (lambda c: xaibench.explain(c, images(), Pairs([0, -1], [0, 0]), method="cam"), "image -1 is outside 0..7"),
+        (lambda c: xaibench.explain(c, images(), Pairs([0], [-3]), method="cam"), "label -3 is outside 0..5"),
+        (lambda c: xaibench.explain(c, images(), [(0, 1)], method="cam"), "give xaibench.Pairs"),
+        (lambda c: xaibench.explain(c, images(), 3, method="cam"), "give xaibench.Pairs"),
+        (lambda c: xaibench.explain(c, images(), "detectd", method="cam"), "detected, present, predicted or target"),
+        (lambda c: xaibench.explain(c, images().half(), PAIRS, method="cam"), "found torch.float16; write images.to"),
+        (lambda c: xaibench.explain(c, images().byte(), PAIRS, method="cam"), "found torch.uint8"),
+        (lambda c: xaibench.explain(c, images().float(), PAIRS, method="cam"), "are torch.float32, the model's .*float64"),
+        (lambda c: xaibench.explain(c, images().numpy(), PAIRS, method="cam"), "found ndarray; write torch.as_tensor"),
+        (lambda c: xaibench.explain(c.module, images(), PAIRS, method="cam"), "found Net; write xaibench.Classifier"),
+        (lambda c: xaibench.explain(c, images()[:, :2], PAIRS, method="cam"), r"does not take images \[2, 24, 32\]"),
     ],
 )
 def test_bad_input_gets_one_sentence(make: object, sentence: str) -> None:

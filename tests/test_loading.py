@@ -22,6 +22,7 @@ from xaibench.datasets import Dataset, Sample, load_dataset
 from xaibench.errors import SampleError, UsageError, WorkerError
 from xaibench.loading import Batch, Reader, batches, chunks, collate, read_ahead, worker_count
 from xaibench.preprocess import Preprocess
+from xaibench.regions import Regions
 
 SQUARE = Preprocess((32, 32))
 ENTRY = registry.DatasetEntry("made_up", Dataset, "test", 1, ("a", "b"), ("test",), masks=True)
@@ -265,3 +266,18 @@ def test_a_reader_is_asked_for_ranges() -> None:
     assert isinstance(batch, Batch)
     assert batch.ids == ["s2", "s3"]
     assert reader.read(7).id == "s7"
+
+
+def test_all_of_a_batch_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[tuple[int, ...]] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tuple(tensor.shape))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    regions = Regions(torch.tensor([0]), torch.tensor([2]), torch.ones(1, 4, 5, dtype=torch.bool))
+    mask = torch.zeros(1, 4, 5, dtype=torch.uint8)
+    batch = Batch(["a"], torch.zeros(1, 3, 4, 5), torch.ones(1, 6), mask, [], regions=regions).pin_memory()
+    assert batch.regions is not None
+    assert pinned == [(1, 3, 4, 5), (1, 6), (1, 4, 5), (1,), (1,), (1, 4, 5)]

@@ -16,8 +16,10 @@ from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.imputation import impute
-from xaibench.perturb import Baseline, Removal, Unit, blur, remover, tied, units
+from xaibench.measuring import measure
+from xaibench.perturb import Baseline, Removal, Unit, blur, remover, units
 from xaibench.preprocess import Preprocess
+from xaibench.ranking import tied
 from xaibench.suite import parse_metrics
 from xaibench.superpixels import slic
 
@@ -446,3 +448,15 @@ def test_what_a_metric_needs() -> None:
         xaibench.evaluate(bare, images(), PAIRS, maps(), ["perturbation_auc"], labels=PRESENT)
     with pytest.raises(UsageError, match="labels="):
         xaibench.evaluate(classifier(), images(), PAIRS, maps(), ["perturbation_auc"])
+
+
+BY_RANK = ("deletion", "insertion", "srg", "aopc", "irof", "road", "pixel_flipping", "selectivity_gap", "tied_fraction")
+
+
+@pytest.mark.parametrize("name", [*BY_RANK, "faithfulness_estimate"])
+@pytest.mark.parametrize("change", [lambda m: m + 1e6, lambda m: m * 2.0**-146, lambda m: m * 2.0**400])
+def test_no_shift_and_no_scale_makes_ties(name: str, change: Any) -> None:
+    """Maps of float64 are ranked by their place in their own range."""
+    (metric,) = parse_metrics([entry(name)])
+    found, expected = (measure(evaluation(m), metric).values for m in (change(maps()), maps()))
+    np.testing.assert_allclose(found, expected, atol=1e-6)

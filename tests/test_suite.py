@@ -308,6 +308,9 @@ def the_problem(tmp_path: Path, text: str) -> str:
         (" [{name: integrated_gradients, baseline: §.inf}]", "a finite number is needed; found .inf"),
         (" [{name: integrated_gradients, §setps: 3}]", "integrated_gradients has no parameter 'setps'; did you mean 'steps'?"),
         (" [{name: var_grad, samples: §1}]", "var_grad: parameter 'samples' = 1: at least 2 is needed"),
+        (" [{name: rise, masks: §0}]", "rise: parameter 'masks' = 0: at least 1 is needed"),
+        (" [{name: rise, masks: §4, samples: 3}]",
+         "rise: parameter 'masks' is the old name of 'samples', which is given too; remove it"),
         (" [{name: rise, probability: §1.5}]", "rise: parameter 'probability' = 1.5: at most 1 is allowed"),
         (" [{name: tta, scales: §[1, 0]}]", "tta: parameter 'scales' = [1, 0]: more than 0 is needed"),
     ],
@@ -434,3 +437,13 @@ def test_titles_are_read_without_looking_anything_up(tmp_path: Path) -> None:
     assert read_suite(path).title == "Demo"
     with pytest.raises(ProblemsError, match="unknown model"):
         load_suite(path)
+
+
+def test_old_names_of_parameters_are_accepted_with_a_note(tmp_path: Path) -> None:
+    old = GOOD.replace("  - cam\n", "  - {name: rise, masks: 7}\n  - {name: tta, method: cam}\n")
+    suite = load_suite(write(tmp_path, old))
+    assert [m.parameters[key] for m, key in zip(suite.bound_methods(), ("samples", "base"), strict=False)] == [7, "cam"]
+    assert [note.split(";")[0] for note in suite.notes] == [
+        "rise: parameter 'masks' is now called 'samples'", "tta: parameter 'method' is now called 'base'",
+    ]  # fmt: skip
+    assert load_suite(write(tmp_path, GOOD)).notes == []

@@ -14,7 +14,7 @@ from xaibench import registry
 from xaibench.classifier import Classifier
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.evaluation import Evaluation, Explainer
-from xaibench.forward import Forward, Pairs, Plan
+from xaibench.forward import Forward, Pairs, Plan, check_images
 from xaibench.measuring import check_maps, choose, explainer, measure
 from xaibench.preparing import Settings
 from xaibench.records import rows_of
@@ -32,7 +32,7 @@ def explain(
     pairs: PairsLike = "detected",
     *,
     method: str,
-    masks: Tensor | int | None = None,
+    masks: Tensor | None = None,
     labels: Tensor | None = None,
     **parameters: Any,
 ) -> Tensor:
@@ -43,7 +43,7 @@ def explain(
         images: [B, C, H, W], already normalised
         pairs: what to explain, or "detected", "predicted", "present" (needs labels)
         method: a registered method's name; `parameters` are its own
-        masks: uint8 [B, H, W], only for methods that need ground truth; a number is the parameter of that name (rise)
+        masks: [B, H, W] as in `evaluate`, only for methods that need ground truth
         labels: bool [B, L], ground truth
 
     Returns:
@@ -54,10 +54,10 @@ def explain(
         IncompatibleError: the model lacks what the method needs
     """
     entry = registry.methods[method]
-    if isinstance(masks, int):
-        parameters, masks = {**parameters, "masks": masks}, None
     bound = entry.bind(parameters)
+    check_images(classifier, images)
     classifier.inspect(images)
+    classifier.try_images(images)
     for need in entry.needs:
         if need != "masks" and need not in classifier.offers():
             raise IncompatibleError(f"method {method} does not go with {classifier.name}: {classifier.lack(need)}")
@@ -90,8 +90,8 @@ def evaluate(
         pairs: [P], as given to `explain`
         maps: [P, h, w], raw
         metrics: names (also of groups) and mappings `{name: ..., as: ..., <parameters>}`
-        masks: uint8 [B, H, W] (0 background, label + 1, 255 void) or, for more than 254 labels, int16 (-1 void), for
-            metrics that need them
+        masks: integers [B, H, W] (0 background, label + 1), for metrics that need them. Void is 255 in uint8 and -1 in
+            wider types, which more than 254 labels need
         labels: bool [B, L], ground truth
         reduce: "pairs": a row per pair, columns image, label and one per metric (NaN: undefined); "scores": a row per
             metric with value, n, n_undefined and a bootstrap interval
@@ -108,6 +108,8 @@ def evaluate(
             raise UsageError(f"metric {metric.label} needs masks=")
         if "method" in metric.entry.needs and method is None:
             raise UsageError(f"metric {metric.label} explains again: it needs method=")
+    check_images(classifier, images)
+    classifier.try_images(images)
     forward = Forward(classifier, images, mask=masks, present=_present(labels), seed=seed)
     chosen = _pairs(forward, pairs)
     evaluation = Evaluation(forward, chosen, maps, _explainer(method))
@@ -172,9 +174,11 @@ def _explainer(method: str | Mapping[str, Any] | Explainer | None) -> Explainer 
 
 
 def _pairs(forward: Forward, pairs: PairsLike) -> Pairs:
-    if isinstance(pairs, str):
+    if not isinstance(pairs, Pairs):
         if pairs not in ("detected", "present", "predicted", "target"):
-            raise UsageError(f"pairs {pairs!r}: Pairs, or one of detected, present, predicted, target")
+            raise UsageError(
+                f"pairs {pairs!r}: give xaibench.Pairs(image=[...], label=[...]), or detected, present, predicted or target"
+            )
         return Pairs.where(choose(forward, pairs))
     pairs.check(len(forward.images), forward.classifier.inspect(forward.images).labels)
     return pairs.to(forward.images.device)

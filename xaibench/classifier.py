@@ -68,6 +68,7 @@ class Classifier:
         self.chunk = 16 if self.device.type == "cpu" else 256
         self._layer = layer
         self._anatomy: Anatomy | None = None
+        self._shapes: set[tuple[int, ...]] = set()  # of images that the model has run on
         self.anatomies: Anatomies = {}  # classifiers of one module share it, see `xaibench.model_cache`
         if layer is not None:
             self._check_layer(layer)
@@ -120,6 +121,7 @@ class Classifier:
         if self._anatomy is None:
             key = (self._layer, tuple(images.shape[1:]))
             if key not in self.anatomies:
+                self.try_images(images)
                 self.anatomies[key] = dissect(self, images[:1].detach())
             self._anatomy = self.anatomies[key]
         return self._anatomy
@@ -136,6 +138,20 @@ class Classifier:
             self.inspect(image)
         assert self._anatomy is not None
         return self._anatomy
+
+    def try_images(self, images: Tensor) -> None:
+        """Run the first image, unless one of its shape has run before. Raise UsageError if the model cannot."""
+        shape = tuple(images.shape[1:])
+        if shape in self._shapes or not len(images):
+            return
+        try:
+            self.logits(images[:1].detach())
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"model {self.name} does not take images {list(shape)}: {reason}") from error
+        self._shapes.add(shape)
 
     def layer_name(self, layer: str) -> str:
         """The dotted name behind "last"; other names are checked and returned."""

@@ -61,6 +61,8 @@ def run(
         fail_fast=fail_fast,
     )
     directory = out or Path("runs") / suite.name
+    for note in suite.notes:
+        err.print(f"note: {note}", markup=False)
     if dry_run:
         _print_plan(suite, directory, settings)
         return 0
@@ -225,6 +227,7 @@ def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> di
         suite = load_suite(path, overrides)
     except XaibenchError as error:
         return report | {"problems": str(error).splitlines(), "exit_code": 2}
+    report["notes"] += suite.notes
     settings = Settings(data_root=data_root, suite_folder=path.parent)
     try:
         load_dataset(suite.dataset.name, data_root=data_root, split=suite.dataset.split, **suite.dataset.options)

@@ -19,7 +19,8 @@ from xaibench.chunks import map_chunks
 from xaibench.classifier import Classifier
 from xaibench.errors import UsageError
 from xaibench.forward import Forward, Pairs
-from xaibench.perturb import Curve, Order, Removal, curve, tied
+from xaibench.perturb import Curve, Order, Removal, curve
+from xaibench.ranking import comparable, tied
 
 Normalise = Literal["native", "resized"]
 Space = Literal["model", "pixels"]
@@ -42,14 +43,18 @@ class Evaluation:
     Args:
         forward: the batch
         pairs: [P]
-        maps: raw maps [P, h, w] of those pairs
+        maps: raw maps [P, h, w] of those pairs; a map with a value that is not finite is undefined, and NaN everywhere
         method: what made the maps, for metrics that explain again; None: they refuse
     """
 
     def __init__(self, forward: Forward, pairs: Pairs, maps: Tensor, method: Explainer | None = None) -> None:
         if maps.ndim != 3 or len(maps) != len(pairs):
             raise UsageError(f"maps must be [P, h, w] with P = {len(pairs)} pairs, found {tuple(maps.shape)}")
-        self.forward, self.pairs, self.maps = forward, pairs, maps
+        if not maps.is_floating_point():
+            raise UsageError(f"maps must be floating point, found {maps.dtype}")
+        self.forward, self.pairs = forward, pairs
+        self.defined = maps.isfinite().flatten(1).all(1)  # bool [P]: where a metric of the map can have a value
+        self.maps = maps.masked_fill(~self.defined[:, None, None], torch.nan)
         self._method = method
         self._shared: dict[Hashable, Any] = {}
         self._probes: dict[tuple[str, str, str], Probe] = {}
@@ -71,14 +76,19 @@ class Evaluation:
         return self.mask_of(self.maps)
 
     def mask_of(self, maps: Tensor) -> Tensor:
-        """`mask` of other raw maps [n, h, w]."""
-        return self._resize(unit(maps.relu()))
+        """`mask` of other raw maps [n, h, w], in the precision of the images."""
+        return self._resize(unit(maps.relu())).to(self.forward.images.dtype)
 
     def _resize(self, maps: Tensor) -> Tensor:
         size = self.forward.images.shape[-2:]
         if maps.shape[-2:] == size:
             return maps
         return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+    @cached_property
+    def ranked(self) -> Tensor:
+        """float32 [P, H, W]: the relevance as rankings compare it; see `xaibench.ranking.comparable`."""
+        return comparable(self.relevance.flatten(1)).view(self.relevance.shape)
 
     @cached_property
     def tied(self) -> Tensor:
@@ -95,7 +105,7 @@ class Evaluation:
     @cached_property
     def confidence(self) -> Tensor:
         """[P] probability of each pair's label."""
-        return self._own(self.probabilities)
+        return self.probabilities.gather(1, self.pairs.label[:, None])[:, 0]
 
     def others(self, labels: Labels = "detected") -> Tensor:
         """bool [P, L]: the labels of each pair's image, detected or present, but the pair's own."""
@@ -125,7 +135,9 @@ class Evaluation:
         """
         key = (part, normalise, space)
         if key not in self._probes:
-            mask = self.mask if normalise == "native" else unit(self._resize(self.maps.relu()))
+            mask = self.mask
+            if normalise == "resized":
+                mask = unit(self._resize(self.maps.relu())).to(self.forward.images.dtype)
             self._probes[key] = self._masked(mask if part == "keep" else 1 - mask, space)
         return self._probes[key]
 
@@ -146,13 +158,17 @@ class Evaluation:
         return self.score(masked if space == "model" else masked_pixels, rows)
 
     def score(self, change: Callable[[Tensor], Tensor], rows: Tensor) -> Probe:
-        """Probabilities of changed images: `change` makes the images [n, C, H, W] of some rows (pairs) at a time."""
+        """Probabilities of changed images, one for each of `rows` [n], which are pairs in any order.
+
+        Args:
+            change: makes the images [n, C, H, W] of some rows at a time
+        """
         classifier = self.forward.classifier
         if len(rows) == 0:
             probabilities = self.probabilities[:0]
         else:
             probabilities = map_chunks(lambda chunk: classifier.probabilities(change(chunk)), rows, classifier.chunk)
-        return Probe(probabilities, self._own(probabilities))
+        return Probe(probabilities, self._own(probabilities, rows))
 
     def curve(self, order: Order = "morf", removal: Removal | None = None) -> Curve:
         """The model's word while the image is taken apart in the map's order, shared by all metrics that ask the same.
@@ -164,8 +180,9 @@ class Evaluation:
             self._curves[key] = curve(self, *key)
         return self._curves[key]
 
-    def _own(self, probabilities: Tensor) -> Tensor:
-        return probabilities.gather(1, self.pairs.label[:, None])[:, 0]
+    def _own(self, probabilities: Tensor, rows: Tensor) -> Tensor:
+        """[n]: the probability of the label of each of `rows` [n] in probabilities [n, L]."""
+        return probabilities.gather(1, self.pairs.label[rows, None])[:, 0]
 
     # -- explaining again ---------------------------------------------------------------------------------------
 

@@ -16,16 +16,32 @@ from xaibench.anatomy import output_logits
 from xaibench.attention import SUFFIX, exposed
 from xaibench.chunks import map_chunks
 from xaibench.classifier import Classifier
-from xaibench.datasets.base import VOID, WIDE_VOID
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.errors import UsageError
 from xaibench.gradients import Gradients
 from xaibench.pairs import Pairs
 from xaibench.plan import Plan
-from xaibench.regions import Regions
+from xaibench.regions import VOID, Regions, one_mask_type
 
 __all__ = ["Forward", "Hook", "Pairs", "Plan"]
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
+PRECISIONS = (torch.float32, torch.float64)
+SAME_LOGITS = 1e-4  # of the largest: float32 rounding of another batch size
+
+
+def check_images(classifier: Classifier, images: Tensor) -> None:
+    """Raise UsageError unless images are a batch in the precision of the model's weights."""
+    if not isinstance(classifier, Classifier):
+        raise UsageError(f"a Classifier is needed, found {type(classifier).__name__}; write xaibench.Classifier(module)")
+    if not isinstance(images, Tensor):
+        raise UsageError(f"images must be a tensor [B, C, H, W], found {type(images).__name__}; write torch.as_tensor(...)")
+    if images.ndim != 4:
+        raise UsageError(f"images must be [B, C, H, W], found {tuple(images.shape)}")
+    weights = next((p.dtype for p in classifier.module.parameters() if p.is_floating_point()), images.dtype)
+    if images.dtype not in PRECISIONS:
+        raise UsageError(f"images must be normalised float32 or float64, found {images.dtype}; write images.to({weights})")
+    if images.dtype != weights:
+        raise UsageError(f"images are {images.dtype}, the model's weights {weights}; convert one of them")
 
 
 class Forward:
@@ -35,7 +51,7 @@ class Forward:
         classifier: the model
         images: [B, C, H, W], what the model eats (already normalised)
         plan: what the pass must keep for the methods to come; a method that asks for more makes it run again
-        mask: ground truth [B, H, W] of uint8 (0 background, label + 1, 255 void) or int16 (-1 void), or None
+        mask: ground truth [B, H, W] of uint8 (0 background, label + 1, 255 void) or wider integers (-1 void), or None
         regions: of labels that overlap, where the mask's one label per pixel does not say it all
         present: ground-truth labels bool [B, L] or None
         ids: sample ids, which seed random draws; None: the row numbers
@@ -54,8 +70,7 @@ class Forward:
         ids: Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
-        if images.ndim != 4:
-            raise UsageError(f"images must be [B, C, H, W], found {tuple(images.shape)}")
+        check_images(classifier, images)
         if mask is not None and mask.shape != (len(images), *images.shape[-2:]):
             raise UsageError(f"masks must be {(len(images), *images.shape[-2:])}, found {tuple(mask.shape)}")
         if regions is not None and regions.masks.shape[1:] != images.shape[-2:]:
@@ -63,7 +78,7 @@ class Forward:
             raise UsageError(f"regions must be [R, H, W] of {tuple(images.shape[-2:])}, found {found}")
         self.classifier = classifier
         self.images = images
-        self.mask = mask
+        self.mask = None if mask is None else one_mask_type(mask, classifier.inspect(images).labels)
         self.regions = regions
         self.present = present
         self.ids = [str(i) for i in range(len(images))] if ids is None else list(ids)
@@ -165,12 +180,13 @@ class Forward:
         self, pairs: Pairs, count: int, change: Callable[[Tensor, Tensor], Tensor],
         output: Literal["logits", "probabilities"] = "logits",
     ) -> Tensor:  # fmt: skip
-        """What the model says of `count` changed versions of each pair's image: [P, count].
+        """Outputs of the model on `count` changed versions of each pair's image: [P, count].
 
         Every version is run once, for all labels of its image, in chunks that fit into memory.
 
         Args:
             change: makes versions: (rows of the batch [n], which version [n]) -> images [n, C, H, W]
+            output: logits in the precision of the images; probabilities in float64, since float32 has few values near 1
         """
         rows, labels, classifier = torch.unique(pairs.image), torch.unique(pairs.label), self.classifier
         if not len(pairs):
@@ -178,7 +194,7 @@ class Forward:
 
         def scores(chunk: Tensor) -> Tensor:
             logits = classifier.bare_logits(change(rows[chunk // count], chunk % count))
-            return (logits if output == "logits" else classifier.activate(logits))[:, labels]
+            return (logits if output == "logits" else classifier.activate(logits.double()))[:, labels]
 
         with classifier.prepared(), torch.inference_mode():
             found = map_chunks(scores, torch.arange(len(rows) * count, device=rows.device), classifier.chunk)
@@ -191,8 +207,9 @@ class Forward:
     ) -> Tensor:
         """Logits [P, count] when the activation of a layer is replaced, in `count` versions for each pair's image.
 
-        Only what follows the layer is run on the versions; what precedes it is run on the one image, and nothing at
-        all is run where logits are linear in the mean of the layer.
+        Only what follows the layer is run on the versions, what precedes it on the one image, where the model allows
+        that; a model that reads the batch size of its input, or joins the layer with another one, is run as a whole.
+        Nothing at all is run where logits are linear in the mean of the layer.
 
         Args:
             change: makes versions: (activation [K, h, w], which version [n]) -> activations [n, K, h, w]
@@ -202,39 +219,48 @@ class Forward:
             return self.perturbed(pairs, count, lambda rows, index: torch.cat(
                 [change(self.images[row], index[rows == row]) for row in torch.unique(rows)]))  # fmt: skip
         features, rows, labels = self.features(layer), torch.unique(pairs.image), torch.unique(pairs.label)
-        linear = classifier.anatomy.head is not None and name == classifier.anatomy.last
-        module, original = classifier.module, self.logits
-
-        def scores_of(row: Tensor) -> Callable[[Tensor], Tensor]:
-            def by_mean(chunk: Tensor) -> Tensor:
-                shift = (change(features[row], chunk) - features[row]).mean((2, 3))
-                return original[row, labels] + shift @ self.head_weight[labels].T
-
-            def by_running(chunk: Tensor) -> Tensor:
-                replacement = change(features[row], chunk)
-                hook = module.get_submodule(name).register_forward_hook(
-                    lambda _, __, found: classifier.ungrid(replacement, found)
-                )
-                try:
-                    return output_logits(module(self.images[row][None]))[:, labels]
-                except torch.OutOfMemoryError:
-                    raise
-                except RuntimeError as error:
-                    raise IncompatibleError(
-                        f"model {classifier.name}: what follows layer {layer!r} cannot be run on replaced activations, "
-                        f"because a connection bypasses the layer; choose the block around it"
-                    ) from error
-                finally:
-                    hook.remove()
-
-            return by_mean if linear else by_running
-
         if not len(pairs):
             return features.new_zeros((0, count))
+        linear = classifier.anatomy.head is not None and name == classifier.anatomy.last
+        one_image = not linear and self._follows_one_image(name, int(rows[0]))
+
+        def scores_of(row: Tensor) -> Callable[[Tensor], Tensor]:
+            def scores(chunk: Tensor) -> Tensor:
+                versions = change(features[row], chunk)
+                if linear:
+                    shift = (versions - features[row]).mean((2, 3))
+                    return self.logits[row, labels] + shift @ self.head_weight[labels].T
+                return self._run_replaced(name, int(row), versions, 1 if one_image else len(chunk))[:, labels]
+
+            return scores
+
         versions = torch.arange(count, device=rows.device)
         with classifier.prepared(), torch.inference_mode():
             scores = torch.stack([map_chunks(scores_of(row), versions, classifier.chunk) for row in rows])
         return scores[torch.searchsorted(rows, pairs.image), :, torch.searchsorted(labels, pairs.label)]
+
+    def _run_replaced(self, name: str, row: int, versions: Tensor, copies: int) -> Tensor:
+        """Logits [n, L] when a layer puts out versions [n, K, h, w], the model being run on `copies` of one image."""
+        module, classifier = self.classifier.module, self.classifier
+        hook = module.get_submodule(name).register_forward_hook(lambda _, __, found: classifier.ungrid(versions, found))
+        try:
+            return output_logits(module(self.images[row].expand(copies, -1, -1, -1)))
+        finally:
+            hook.remove()
+
+    def _follows_one_image(self, name: str, row: int) -> bool:
+        """Whether what follows a layer takes several activations where the model was given one image."""
+        activation, logits = self.classifier.grid(self._activation(name), self.images)[row], self.logits[row]
+        versions = torch.stack([activation, activation / 2])
+        try:
+            with self.classifier.prepared(), torch.inference_mode():
+                found = self._run_replaced(name, row, versions, 1)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, UsageError):  # shapes that do not fit, or logits of another shape
+            return False
+        tolerance = SAME_LOGITS * float(logits.abs().max())
+        return found.shape == (2, len(logits)) and float((found[0] - logits).abs().max()) <= tolerance
 
     @property
     def head_weight(self) -> Tensor:
@@ -302,7 +328,7 @@ class Forward:
     def single(self) -> Tensor:
         """bool [B, H, W]: pixels that have one label, or are background."""
         mask = self._known_mask()
-        return mask != (WIDE_VOID if mask.dtype == torch.int16 else VOID)
+        return mask != VOID
 
     @cached_property
     def valid(self) -> Tensor:

@@ -74,8 +74,13 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """For the DataLoader: pages that a GPU fetches by itself."""
-        mask = None if self.mask is None else self.mask.pin_memory()
-        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory(), mask=mask)
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            labels=self.labels.pin_memory(),
+            mask=None if self.mask is None else self.mask.pin_memory(),
+            regions=None if self.regions is None else self.regions.pin_memory(),
+        )
 
     def halves(self) -> list[Batch]:
         middle = len(self.ids) // 2

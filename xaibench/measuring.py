@@ -58,21 +58,34 @@ class Measured:
     parts: list[list[float] | None]
 
 
-def measure(evaluation: Evaluation, metric: BoundMetric) -> Measured:
-    """Compute a metric and check that it gives a row per pair, or per image."""
+def statistics(evaluation: Evaluation, metric: BoundMetric) -> Tensor:
+    """Rows of a metric, checked: float64 [P] or [P, S], a row per pair; of a metric per image [B] or [B, S].
+
+    The row of a pair whose map is undefined is NaN, whatever the metric returns.
+    """
     result = metric.entry.function(evaluation, **metric.parameters)
+    per_image = metric.entry.per == "image"
+    count = len(evaluation.forward.images if per_image else evaluation.pairs)
+    if not isinstance(result, Tensor) or result.ndim not in (1, 2) or len(result) != count:
+        found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise UsageError(f"metric {metric.label} returned {found}; one row per {metric.entry.per} is needed")
+    if per_image:
+        return result.double()
+    defined = evaluation.defined if result.ndim == 1 else evaluation.defined[:, None]
+    return result.double().masked_fill(~defined, torch.nan)
+
+
+def measure(evaluation: Evaluation, metric: BoundMetric) -> Measured:
+    """Values of a metric, with the pair or image of each."""
+    rows = statistics(evaluation, metric).cpu().numpy()
     if metric.entry.per == "image":
         image = list(range(len(evaluation.forward.images)))
         label = [PER_IMAGE] * len(image)
     else:
         image, label = evaluation.pairs.image.tolist(), evaluation.pairs.label.tolist()
-    if not isinstance(result, Tensor) or result.ndim not in (1, 2) or len(result) != len(image):
-        found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise UsageError(f"metric {metric.label} returned {found}; one row per {metric.entry.per} is needed")
-    numbers = result.double().cpu().numpy()
-    if result.ndim == 1:
-        return Measured(image, label, numbers.tolist(), [None] * len(numbers))
-    return Measured(image, label, aggregation(metric.aggregate).value(numbers).tolist(), list(numbers.tolist()))
+    if rows.ndim == 1:
+        return Measured(image, label, rows.tolist(), [None] * len(rows))
+    return Measured(image, label, aggregation(metric.aggregate).value(rows).tolist(), list(rows.tolist()))
 
 
 def error_row(sample_id: str) -> dict[str, Any]:

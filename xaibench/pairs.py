@@ -54,8 +54,9 @@ class Pairs:
     def check(self, images: int, labels: int) -> None:
         """Raise UsageError when a pair points outside a batch of `images` and `labels`."""
         for what, rows, size in (("image", self.image, images), ("label", self.label, labels)):
-            if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= size):
-                raise UsageError(f"Pairs: {what} {int(rows.max())} is outside 0..{size - 1}")
+            outside = rows[(rows < 0) | (rows >= size)]
+            if len(outside):
+                raise UsageError(f"Pairs: {what} {int(outside[0])} is outside 0..{size - 1}")
 
     def rank(self) -> Tensor:
         """[P]: r for the r-th pair of its image, so that equal ranks never share an image."""

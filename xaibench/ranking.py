@@ -5,6 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+CONSTANT = 1e-12  # of the largest value: a float64 row with a smaller range varies by rounding only
+
+
+def comparable(values: Tensor) -> Tensor:
+    """float32 [P, n]: values as rankings compare them, so that rounding makes no order out of ties.
+
+    float32 values are compared as they are, float64 values by their place in the range of their row, however large or
+    small they are. A row with a NaN is NaN.
+    """
+    if values.dtype == torch.float32:
+        return values
+    lowest, highest = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
+    span = highest - lowest
+    constant = span <= CONSTANT * torch.maximum(lowest.abs(), highest.abs())
+    return torch.where(constant, 0, (values - lowest) / span).float()
+
+
+def tied(values: Tensor) -> Tensor:
+    """[P]: the fraction of values [P, n] that another value of the same row equals, as rankings compare them."""
+    ordered = comparable(values).sort(1).values
+    same = ordered[:, 1:] == ordered[:, :-1]
+    edge = torch.zeros_like(same[:, :1])
+    return (torch.cat([same, edge], 1) | torch.cat([edge, same], 1)).to(values.dtype).mean(1)
+
 
 def below(values: Tensor, right: bool = False) -> Tensor:
     """[P, n]: how many values of the row are smaller (right: smaller or equal)."""

@@ -1,4 +1,4 @@
-"""Ground truth that overlaps: every pixel of each label, where a mask of one label per pixel cannot say it."""
+"""Ground truth of a batch: one type of mask, and every pixel of labels that overlap."""
 
 from __future__ import annotations
 
@@ -11,11 +11,42 @@ import torch
 from torch import Tensor
 
 from xaibench.datasets.base import Sample
-from xaibench.errors import SampleError
+from xaibench.errors import SampleError, UsageError
 from xaibench.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from xaibench.forward import Pairs
+
+
+BYTE_VOID, VOID = 255, -1  # of a mask of bytes, and of every mask inside
+BYTE_LABELS = 254  # labels that a mask of bytes can hold beside background and void
+
+
+def one_mask_type(mask: Tensor, labels: int) -> Tensor:
+    """int16 [B, H, W] of any mask of integers: 0 background, label + 1, -1 void.
+
+    Args:
+        mask: uint8 (255 void), or wider integers (-1 void)
+        labels: L of the model
+
+    Raises:
+        UsageError: a mask of another type or of impossible values, or bytes where there are more labels than they hold
+    """
+    if mask.dtype == torch.uint8:
+        if labels > BYTE_LABELS:
+            raise UsageError(
+                f"masks of uint8 hold at most {BYTE_LABELS} labels, the model has {labels}; give int16, where -1 is void"
+            )
+        return torch.where(mask == BYTE_VOID, VOID, mask.to(torch.int16))
+    if mask.dtype not in (torch.int16, torch.int32, torch.int64):
+        raise UsageError(
+            f"masks must be uint8 (0 background, label + 1, 255 void) or int16 (-1 void), found {mask.dtype}"
+        )
+    if mask.dtype != torch.int16 and mask.numel():
+        lowest, highest = int(mask.min()), int(mask.max())
+        if lowest < VOID or highest > torch.iinfo(torch.int16).max:
+            raise UsageError(f"masks hold {lowest}..{highest}; allowed: -1 (void), 0 (background), label + 1")
+    return mask.to(torch.int16)
 
 
 @dataclass(frozen=True)
@@ -54,6 +85,9 @@ class Regions:
 
     def to(self, device: torch.device) -> Regions:
         return Regions(self.image.to(device), self.label.to(device), self.masks.to(device))
+
+    def pin_memory(self) -> Regions:
+        return Regions(self.image.pin_memory(), self.label.pin_memory(), self.masks.pin_memory())
 
     def __getitem__(self, images: Tensor) -> Regions:
         """Those of rows [n] of the batch, which may repeat, as the rows of another."""

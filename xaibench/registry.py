@@ -16,7 +16,7 @@ import pkgutil
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -46,12 +46,17 @@ INVARIANCES = {"scale": "all maps multiplied by one positive number, those of im
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered callable and its facts. `parameters` are its keyword-only arguments."""
+    """A registered callable and its facts. `parameters` are its keyword-only arguments.
+
+    Attributes:
+        renamed: parameters by their old names, which are accepted for one release
+    """
 
     name: str
     function: Callable[..., Any]
     source: str
     version: int
+    renamed: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     @cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -107,23 +112,42 @@ class Entry:
 
         found: dict[str, str] = {}
         for key, value in given.items():
-            if key not in self.parameters:
+            name = self.renamed.get(key, key)
+            if name != key and name in given:
+                found[key] = f"{self.name}: parameter {key!r} is the old name of {name!r}, which is given too; remove it"
+                continue
+            if name not in self.parameters:
                 allowed = f"; its parameters: {', '.join(self.parameters) or 'none'}"
                 found[key] = f"{self.name} has no parameter {key!r}{closest(key, self.parameters) or allowed}"
                 continue
             try:
-                self._adapter(key).validate_python(value, strict=True)
+                self._adapter(name).validate_python(value, strict=True)
             except pydantic.ValidationError as error:
                 why = reasons(error.errors(include_url=False))
                 found[key] = f"{self.name}: parameter {key!r} = {shown(value)}: {why}"
-        missing = [n for n, p in self.parameters.items() if p.default is inspect.Parameter.empty and n not in given]
+        new = self.with_new_names(given)
+        missing = [n for n, p in self.parameters.items() if p.default is inspect.Parameter.empty and n not in new]
         found.update({n: f"{self.name} needs the parameter {n!r}" for n in missing})
         return found
+
+    def with_new_names(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters with old names replaced by new ones."""
+        return {self.renamed.get(name, name): value for name, value in given.items()}
+
+    def old_names(self, given: Mapping[str, Any]) -> list[str]:
+        """A message for each parameter that is given by its old name."""
+        return [
+            f"{self.name}: parameter {name!r} is now called {self.renamed[name]!r}; write the new name, "
+            "the next release refuses the old one"
+            for name in given
+            if name in self.renamed
+        ]
 
     def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters, defaults filled in. Raises UsageError naming every problem."""
         if problems := self.problems(given):
             raise UsageError("; ".join(problems.values()))
+        given = self.with_new_names(given)
         return {n: given.get(n, p.default) for n, p in self.parameters.items()}
 
 
@@ -250,16 +274,18 @@ datasets: Registry[DatasetEntry] = Registry("dataset", "xaibench.datasets")
 
 
 def method(
-    *, source: str, needs: tuple[str, ...] = (), version: int = 1, cost: str = "", control: bool = False
-) -> Callable[[F], F]:
+    *, source: str, needs: tuple[str, ...] = (), version: int = 1, cost: str = "", control: bool = False,
+    renamed: Mapping[str, str] | None = None,
+) -> Callable[[F], F]:  # fmt: skip
     """Register an attribution method under its function's name; a `control` explains nothing and wins no table."""
     _check_needs(needs)
 
     def register(function: F) -> F:
-        name = function.__name__
-        methods.add(
-            Method(name=name, function=function, source=source, version=version, needs=needs, cost=cost, control=control)
-        )
+        entry = Method(
+            name=function.__name__, function=function, source=source, version=version, needs=needs, cost=cost,
+            control=control, renamed=renamed or {},
+        )  # fmt: skip
+        methods.add(entry)
         return function
 
     return register

@@ -114,18 +114,52 @@ def test_ablation_cam_of_a_zero_logit_is_undefined() -> None:
     assert maps.isnan().all()
 
 
-def test_a_layer_that_a_connection_bypasses_is_refused() -> None:
-    class Dense(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(7, 2)
+class Dense(nn.Module):
+    """A connection bypasses the layer `inner`."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(torch.cat([x, self.inner(x)], 1).relu().mean((2, 3)))
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(7, 2)
 
-    classifier = xaibench.Classifier(Dense().eval(), layer="inner")
-    with pytest.raises(IncompatibleError, match="choose the block around it"):
-        xaibench.explain(classifier, torch.rand(2, 3, 8, 8), Pairs([0], [1]), method="ablation_cam")
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.cat([x, self.inner(x)], 1).relu().mean((2, 3)))
+
+
+class BatchSize(nn.Module):
+    """Reads the batch size from its input; `einsum` chooses between a wrong shape and an error on other activations."""
+
+    def __init__(self, einsum: bool) -> None:
+        super().__init__()
+        self.inner, self.fc, self.einsum = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 2), einsum
+
+    def forward(self, x: Tensor) -> Tensor:
+        b = x.size(0)
+        features = self.inner(x).relu()
+        if self.einsum:
+            pooled = torch.einsum("bkz,bz->bk", features.flatten(2), torch.full((b, x[0, 0].numel()), 0.01).to(x))
+        else:
+            pooled = features.reshape(b, 4, -1).mean(-1)
+        return self.fc(pooled).square()
+
+
+@pytest.mark.parametrize("module", [Dense(), BatchSize(False), BatchSize(True)], ids=["bypass", "reshape", "einsum"])
+def test_ablation_cam_where_a_layer_cannot_be_followed_alone(module: nn.Module) -> None:
+    """Versions of a layer behind ONE image would give wrong maps, or an error."""
+    module = module.double().eval()
+    classifier = xaibench.Classifier(module, layer="inner")
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    maps = xaibench.explain(classifier, images, Pairs([0, 1], [1, 0]), method="ablation_cam")
+    for found, image, label in zip(maps, images, (1, 0), strict=True):
+        activation, logit = module.inner(image[None])[0], module(image[None])[0, label]
+        expected = torch.zeros_like(found)
+        for k in range(4):
+            hook = module.inner.register_forward_hook(
+                lambda _, __, output, k=k: output * (torch.arange(4) != k)[:, None, None]
+            )
+            without = module(image[None])[0, label]
+            hook.remove()
+            expected += ((logit - without) / logit * activation[k]).detach()
+        torch.testing.assert_close(found, expected)
 
 
 def test_score_cam_runs_the_masks_once_for_all_labels(cnn: Golden) -> None:

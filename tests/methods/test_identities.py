@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
+from torch import nn
 
 import xaibench
 from tests.conftest import Golden
 from tests.methods.test_golden_cnn import assert_maps_equal
+from xaibench.forward import Pairs
 
 EXACT = 1e-10
 
@@ -76,3 +80,18 @@ def test_grad_cam_pp_of_the_paper_in_plain_loops(cnn: Golden) -> None:
                     weight += alpha * max(d, 0.0)
             slow += weight * a[image, k]
         np.testing.assert_allclose(found[image, label], slow.numpy(), rtol=1e-9, atol=1e-12)
+
+
+def test_grad_cam_pp_of_tiny_gradients() -> None:
+    """The square of a gradient below 1e-19 is 0 in float32; the map is linear in gradients that small."""
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2, bias=False)
+    ).eval()
+    images = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    maps = []
+    for scale in (1e-9, 1e-20):
+        classifier = xaibench.Classifier(copy.deepcopy(module), layer="1")
+        classifier.module[4].weight.data *= scale
+        maps.append(xaibench.explain(classifier, images, Pairs([0], [1]), method="grad_cam_pp") / scale)
+    assert maps[0].abs().max() > 1e-5
+    torch.testing.assert_close(maps[1], maps[0])

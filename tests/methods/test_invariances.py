@@ -22,7 +22,7 @@ CLOSE = 1e-5
 SINGLE = 0.9999  # cosine of float32 and float64 maps
 # defaults are for real images; what is tested here does not get truer with more samples
 QUICK: dict[str, dict[str, Any]] = {
-    "rise": {"masks": 20, "cells": 4},
+    "rise": {"samples": 20, "cells": 4},
     "lime": {"samples": 40, "cells": 3},
     "kernel_shap": {"samples": 40, "cells": 4},
     "integrated_gradients": {"steps": 3},

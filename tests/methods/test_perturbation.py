@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -79,7 +80,7 @@ def test_rise_mask_by_mask(classifier: xaibench.Classifier, images: Tensor) -> N
     masks, cells, p = 9, 4, 0.4
     forward = Forward(classifier, images)
     coins, offsets = forward.draw("rise/grids", masks, cells, cells), forward.draw("rise/offsets", masks, 2)
-    found = xaibench.explain(classifier, images, PAIRS, method="rise", masks=masks, cells=cells, probability=p)
+    found = xaibench.explain(classifier, images, PAIRS, method="rise", samples=masks, cells=cells, probability=p)
     tall, wide = 4, 5  # ceil(13 / 4), ceil(17 / 4)
     for row, (image, label) in enumerate(each(PAIRS)):
         expected = torch.zeros(13, 17, dtype=torch.float64)
@@ -105,7 +106,7 @@ def test_rise_finds_where_the_evidence_is() -> None:
             return torch.stack([total, -total], 1) * 4
 
     classifier = xaibench.Classifier(Corner(), layer="conv")
-    maps = xaibench.explain(classifier, torch.ones(1, 1, 24, 24), Pairs([0, 0], [0, 1]), method="rise", masks=400)
+    maps = xaibench.explain(classifier, torch.ones(1, 1, 24, 24), Pairs([0, 0], [0, 1]), method="rise", samples=400)
     assert maps[0, :6, :6].mean() > maps[0, 6:].max()
     assert maps[1, :6, :6].mean() < maps[1, 6:].min()
 
@@ -180,7 +181,7 @@ def test_kernel_shap_from_samples(classifier: xaibench.Classifier, images: Tenso
     [
         ("occlusion", {"window": 5, "stride": 5}, 3 * 4, True),
         ("feature_ablation", {"patch": 5}, 3 * 4, True),
-        ("rise", {"masks": 11}, 11, False),
+        ("rise", {"samples": 11}, 11, False),
         ("lime", {"cells": 2, "samples": 11}, 11, False),
         ("kernel_shap", {"cells": 2, "samples": 14}, 15, True),
     ],
@@ -204,7 +205,7 @@ def test_one_set_of_passes_serves_all_labels(
     [
         ("occlusion", {"window": 14}), ("occlusion", {"window": 3, "stride": 4}), ("occlusion", {"window": 0}),
         ("feature_ablation", {"patch": 0}), ("rise", {"cells": 14}), ("rise", {"probability": 0.0}),
-        ("rise", {"masks": 0}), ("lime", {"penalty": 0.0}), ("lime", {"cells": 0}), ("kernel_shap", {"cells": 1}),
+        ("rise", {"samples": 0}), ("lime", {"penalty": 0.0}), ("lime", {"cells": 0}), ("kernel_shap", {"cells": 1}),
         ("kernel_shap", {"samples": 97}),
     ],
 )  # fmt: skip
@@ -213,3 +214,19 @@ def test_bad_parameters_are_refused(
 ) -> None:
     with pytest.raises(UsageError):
         xaibench.explain(classifier, images, PAIRS, method=method, **parameters)
+
+
+@pytest.mark.parametrize("name", ["lime", "kernel_shap"])
+@pytest.mark.parametrize("logit", [10.0, 14.0])
+def test_a_nearly_certain_label_keeps_its_map(name: str, logit: float) -> None:
+    """At p = .999999 float32 has a dozen values left: the regression must not see probabilities in it."""
+    torch.manual_seed(0)
+    module = Net().double().eval()
+    images = torch.randn(1, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        module.fc.bias += (logit - module(images)[0, 1]) / 3
+    maps = [
+        xaibench.explain(xaibench.Classifier(m), x, Pairs([0], [1]), method=name, cells=3, samples=100).double()
+        for m, x in ((module, images), (copy.deepcopy(module).float(), images.float()))
+    ]
+    assert (maps[0] - maps[1]).abs().max() < 1e-3 * maps[0].abs().max()

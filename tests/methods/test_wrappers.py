@@ -59,7 +59,7 @@ def test_puzzle(arrays: Any) -> None:
     for tiles in (2, 4):
         forward = Forward(classifier, images)
         with torch.no_grad():
-            found = registry.methods["puzzle"].function(forward, pairs, method="cam", tiles=tiles).numpy()
+            found = registry.methods["puzzle"].function(forward, pairs, base="cam", tiles=tiles).numpy()
         np.testing.assert_allclose(found, arrays[f"cam_puzzle{tiles**2}"][0], atol=1e-6)
         puzzles[tiles] = found / (found.max((1, 2), keepdims=True) + 1e-5)
     np.testing.assert_allclose(puzzles[2], arrays["cam_puzzle4_norm"][0], atol=1e-6)
@@ -89,7 +89,7 @@ def test_tta(arrays: Any, stand_in: str, classifier: xaibench.Classifier) -> Non
     label = json.loads((GOLDEN / "wsss" / "open_puzzle_tta.json").read_text())["label"]
     pairs = Pairs.where(torch.tensor([label]) > 0)
     with torch.no_grad():
-        found = registry.methods["tta"].function(forward, pairs, method=stand_in).numpy()
+        found = registry.methods["tta"].function(forward, pairs, base=stand_in).numpy()
     found = found / (found.max((1, 2), keepdims=True) + 1e-5)
     np.testing.assert_allclose(found, arrays["strided_cam"], atol=1e-6)
 
@@ -129,13 +129,13 @@ def test_one_view_is_the_method(classifier: xaibench.Classifier, images: Tensor)
     alone = xaibench.explain(classifier, images, PAIRS, method="saliency", reduce="sum")
     options = {"reduce": "sum"}
     torch.testing.assert_close(
-        wrapped(classifier, images, "puzzle", method="saliency", options=options, tiles=1), alone
+        wrapped(classifier, images, "puzzle", base="saliency", options=options, tiles=1), alone
     )
     torch.testing.assert_close(
         wrapped(classifier, images, "smooth", method="saliency", options=options, samples=1, sigma=0.0), alone
     )
     torch.testing.assert_close(
-        wrapped(classifier, images, "tta", method="saliency", options=options, scales=[1.0], flip=False, stride=1),
+        wrapped(classifier, images, "tta", base="saliency", options=options, scales=[1.0], flip=False, stride=1),
         alone.relu(),
     )
 
@@ -155,13 +155,13 @@ def test_smooth_of_the_gradient_is_smooth_grad_with_its_own_noise(
 
 
 def test_wrappers_nest_and_refuse(classifier: xaibench.Classifier, images: Tensor) -> None:
-    nested = wrapped(classifier, images, "smooth", method="tta", options={"method": "layer_cam"}, samples=2)
+    nested = wrapped(classifier, images, "smooth", base="tta", options={"base": "layer_cam"}, samples=2)
     assert nested.shape == (3, 10, 13)
     assert nested.abs().max() > 0
     with pytest.raises(UsageError, match="unknown method"):
-        wrapped(classifier, images, "tta", method="grad_camm")
+        wrapped(classifier, images, "tta", base="grad_camm")
     with pytest.raises(UsageError, match="no parameter"):
-        wrapped(classifier, images, "puzzle", method="grad_cam", options={"layr": "last"})
+        wrapped(classifier, images, "puzzle", base="grad_cam", options={"layr": "last"})
     with pytest.raises(IncompatibleError, match="attention"):
         wrapped(classifier, images, "smooth", method="raw_attention")
     with pytest.raises(IncompatibleError, match="ground-truth"):
@@ -174,3 +174,8 @@ def test_wrappers_nest_and_refuse(classifier: xaibench.Classifier, images: Tenso
     fixed = xaibench.Classifier(vit.double().eval())
     with pytest.raises(IncompatibleError, match="one size only"):
         xaibench.explain(fixed, torch.zeros(1, 3, 32, 32).double(), Pairs([0], [0]), method="puzzle")
+
+
+def test_what_is_wrapped_can_be_chosen_in_python(classifier: xaibench.Classifier, images: Tensor) -> None:
+    own, other = (wrapped(classifier, images, "tta", base=base, scales=[1.0]) for base in ("cam", "layer_cam"))
+    assert not torch.allclose(own, other)

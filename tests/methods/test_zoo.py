@@ -38,7 +38,7 @@ MODELS: dict[str, tuple[dict[str, Any], int, int, set[str]]] = {
     "swin_tiny_patch4_window7_224": ({"img_size": 64, "window_size": 2}, 64, 0, TRANSFORMER | RELU | ANY_SIZE),
 }
 CHEAP: dict[str, dict[str, Any]] = {
-    "rise": {"masks": 3, "cells": 2},
+    "rise": {"samples": 3, "cells": 2},
     "lime": {"samples": 6, "cells": 2},
     "kernel_shap": {"samples": 8, "cells": 2},
     "integrated_gradients": {"steps": 2},

@@ -117,7 +117,7 @@ class GivenProbabilities(Evaluation):
         super().__init__(forward, pairs, torch.zeros(len(pairs), 2, 2))
 
     def probe(self, part: str, *_: Any) -> Probe:  # type: ignore[override]
-        return Probe(self.given[part], self._own(self.given[part]))
+        return Probe(self.given[part], self._own(self.given[part], torch.arange(len(self.pairs))))
 
 
 @pytest.fixture(scope="module")

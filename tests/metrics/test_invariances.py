@@ -21,9 +21,11 @@ from xaibench import registry
 from xaibench.datasets.base import VOID
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
+from xaibench.measuring import statistics
 from xaibench.methods.gradient import input_x_gradient
 from xaibench.preprocess import Preprocess
 from xaibench.scores import aggregation
+from xaibench.suite import BoundMetric
 
 CLOSE = 1e-5
 CHEAP: dict[str, Any] = {"steps": 4, "samples": 4, "layers": 2, "grid": 3, "k": 20}
@@ -97,9 +99,8 @@ def evaluate(
 def values(name: str, evaluation: Evaluation) -> Tensor:
     entry = registry.metrics[name]
     with torch.no_grad():
-        found: Tensor = entry.function(evaluation, **parameters(name))
-    assert len(found) == len(evaluation.forward.images if entry.per == "image" else evaluation.pairs)
-    return found.double().view(len(found), -1) if len(found) else found.double()
+        found = statistics(evaluation, BoundMetric(name, entry, parameters(name), "detected"))
+    return found.view(len(found), -1) if len(found) else found
 
 
 @cache
@@ -242,24 +243,30 @@ def test_void_masks(name: str) -> None:
         assert_close(found, usual(name))
 
 
-def a_nan(maps: Tensor) -> Tensor:
-    maps = maps.clone()
-    maps[..., 3, 4] = torch.nan
-    return maps
+def one_pixel(value: float) -> Change:
+    def change(maps: Tensor) -> Tensor:
+        maps = maps.clone()
+        maps[..., 3, 4] = value
+        return maps
+
+    return change
 
 
 DIFFICULT: dict[str, Change] = {
     "constant": lambda maps: torch.full_like(maps, 0.7),
     "zero": torch.zeros_like,
     "negative": lambda maps: -maps.abs() - 0.1,
-    "nan": a_nan,
+    "nan": one_pixel(torch.nan),
+    "infinite": one_pixel(torch.inf),
+    "minus infinite": one_pixel(-torch.inf),
 }
+NOT_FINITE = ("nan", "infinite", "minus infinite")
 
 
 @everyone
 @pytest.mark.parametrize("kind", DIFFICULT)
 def test_difficult_maps(name: str, kind: str) -> None:
-    """Of two pairs: defined within the range, or NaN; always NaN for a map with a NaN. No other pair changes."""
+    """Two pairs: defined within the range, or NaN; always NaN for a map that is not finite. No other pair changes."""
     chosen = torch.zeros(len(PAIRS), dtype=torch.bool)
     chosen[[1, 6]] = True
 
@@ -269,7 +276,7 @@ def test_difficult_maps(name: str, kind: str) -> None:
     found, affected = evaluate(name, change=change), rows_of(name, chosen)
     assert_close(found[~affected], usual(name)[~affected])
     assert in_range(name, found[affected])
-    if kind == "nan":
+    if kind in NOT_FINITE:
         assert undefined(name, found[affected]).all()
 
 

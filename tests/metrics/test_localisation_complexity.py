@@ -17,8 +17,10 @@ from tests.metrics.golden_set import GOLDEN_SET, any_evaluation
 from xaibench.datasets.base import VOID
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
+from xaibench.measuring import statistics
 from xaibench.metrics.complexity import tied_fraction
 from xaibench.registry import metrics
+from xaibench.suite import BoundMetric
 
 Array = npt.NDArray[Any]
 
@@ -57,8 +59,8 @@ def cases(table: dict[str, Any]) -> list[str]:
 
 
 def compute(name: str, evaluation: Evaluation, **parameters: Any) -> Tensor:
-    result: Tensor = metrics[name].function(evaluation, **metrics[name].bind(parameters))
-    return result
+    entry = metrics[name]
+    return statistics(evaluation, BoundMetric(name, entry, entry.bind(parameters), "detected"))
 
 
 @pytest.mark.parametrize("key", cases(LOCALISATION))

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 
 import xaibench
 from tests.metrics.golden_set import GOLDEN_SET, any_classifier
@@ -315,3 +316,35 @@ def test_the_score_is_the_mean_over_depths(evaluation: Evaluation) -> None:
     np.testing.assert_allclose(table["last"], cascade[:, -1])
     scores = xaibench.evaluate(classifier, images, pairs, evaluation.maps, entries, method=gradient, reduce="scores")
     np.testing.assert_allclose(scores["value"], [cascade.mean(), cascade[:, -1].mean()])
+
+
+class UsageHead(nn.Module):
+    """A parametrisation without an inverse, as Kernel Usage Regularization is."""
+
+    def forward(self, kernel: Tensor) -> Tensor:
+        return kernel * kernel.softmax(0)
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "no_inverse", "hooked_weight_norm"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_parametrised_layers_become_random(kind: str) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    if kind == "no_inverse":
+        parametrize.register_parametrization(module[4], "weight", UsageHead())
+    elif kind == "hooked_weight_norm":
+        nn.utils.weight_norm(module[4])
+    else:
+        getattr(parametrizations, kind)(module[4])
+    classifier = xaibench.Classifier(module.double().eval(), layer="1")
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    classifier.inspect(images)
+    trained = module[4].weight.detach().clone()
+    (random,) = randomisation.cascade(classifier, 1, 0)
+    random.logits(images)  # a hook computes the weight when it runs
+    found = random.module[4].weight.detach()
+    correlation = torch.corrcoef(torch.stack([found.flatten(), trained.flatten()]))[0, 1]
+    assert correlation.abs() < 0.6
+    assert torch.equal(module[4].weight.detach(), trained)
+    maps = xaibench.explain(classifier, images, Pairs([0, 1], [0, 3]), method="cam")
+    table = xaibench.evaluate(classifier, images, Pairs([0, 1], [0, 3]), maps, ["mprt"], method="cam")
+    assert (table["mprt"] < 1).all()

@@ -14,8 +14,10 @@ from tests.metrics.golden_set import GOLDEN_SET, any_classifier
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
+from xaibench.measuring import statistics
 from xaibench.metrics import robustness
 from xaibench.registry import metrics
+from xaibench.suite import BoundMetric
 
 NAMES = ("max_sensitivity", "avg_sensitivity", "relative_input_stability", "relative_output_stability")
 
@@ -33,8 +35,8 @@ EXPLAINERS = {"grad": gradient, "ixg": input_x_gradient}
 
 
 def compute(name: str, evaluation: Evaluation, **parameters: Any) -> Tensor:
-    result: Tensor = metrics[name].function(evaluation, **metrics[name].bind(parameters))
-    return result
+    entry = metrics[name]
+    return statistics(evaluation, BoundMetric(name, entry, entry.bind(parameters), "detected"))
 
 
 @pytest.mark.parametrize("explainer", EXPLAINERS)

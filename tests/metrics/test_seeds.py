@@ -15,13 +15,14 @@ from torch import Tensor
 import xaibench
 from tests.conftest import GOLDEN
 from tests.metrics.golden_set import any_classifier
-from xaibench.datasets.base import VOID
+from xaibench.datasets.base import VOID as UNKNOWN
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.measuring import measure
 from xaibench.metrics.seeds import fraction_seeds, threshold_seeds
 from xaibench.records import rows_of
+from xaibench.regions import VOID
 from xaibench.scores import Score, moments, score, seed_curve
 from xaibench.suite import BoundMetric, parse_metrics
 
@@ -187,7 +188,7 @@ def test_width_of_a_flat_stretch_below_the_best() -> None:
 
 
 def twin_counts(prediction: Tensor, truth: Tensor, classes: int) -> npt.NDArray[Any]:
-    valid = (truth != VOID) & (prediction != VOID)
+    valid = (truth != VOID) & (prediction != UNKNOWN)
     return np.array(
         [
             [int((valid & (prediction == c) & (truth == c)).sum()) for c in range(classes)],
@@ -202,7 +203,7 @@ def batch() -> tuple[Forward, Pairs, Tensor]:
     """Four images, non-square: 3, 0, 1 and 2 labels, pairs in no order; void; a map resolution of its own."""
     generator = torch.Generator().manual_seed(5)
     mask = torch.randint(0, 4, (4, 8, 12), generator=generator).byte()
-    mask[:, 0, :3] = VOID
+    mask[:, 0, :3] = 255
     pairs = Pairs([3, 0, 0, 2, 0, 3], [0, 2, 0, 1, 1, 2])
     forward = Forward(any_classifier(), torch.zeros((4, 3, 8, 12)), mask=mask)
     return forward, pairs, torch.randn((6, 4, 6), generator=generator)

@@ -17,7 +17,7 @@ from xaibench.datasets.base import VOID
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
-from xaibench.measuring import Measured, measure
+from xaibench.measuring import Measured, measure, statistics
 from xaibench.records import rows_of
 from xaibench.registry import metrics
 from xaibench.scores import Score, score
@@ -53,7 +53,8 @@ def total(metric: BoundMetric, *found: Measured) -> Score:
 
 
 def compute(name: str, evaluation: Evaluation, **parameters: Any) -> npt.NDArray[np.float64]:
-    return np.asarray(metrics[name].function(evaluation, **parameters))
+    entry = metrics[name]
+    return np.asarray(statistics(evaluation, BoundMetric(name, entry, entry.bind(parameters), "detected")))
 
 
 @pytest.mark.parametrize("kind", ["seg", "seg_pix"])

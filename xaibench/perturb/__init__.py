@@ -12,9 +12,9 @@ from xaibench.perturb.curves import Curve, curve, trace
 from xaibench.perturb.readings import Readings, Score, clean, read
 from xaibench.perturb.removal import Baseline, Order, Removal, Static, Unit
 from xaibench.perturb.replacements import Remove, blur, remover, running_mean, substitute
-from xaibench.perturb.units import Units, tied, units
+from xaibench.perturb.units import Units, units
 
 __all__ = [
     "Baseline", "Curve", "Order", "Readings", "Removal", "Remove", "Score", "Static", "Unit", "Units", "blur", "clean",
-    "curve", "read", "remover", "running_mean", "substitute", "tied", "trace", "units",
+    "curve", "read", "remover", "running_mean", "substitute", "trace", "units",
 ]  # fmt: skip

@@ -62,21 +62,20 @@ def curve(evaluation: Evaluation, order: Order, removal: Removal) -> Curve:
 def trace(evaluation: Evaluation, ranks: Tensor, counts: Tensor, remove: Remove, valid: Tensor | None = None) -> Curve:
     """The curve of given ranks [P, c, H, W] and counts [P, T + 1]; one forward per pair and step, none for the first.
 
-    A pair whose map holds a NaN has a NaN curve.
+    The curve of an undefined map is NaN.
     """
     valid = torch.ones_like(counts, dtype=torch.bool) if valid is None else valid
     pair, step = valid[:, 1:].nonzero(as_tuple=True)
     gone = counts[pair, step + 1].int()[:, None, None, None]
     after = read(evaluation, pair, lambda rows: remove(pair[rows], ranks[pair[rows]] < gone[rows]))
     before = clean(evaluation)
-    undefined = evaluation.maps.isnan().any(2).any(1)[:, None]
     columns = {}
     for name in (field.name for field in fields(Readings)):
         start: Tensor = getattr(before, name)
         column = start.new_full(counts.shape, torch.nan)
         column[:, 0] = start
         column[pair, step + 1] = getattr(after, name)
-        columns[name] = column.masked_fill(undefined, torch.nan)
+        columns[name] = column.masked_fill(~evaluation.defined[:, None], torch.nan)
     return Curve(**columns, removed=_share(ranks, counts), valid=valid)
 
 

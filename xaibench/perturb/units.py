@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xaibench.perturb.removal import Unit
+from xaibench.ranking import comparable
 from xaibench.superpixels import grid_cells, slic
 
 if TYPE_CHECKING:
@@ -23,10 +24,12 @@ class Units:
     Attributes:
         index: long [P, c, H, W], the unit of each pixel (c = 1: all its channels) or of each scalar (c = C)
         total: numbers run from 0 to total - 1; not all need to occur in every image
+        single: every unit is one pixel
     """
 
     index: Tensor
     total: int
+    single: bool = False
 
     def sums(self, values: Tensor) -> Tensor:
         """double [P, total]: values [P, c, H, W] summed over each unit."""
@@ -45,10 +48,15 @@ class Units:
     def ranks(self, values: Tensor, order: Literal["morf", "lerf"]) -> Tensor:
         """int32 [P, c, H, W]: 0 for the unit removed first; units are compared by their mean of values [P, c, H, W].
 
-        Means are compared in float32, so that rounding makes no order out of ties; units without a pixel come last.
+        Values are compared by `xaibench.ranking.comparable`; units without a pixel come last.
         """
         last = -torch.inf if order == "morf" else torch.inf
-        means = (self.sums(values) / self.sizes).float().masked_fill(self.sizes == 0, last)
+        means = self.sums(values) / self.sizes  # exact where a unit is one pixel
+        if self.single:
+            means = means.to(values.dtype)
+        else:
+            means = means.where(self.sizes > 0, means.nanmean(1, keepdim=True))
+        means = comparable(means).masked_fill(self.sizes == 0, last)
         sequence = means.argsort(dim=1, descending=order == "morf", stable=True)
         places = torch.arange(self.total, device=means.device).expand_as(sequence)
         return self.spread(torch.empty_like(sequence).scatter_(1, sequence, places)).int()
@@ -64,12 +72,5 @@ def units(evaluation: Evaluation, unit: Unit, grid: int) -> Units:
         index, total = grid_cells(height, width, grid, images.device), grid * grid
     else:
         index, total = torch.arange(height * width, device=images.device).view(height, width), height * width
-    return Units(index.expand(len(pairs), 1, height, width), total)
+    return Units(index.expand(len(pairs), 1, height, width), total, single=unit == "pixel")
 
-
-def tied(values: Tensor) -> Tensor:
-    """[P]: the fraction of values [P, n] that another value of the same row equals."""
-    ordered = values.sort(1).values
-    same = ordered[:, 1:] == ordered[:, :-1]
-    edge = torch.zeros_like(same[:, :1])
-    return (torch.cat([same, edge], 1) | torch.cat([edge, same], 1)).to(values.dtype).mean(1)

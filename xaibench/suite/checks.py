@@ -122,7 +122,7 @@ def _check_label(label: str, labels: set[str], what: str, document: Document, at
 
 def _check_parameters(entry: registry.Entry, given: Mapping[str, Any], document: Document, at: Location) -> None:
     for key, sentence in entry.problems(given).items():
-        document.add((*at, key), sentence, key=key not in entry.parameters)
+        document.add((*at, key), sentence, key=entry.renamed.get(key, key) not in entry.parameters)
 
 
 def _check_masks(

@@ -195,6 +195,11 @@ class Suite(Section):
             if any(fnmatch(m.label, glob) for glob in globs)
         ]
 
+    @property
+    def notes(self) -> list[str]:
+        """Messages about what a suite spells in an outdated way."""
+        return [note for m in self.methods for note in registry.methods[m.name].old_names(m.parameters)]
+
     def bound_metrics(self) -> list[BoundMetric]:
         """Metrics with all parameters filled in and groups spelled out, in the suite's order."""
         return bind_metrics(self.metrics, self.explain)
@@ -226,7 +231,7 @@ class BoundMetric:
 def parse_metrics(entries: Sequence[str | Mapping[str, Any]], explain: Explain = "detected") -> list[BoundMetric]:
     """Metrics from names and mappings, as `xaibench.evaluate(metrics=...)` takes them."""
     parsed = []
-    for entry in entries:
+    for entry in [entries] if isinstance(entries, str) else entries:
         try:
             parsed.append(MetricNamed.model_validate({"name": entry} if isinstance(entry, str) else entry))
         except pydantic.ValidationError as error:

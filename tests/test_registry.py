@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, get_args
 
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
 
+import xaibench
 from xaibench import registry
 from xaibench.bounds import words
 from xaibench.errors import UsageError
@@ -79,3 +81,21 @@ def test_a_name_of_another_kind_is_called_that(kind: registry.Registry[Any], nam
     with pytest.raises(UsageError) as error:
         kind[name]
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in registry.RESERVED.items() for name in names])
+def test_parameters_that_could_not_be_given_are_refused(kind: str, name: str) -> None:
+    scope: dict[str, Any] = {}
+    exec(f"def a_fake(first, second, *, {name}=1): ...", scope)
+    decorators = {
+        "method": registry.method(source="test"),
+        "metric": registry.metric(source="test", better="higher", range=(0, 1)),
+    }
+    with pytest.raises(ValueError, match=f"{kind} a_fake: rename its parameter '{name}'; reserved: "):
+        decorators[kind](scope["a_fake"])
+    assert "a_fake" not in registry.methods
+    assert "a_fake" not in registry.metrics
+
+
+def test_what_explain_takes_is_reserved() -> None:
+    assert set(inspect.signature(xaibench.explain).parameters) <= set(registry.RESERVED["method"])

@@ -40,6 +40,12 @@ NEEDS = {
     "method": "of a metric: the method itself, to explain changed images or a changed model",
 }
 
+# Arguments of `xaibench.explain`, and keys of an entry in a suite: a parameter of that name could not be given.
+RESERVED = {
+    "method": ("classifier", "images", "method", "masks", "labels", "pairs", "parameters", "name"),
+    "metric": ("name", "explain"),
+}
+
 # What may be done to the maps of a metric that claims it, without any of its values changing.
 INVARIANCES = {"scale": "all maps multiplied by one positive number, those of images explained again too"}
 
@@ -285,6 +291,7 @@ def method(
             name=function.__name__, function=function, source=source, version=version, needs=needs, cost=cost,
             control=control, renamed=renamed or {},
         )  # fmt: skip
+        _check_reserved("method", entry)
         methods.add(entry)
         return function
 
@@ -319,6 +326,7 @@ def metric(
             unit=unit, needs=needs, aggregate=aggregate, group=group, minimum_effect=minimum_effect, cost=cost, per=per,
             flips=flips, invariant=invariant, repeatable=repeatable,
         )  # fmt: skip
+        _check_reserved("metric", entry)
         metrics.add(entry)
         return function
 
@@ -375,3 +383,9 @@ def _check_needs(needs: tuple[str, ...]) -> None:
     for need in needs:
         if need not in NEEDS:
             raise ValueError(unknown("need", need, NEEDS))
+
+
+def _check_reserved(kind: str, entry: Entry) -> None:
+    for name in RESERVED[kind]:
+        if name in entry.parameters:
+            raise ValueError(f"{kind} {entry.name}: rename its parameter {name!r}; reserved: {', '.join(RESERVED[kind])}")

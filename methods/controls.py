@@ -13,10 +13,7 @@ from xaibench.registry import method
 @method(source="xaibench; a coin per cell", cost="none", control=True)
 def random(forward: Forward, pairs: Pairs, *, cells: int = 12) -> Tensor:
     """Uniform noise in [0, 1) on a cells x cells grid, seeded by (suite seed, sample, label). Maps [P, cells, cells]."""
-    if not len(pairs):
-        return forward.images.new_empty((0, cells, cells))
-    noise = [torch.rand((cells, cells), generator=g, dtype=torch.float64) for g in forward.generators(pairs, "random")]
-    return torch.stack(noise).to(forward.images)
+    return forward.draw_per_pair(pairs, "random", cells, cells, dtype=torch.float64).to(forward.images)
 
 
 @method(source="xaibench; the photographer's bias", cost="none", control=True)

@@ -103,12 +103,7 @@ def _subsets(evaluation: Evaluation, total: int, samples: int, fraction: float, 
     if not 0 < fraction < 1 or samples < 2:
         raise UsageError(f"{name}: fraction {fraction} must lie in (0, 1) and samples {samples} be at least 2")
     size = max(1, int(fraction * total))
-    draws = [
-        torch.rand(samples, total, generator=generator).argsort(1) < size
-        for generator in evaluation.forward.generators(evaluation.pairs, name)
-    ]
-    chosen = torch.stack(draws) if draws else torch.zeros(0, samples, total, dtype=torch.bool)
-    return chosen.to(evaluation.maps.device)
+    return evaluation.forward.draw_per_pair(evaluation.pairs, name, samples, total).argsort(2) < size
 
 
 # -- correlation ------------------------------------------------------------------------------------------------------
@@ -302,13 +297,9 @@ def _squares(evaluation: Evaluation, samples: int, side: float) -> Choose:
     """Squares wholly inside the image, at places seeded by pair."""
     height, width = evaluation.forward.images.shape[-2:]
     length = max(1, round(side * min(height, width)))
-    draws = [
-        torch.rand(samples, 2, generator=generator)
-        for generator in evaluation.forward.generators(evaluation.pairs, "infidelity")
-    ]
-    places = torch.stack(draws) if draws else torch.zeros(0, samples, 2)
-    free = torch.tensor([height - length + 1, width - length + 1])
-    corners = (places * free).floor().long().minimum(free - 1).to(evaluation.maps.device)
+    places = evaluation.forward.draw_per_pair(evaluation.pairs, "infidelity", samples, 2)
+    free = torch.tensor([height - length + 1, width - length + 1], device=places.device)
+    corners = (places * free).floor().long().minimum(free - 1)
     row = torch.arange(height, device=corners.device)[:, None]
     column = torch.arange(width, device=corners.device)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -21,12 +20,17 @@ from xaibench.gradients import Gradients
 from xaibench.pairs import Pairs
 from xaibench.plan import Plan
 from xaibench.regions import VOID, Regions, one_mask_type
+from xaibench.seeding import stable_seed
 
 __all__ = ["Forward", "Hook", "Pairs", "Plan"]
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 PRECISIONS = (torch.float32, torch.float64)
 SAME_LOGITS = 1e-4  # of the largest: float32 rounding of another batch size
+
+
+def _generator(*parts: object) -> torch.Generator:
+    return torch.Generator().manual_seed(stable_seed(*parts, size=7))
 
 
 def check_images(classifier: Classifier, images: Tensor) -> None:
@@ -345,18 +349,28 @@ class Forward:
     def generators(self, pairs: Pairs, name: str) -> Iterator[torch.Generator]:
         """A generator per pair, seeded by (suite seed, sample id, label, name); global state is not touched."""
         for image, label in zip(pairs.image.tolist(), pairs.label.tolist(), strict=True):
-            key = f"{self.seed}/{self.ids[image]}/{label}/{name}".encode()
-            seed = int.from_bytes(hashlib.sha256(key).digest()[:7], "big")
-            yield torch.Generator().manual_seed(seed)
+            yield _generator(self.seed, self.ids[image], label, name)
 
     def draw(self, name: str, *shape: int, kind: Literal["uniform", "normal"] = "uniform") -> Tensor:
         """Random numbers of each image [B, *shape], seeded by (suite seed, sample id, name)."""
-        drawn = []
-        for sample in self.ids:
-            seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{sample}/{name}".encode()).digest()[:7], "big")
-            make = torch.rand if kind == "uniform" else torch.randn
-            drawn.append(make(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+        make = torch.rand if kind == "uniform" else torch.randn
+        drawn = [
+            make(shape, generator=_generator(self.seed, sample, name), dtype=torch.float64) for sample in self.ids
+        ]
         return torch.stack(drawn).to(self.images)
+
+    def draw_per_pair(
+        self, pairs: Pairs, name: str, *shape: int, kind: Literal["uniform", "normal"] = "uniform",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:  # fmt: skip
+        """Random numbers of each pair [P, *shape], seeded by (suite seed, sample id, label, name).
+
+        Args:
+            dtype: in which they are drawn and returned; the same numbers for every precision of the model
+        """
+        make = torch.rand if kind == "uniform" else torch.randn
+        drawn = [make(shape, generator=generator, dtype=dtype) for generator in self.generators(pairs, name)]
+        return (torch.stack(drawn) if drawn else torch.zeros((0, *shape), dtype=dtype)).to(self.images.device)
 
     # -- how --------------------------------------------------------------------------------------------------
 

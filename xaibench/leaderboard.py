@@ -10,7 +10,8 @@ import pandas as pd
 
 from xaibench import registry
 from xaibench.errors import UsageError
-from xaibench.scores import score, stable_seed
+from xaibench.scores import score
+from xaibench.seeding import stable_seed
 
 if TYPE_CHECKING:
     from rich.table import Table

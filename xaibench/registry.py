@@ -43,6 +43,9 @@ NEEDS = {
 INVARIANCES = {"scale": "all maps multiplied by one positive number, those of images explained again too"}
 
 
+PER_IMAGE = -1  # the label of a value that belongs to an image and not to a pair
+
+
 @dataclass(frozen=True)
 class Entry:
     """A registered callable and its facts. `parameters` are its keyword-only arguments.
@@ -208,7 +211,8 @@ class Registry(Generic[E]):
             )
         self._entries[entry.name] = entry
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Import the modules of the package, and the plugins that are installed."""
         if self._loaded:
             return
         self._loaded = True
@@ -218,17 +222,17 @@ class Registry(Generic[E]):
         _load_entry_points()
 
     def __getitem__(self, name: str) -> E:
-        self._load()
+        self.load()
         if name not in self._entries:
             raise UsageError(unknown(self.kind, name, self._entries))
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
-        self._load()
+        self.load()
         return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
-        self._load()
+        self.load()
         return iter(sorted(self._entries))
 
     def names(self, glob: str = "*") -> list[str]:
@@ -236,7 +240,7 @@ class Registry(Generic[E]):
 
     def unknown(self, name: str) -> str:
         """The sentence for a name that is not registered."""
-        self._load()
+        self.load()
         return unknown(self.kind, name, self._entries)
 
 

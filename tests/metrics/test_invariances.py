@@ -18,13 +18,13 @@ import xaibench
 from tests.methods.test_invariances import IDS, PAIRS, build, images, mask
 from tests.methods.test_invariances import Net as ColourNet
 from xaibench import registry
+from xaibench.aggregation import find_aggregation
 from xaibench.datasets.base import VOID
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.measuring import statistics
 from xaibench.methods.gradient import input_x_gradient
 from xaibench.preprocess import Preprocess
-from xaibench.scores import aggregation
 from xaibench.suite import BoundMetric
 
 CLOSE = 1e-5
@@ -121,7 +121,7 @@ def rows_of(name: str, chosen: Tensor) -> Tensor:
 
 def undefined(name: str, found: Tensor) -> Tensor:
     """bool [n]: no statistic of the row gives a value, as the records have it."""
-    rule = aggregation(registry.metrics[name].aggregate)
+    rule = find_aggregation(registry.metrics[name].aggregate)
     return torch.from_numpy(np.isnan(rule.value(found.numpy())))
 
 

@@ -20,10 +20,11 @@ from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.measuring import measure
+from xaibench.metrics.seed_curve import seed_curve
 from xaibench.metrics.seeds import fraction_seeds, threshold_seeds
 from xaibench.records import rows_of
 from xaibench.regions import VOID
-from xaibench.scores import Score, moments, score, seed_curve
+from xaibench.scores import Score, moments, score
 from xaibench.suite import BoundMetric, parse_metrics
 
 CLASSES = 20
@@ -169,7 +170,7 @@ def test_thesis_scores_are_the_reference(thesis: Reference, percent: int) -> Non
 def test_width_of_a_known_curve() -> None:
     """A roof: 0, .5, 1 (at .5), .99, 0 over steps of .25; within 2 points from .49 to .75 + .01 / .99 * .25."""
     rows = [[hits, hits] for hits in (0, 50, 100, 99, 0)]
-    header = [2, 0.25, 0, 0.25, 0.5, 0.75, 1]
+    header = [2, 6, 0.25, 0, 0.25, 0.5, 0.75, 1]
     hits = np.array([[50, 50], *rows], float)
     means = np.array([*header, *hits.flatten(), *hits.flatten(), 100, 100])
     curve = seed_curve(means)
@@ -183,7 +184,7 @@ def test_width_of_a_flat_stretch_below_the_best() -> None:
     """1 at the first threshold, then 0.5 twice: only the way down from 1 to 0.98 is within 2 points."""
     rows = [[hits, hits] for hits in (100, 50, 50)]
     hits = np.array([[50, 50], *rows], float).flatten()
-    means = np.array([2, 0.25, 0, 0.25, 0.5, *hits, *hits, 100, 100])
+    means = np.array([2, 4, 0.25, 0, 0.25, 0.5, *hits, *hits, 100, 100])
     assert float(seed_curve(means).width) == pytest.approx(0.25 * (0.02 / 0.5))
 
 
@@ -225,7 +226,7 @@ def test_sweep_counts_are_those_of_label_maps(batch: tuple[Forward, Pairs, Tenso
             for t in (fixed, *thresholds)
         ]
         hits, predicted = np.stack([e[0] for e in expected]), np.stack([e[1] for e in expected])
-        row = np.array([4, fixed, *thresholds, *hits.flatten(), *predicted.flatten(), *expected[0][2]])
+        row = np.array([4, 4, fixed, *thresholds, *hits.flatten(), *predicted.flatten(), *expected[0][2]])
         np.testing.assert_allclose(np.array(rows[image]), row, atol=1e-12)
 
 

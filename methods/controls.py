@@ -38,4 +38,4 @@ def edges(forward: Forward, pairs: Pairs) -> Tensor:
 @method(needs=("masks",), source="xaibench; the ground truth", cost="none", control=True)
 def oracle(forward: Forward, pairs: Pairs) -> Tensor:
     """The ground-truth mask of the label. Maps [P, H, W] in {0, 1}; all 0 where the label is not in the image."""
-    return forward.truth(pairs).to(forward.images.dtype)
+    return forward.ground_truth.of(pairs).to(forward.images.dtype)

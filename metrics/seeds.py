@@ -277,10 +277,8 @@ def _ground_truth(evaluation: Evaluation) -> tuple[Tensor, Tensor, int]:
 
     An object of none of the classes (ImageNet-Segmentation has such) counts neither way, as void does.
     """
-    mask, classes = evaluation.forward.mask, evaluation.forward.logits.shape[1] + 1
-    if mask is None:
-        raise UsageError("seeds need ground-truth masks: give masks=, or choose a data set that has them")
-    return mask.long(), evaluation.forward.single & (mask < classes), classes
+    truth, classes = evaluation.forward.ground_truth, evaluation.forward.logits.shape[1] + 1
+    return truth.known_mask.long(), truth.single & (truth.known_mask < classes), classes
 
 
 def _fraction_seeds(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 import xaibench
 from xaibench.models import create_module, import_timm
 
+hypothesis.settings.register_profile("no clock", deadline=None)  # machines are shared
+hypothesis.settings.load_profile("no clock")
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -13,18 +13,7 @@ from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation, Explainer
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.registry import PER_IMAGE
-from xaibench.suite import BoundMethod, BoundMetric, Explain
-
-
-def choose(forward: Forward, rule: Explain) -> Tensor:
-    """bool [B, L]: which labels of each image are explained."""
-    if rule == "detected":
-        return forward.detected
-    if rule == "predicted":
-        return torch.zeros_like(forward.detected).scatter(1, forward.probabilities.argmax(1, keepdim=True), True)
-    if forward.present is None:
-        raise UsageError(f"explain: {rule} needs ground-truth labels")
-    return forward.present
+from xaibench.suite import BoundMethod, BoundMetric
 
 
 def check_maps(maps: Tensor, pairs: Pairs, name: str) -> None:

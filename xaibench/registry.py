@@ -43,6 +43,7 @@ NEEDS = {
 INVARIANCES = {"scale": "all maps multiplied by one positive number, those of images explained again too"}
 
 
+PairRule = Literal["detected", "present", "predicted", "target"]  # which labels of an image are explained
 PER_IMAGE = -1  # the label of a value that belongs to an image and not to a pair
 
 

@@ -17,7 +17,7 @@ from xaibench.errors import SampleError, UsageError, XaibenchError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.loading import Batch, Reader, batches, chunks, geometry, worker_count
-from xaibench.measuring import check_maps, choose, error_row, explainer, measure
+from xaibench.measuring import check_maps, error_row, explainer, measure
 from xaibench.preparing import Key, Prepared, Settings, prepare
 from xaibench.records import Records, part_of, parts_of, rows_of
 from xaibench.suite import BoundMethod, BoundMetric, ModelSection, Suite
@@ -150,9 +150,8 @@ class Runner:
         rows: dict[Key, Rows] = {key: [] for key in wanted}
         metrics = {metric.label: metric for metric in self.metrics}
         forward = Forward(
-            prepared.classifier, batch.images, plan=plan, mask=batch.mask, regions=batch.regions, present=batch.labels,
-            ids=batch.ids, seed=self.suite.seed,
-        )  # fmt: skip
+            prepared.classifier, batch.images, plan=plan, ground_truth=batch.ground_truth, ids=batch.ids, seed=self.suite.seed
+        )
         try:
             for method in prepared.methods:
                 own = [metrics[k] for m, k in wanted if m == method.label]
@@ -175,7 +174,7 @@ class Runner:
         """One method on one batch: maps once for the union of the pairs, then each metric on its own rows."""
         if not metrics:
             return
-        chosen = {rule: choose(forward, rule) for rule in sorted({metric.explain for metric in metrics})}
+        chosen = {rule: forward.select(rule) for rule in sorted({metric.explain for metric in metrics})}
         union = torch.stack(list(chosen.values())).any(0)
         pairs = Pairs.where(union)
         if not len(pairs):  # an image without a label still counts in a metric per image

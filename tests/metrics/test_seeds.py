@@ -23,7 +23,7 @@ from xaibench.measuring import measure
 from xaibench.metrics.seed_curve import seed_curve
 from xaibench.metrics.seeds import fraction_seeds, threshold_seeds
 from xaibench.records import rows_of
-from xaibench.regions import VOID
+from xaibench.regions import VOID, GroundTruth
 from xaibench.scores import Score, moments, score
 from xaibench.suite import BoundMetric, parse_metrics
 
@@ -47,7 +47,7 @@ class Reference:
         classifier = any_classifier(labels=CLASSES)
         rows: list[dict[str, Any]] = []
         for i, (maps, keys, truth) in enumerate(zip(self.maps, self.keys, self.truth, strict=True)):
-            forward = Forward(classifier, torch.zeros((1, 3, *truth.shape)), mask=truth[None])
+            forward = Forward(classifier, torch.zeros((1, 3, *truth.shape)), ground_truth=GroundTruth(mask=truth[None]))
             pairs = Pairs(torch.zeros(len(keys), dtype=torch.long), keys - 1)
             found = measure(Evaluation(forward, pairs, maps), metric)
             rows += rows_of([str(i)], found.label, found.values, found.parts, 0.0)
@@ -206,7 +206,7 @@ def batch() -> tuple[Forward, Pairs, Tensor]:
     mask = torch.randint(0, 4, (4, 8, 12), generator=generator).byte()
     mask[:, 0, :3] = 255
     pairs = Pairs([3, 0, 0, 2, 0, 3], [0, 2, 0, 1, 1, 2])
-    forward = Forward(any_classifier(), torch.zeros((4, 3, 8, 12)), mask=mask)
+    forward = Forward(any_classifier(), torch.zeros((4, 3, 8, 12)), ground_truth=GroundTruth(mask=mask))
     return forward, pairs, torch.randn((6, 4, 6), generator=generator)
 
 
@@ -221,7 +221,7 @@ def test_sweep_counts_are_those_of_label_maps(batch: tuple[Forward, Pairs, Tenso
         own = [p for c in range(3) for p in range(6) if pairs.image[p] == image and pairs.label[p] == c]
         expected = [
             twin_counts(
-                threshold_seeds(relevance[own], pairs.label[own] + 1, background=t), forward.mask[image].long(), 4
+                threshold_seeds(relevance[own], pairs.label[own] + 1, background=t), forward.ground_truth.mask[image].long(), 4
             )
             for t in (fixed, *thresholds)
         ]
@@ -234,9 +234,9 @@ def test_sweep_counts_are_those_of_label_maps(batch: tuple[Forward, Pairs, Tenso
 def test_degenerate(batch: tuple[Forward, Pairs, Tensor], name: str) -> None:
     """NaN map and all-void image: undefined. No pair, constant, all-negative: a row like any other."""
     forward, pairs, maps = batch
-    mask = forward.mask.clone()
+    mask = forward.ground_truth.mask.clone()
     mask[0] = VOID
-    forward = Forward(any_classifier(), forward.images, mask=mask)
+    forward = Forward(any_classifier(), forward.images, ground_truth=GroundTruth(mask=mask))
     maps = maps.clone()
     maps[pairs.image == 2] = torch.nan
     maps[pairs.image == 3] = -1
@@ -253,10 +253,10 @@ def test_degenerate(batch: tuple[Forward, Pairs, Tensor], name: str) -> None:
 
 def test_api_gives_images_once(batch: tuple[Forward, Pairs, Tensor]) -> None:
     forward, pairs, maps = batch
-    table = xaibench.evaluate(forward.classifier, forward.images, pairs, maps, ["seeds"], masks=forward.mask)
+    table = xaibench.evaluate(forward.classifier, forward.images, pairs, maps, ["seeds"], masks=forward.ground_truth.mask)
     assert table.groupby("image")["seed_miou"].nunique().eq(1).all()
     scores = xaibench.evaluate(
-        forward.classifier, forward.images, pairs, maps, ["seeds"], masks=forward.mask, reduce="scores"
+        forward.classifier, forward.images, pairs, maps, ["seeds"], masks=forward.ground_truth.mask, reduce="scores"
     )
     assert scores["n"].tolist()[1] == 4, "images, also the one without a label"
 
@@ -264,9 +264,9 @@ def test_api_gives_images_once(batch: tuple[Forward, Pairs, Tensor]) -> None:
 def test_an_object_free_image_counts(batch: tuple[Forward, Pairs, Tensor]) -> None:
     """Its seeds are part of the total area although its own ratio is infinite."""
     forward, pairs, maps = batch
-    mask = forward.mask.clone()
+    mask = forward.ground_truth.mask.clone()
     mask[2] = 0
-    forward = Forward(any_classifier(), forward.images, mask=mask)
+    forward = Forward(any_classifier(), forward.images, ground_truth=GroundTruth(mask=mask))
     metric = bound("seed_area_ratio")
     found = measure(Evaluation(forward, pairs, maps), metric)
     assert found.values[2] == np.inf

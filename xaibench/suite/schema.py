@@ -12,8 +12,8 @@ import pydantic
 
 from xaibench import registry
 from xaibench.errors import UsageError, unknown
+from xaibench.registry import PairRule
 
-Explain = Literal["detected", "present", "predicted", "target"]
 Kind = Literal["models", "methods", "metrics"]
 Precision = Literal["float32", "float64"]
 
@@ -42,7 +42,7 @@ class Named(pydantic.BaseModel):
 
 
 class MetricNamed(Named):
-    explain: Explain | None = None
+    explain: PairRule | None = None
 
 
 class DatasetNamed(pydantic.BaseModel):
@@ -130,7 +130,7 @@ class Suite(Section):
     seed: int = 0
     dataset: Annotated[DatasetNamed, pydantic.BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)]
     models: Annotated[list[ModelSection], Listed, pydantic.Field(min_length=1)]
-    explain: Explain = "detected"
+    explain: PairRule = "detected"
     threshold: float = pydantic.Field(0.5, ge=0, le=1)
     precision: Precision = "float32"
     methods: Annotated[list[Named], Listed, pydantic.Field(min_length=1)]
@@ -170,7 +170,7 @@ class BoundMetric:
     label: str
     entry: registry.Metric
     parameters: Mapping[str, Any]
-    explain: Explain
+    explain: PairRule
 
     @property
     def aggregate(self) -> str:
@@ -181,7 +181,7 @@ class BoundMetric:
         return self.entry.direction(self.parameters)
 
 
-def parse_metrics(entries: Sequence[str | Mapping[str, Any]], explain: Explain = "detected") -> list[BoundMetric]:
+def parse_metrics(entries: Sequence[str | Mapping[str, Any]], explain: PairRule = "detected") -> list[BoundMetric]:
     """Metrics from names and mappings, as `xaibench.evaluate(metrics=...)` takes them."""
     parsed = []
     for entry in [entries] if isinstance(entries, str) else entries:
@@ -192,7 +192,7 @@ def parse_metrics(entries: Sequence[str | Mapping[str, Any]], explain: Explain =
     return bind_metrics(parsed, explain)
 
 
-def bind_metrics(entries: Sequence[MetricNamed], explain: Explain) -> list[BoundMetric]:
+def bind_metrics(entries: Sequence[MetricNamed], explain: PairRule) -> list[BoundMetric]:
     """Groups spelled out, parameters filled in. Raises UsageError on unknown names, parameters and double labels."""
     bound: dict[str, BoundMetric] = {}
     groups = registry.metric_groups()

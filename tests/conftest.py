@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from xaibench.models import create_module, import_timm
+from xaibench.models import create_module
+from xaibench.timm_import import import_timm
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from xaibench.errors import MissingError, UsageError, unknown
 from xaibench.preprocess import ExtraChannels
-from xaibench.torchvision_ops import ensure_torchvision_schemas
+from xaibench.timm_import import import_timm
 
 STEM = 3  # input channels of the checkpoints that `extra_channels` starts from
 
@@ -59,15 +58,6 @@ def model_names() -> list[str]:
 
 def known_model(name: str) -> bool:
     return name in ARCHITECTURES or bool(import_timm().is_model(name))
-
-
-def import_timm() -> Any:
-    """timm, also where torchvision's compiled operators do not load."""
-    ensure_torchvision_schemas()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # timm's own deprecation notices are not the user's
-        import timm
-    return timm
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ ARCHIVE = "ILSVRC2012_img_val.tar"
 
 @cache
 def _timm_info() -> Any:
-    from xaibench.models import import_timm
+    from xaibench.timm_import import import_timm
 
     import_timm()
     from timm.data import ImageNetInfo

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import xaibench
-from xaibench import models
+from xaibench import models, pretrained
 from xaibench.classifier import Classifier
 from xaibench.classifier_loading import load_classifier
 from xaibench.errors import UsageError
@@ -144,6 +144,7 @@ def test_weights_that_timm_fetches_follow_the_rule_too(monkeypatch: pytest.Monke
         return module
 
     monkeypatch.setattr(timm, "create_model", fetch)
+    monkeypatch.setattr(pretrained, "_check_server", lambda *_: None)
     classifier = load_classifier("test_resnet", pretrained=True, in_chans=4, extra_channels="mean")
     torch.testing.assert_close(stem(classifier.module)[:, 3], stem(plain).mean(1))
     assert classifier.trained

@@ -140,7 +140,7 @@ class Records:
 
     def error(self, cell: Cell) -> str | None:
         path = self.error_path(cell)
-        return str(json.loads(path.read_text())["error"]) if path.exists() else None
+        return str(json.loads(path.read_text(encoding="utf-8"))["error"]) if path.exists() else None
 
     def merge(self, cell: Cell, parts: int) -> None:
         """One file instead of the parts, once all are there."""
@@ -179,7 +179,7 @@ class Records:
 def write_text(path: Path, text: str) -> None:
     """Replace a text file as a whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 

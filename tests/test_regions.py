@@ -199,7 +199,8 @@ def test_halves_of_a_batch_keep_their_regions() -> None:
     assert len(first.ground_truth.regions.masks) == 0
     assert second.ground_truth.regions.image.tolist() == [0, 0, 1, 1]
     every = Pairs([1, 1, 2, 2], [DOG, RUG, DOG, RUG])
-    assert torch.equal(second.ground_truth.regions.of(Pairs(every.image - 1, every.label)), whole.ground_truth.regions.of(every))
+    expected = whole.ground_truth.regions.of(every)
+    assert torch.equal(second.ground_truth.regions.of(Pairs(every.image - 1, every.label)), expected)
 
 
 def test_regions_must_be_of_the_size_of_the_images() -> None:

@@ -15,7 +15,6 @@ from xaibench.errors import UsageError
 from xaibench.models import (
     STEM,
     create_module,
-    import_timm,
     load_state,
     read_checkpoint,
     seeded,
@@ -23,6 +22,7 @@ from xaibench.models import (
     stem_options,
 )
 from xaibench.preprocess import ExtraChannels, Preprocess
+from xaibench.timm_import import import_timm
 
 if TYPE_CHECKING:
     from xaibench.model_cache import ModelCache

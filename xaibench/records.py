@@ -137,7 +137,7 @@ class Records:
 
     def error(self, cell: Cell) -> str | None:
         path = self.error_path(cell)
-        return str(json.loads(path.read_text())["error"]) if path.exists() else None
+        return str(json.loads(path.read_text(encoding="utf-8"))["error"]) if path.exists() else None
 
     def merge(self, cell: Cell, parts: int) -> None:
         """One file instead of the parts, once all are there."""

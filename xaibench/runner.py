@@ -21,6 +21,7 @@ from xaibench.measuring import check_maps, error_row, explainer, measure
 from xaibench.preparing import Key, Prepared, Settings, prepare
 from xaibench.records import Records, part_of, parts_of, rows_of
 from xaibench.suite import BoundMethod, BoundMetric, ModelSection, Suite
+from xaibench.tracebacks import place
 
 Rows = list[dict[str, Any]]
 MOST_LISTED = 20  # bad samples in one message; bad_samples.csv has all
@@ -44,6 +45,12 @@ class Outcome:
     computed: int = 0
     failed: list[str] = field(default_factory=list)
     bad: dict[str, str] = field(default_factory=dict)
+
+
+class CellError(XaibenchError):
+    """A method or metric raised an error in a run that stops at the first one."""
+
+    exit_code = 3
 
 
 class Runner:
@@ -82,6 +89,7 @@ class Runner:
         Raises:
             SampleError: more bad samples than the suite allows, those of the records included
             WorkerError: a process that read samples died
+            CellError: the first error, where the settings say `fail_fast`
         """
         for section in self.suite.models:
             prepared = self.prepare(section)
@@ -218,15 +226,22 @@ class Runner:
     def _failed(
         self, prepared: Prepared, key: Key, error: Exception, failed: set[Key]
     ) -> None:
-        if self.settings.fail_fast:
-            raise error
-        failed.add(key)
         method, metric = key
         reason = str(error) if isinstance(error, XaibenchError) else f"{type(error).__name__}: {error}"
         sentence = f"{prepared.section.label} / {method} / {metric}: {reason}"
+        if self.settings.fail_fast:
+            where = self._place(prepared, key, error)
+            raise CellError(sentence + (f" ({where})" if where else "")) from error
+        failed.add(key)
         self.records.write_error(prepared.cells[key], sentence, "".join(traceback.format_exception(error)))
         self.outcome.failed.append(sentence)
         self.progress.note(f"failed: {sentence}")
+
+    def _place(self, prepared: Prepared, key: Key, error: Exception) -> str | None:
+        """The innermost line of an error in the file of the method or the metric of a cell."""
+        methods = {method.label: method.entry.function.__module__ for method in prepared.methods}
+        metrics = {metric.label: metric.entry.function.__module__ for metric in self.metrics}
+        return place(error, {methods[key[0]], metrics[key[1]]}.__contains__)
 
     # -- bad samples --------------------------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 import xaibench
 from xaibench import registry
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.models import import_timm
 from xaibench.regions import GroundTruth
+from xaibench.timm_import import import_timm
 
 CLOSE = 1e-5
 SINGLE = 0.9999  # cosine of float32 and float64 maps

@@ -1,5 +1,6 @@
 # make demo   a leaderboard from a bare machine (Python 3.11+ and make are enough)
 # make test   all quick tests     make slow   the slow ones     make lint types bench docs wheel-check
+# make newest minima   the demo with the newest version of every dependency, and with the smallest that is declared
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -7,7 +8,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 DEMO   ?=
 TESTS  ?= tests
 
-.PHONY: demo test slow lint types bench docs leaderboards wheel-check clean
+.PHONY: demo test slow lint types bench docs leaderboards wheel-check newest minima clean
 
 demo: $(VENV)/.base
 	$(BIN)/xaibench run shapes --quick $(DEMO)
@@ -29,7 +30,7 @@ types: $(VENV)/.lint
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' -o python_functions='bench_*' --benchmark-enable --benchmark-columns=min,median,rounds -s
 
-docs: $(VENV)/.docs
+docs: $(VENV)/.test
 	$(BIN)/python docs/make_cards.py
 	$(BIN)/python docs/make_figures.py
 
@@ -51,6 +52,16 @@ wheel-check: $(VENV)/.test
 	build/clean/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt build/wheel/*.whl
 	cd build/clean && bin/xaibench list methods && bin/xaibench list suites && bin/xaibench validate shapes
 
+# as a user installs it, without constraints.txt; DEMO="--limit 16" keeps it short
+newest minima:
+	rm -rf build/$@ && $(PYTHON) -m venv build/$@
+	build/$@/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[all]' $(PINS)
+	build/$@/bin/python -m pip list --disable-pip-version-check
+	build/$@/bin/xaibench run shapes --quick --out build/$@/run --progress plain $(DEMO)
+	build/$@/bin/xaibench explain docs/images/leaderboard.png --model shapes-resnet --method cam -o build/$@/explained.png
+
+minima: PINS = $(shell $(PYTHON) .ci/minima.py)
+
 $(VENV)/.base: constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
@@ -61,10 +72,6 @@ $(VENV)/.base: constraints.txt pyproject.toml
 
 $(VENV)/.test: $(VENV)/.base
 	$(PIP) --no-build-isolation --editable '.[test]'
-	touch $@
-
-$(VENV)/.docs: $(VENV)/.base
-	$(PIP) --no-build-isolation --editable '.[docs]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.base

@@ -20,7 +20,9 @@ import pandas as pd
 import seaborn as sns
 
 from xaibench import scores
+from xaibench.aggregation import find_aggregation
 from xaibench.leaderboard import ARROWS
+from xaibench.seeding import stable_seed
 from xaibench.suite import BoundMetric, load_suite
 
 DOCS = Path(__file__).parent
@@ -82,7 +84,7 @@ def paired(
 
     The same resamples of images for both: what makes an image hard for every map cancels.
     """
-    rule = scores.aggregation(aggregate)
+    rule = find_aggregation(aggregate)
     both = [f[f["status"] == "ok"].set_index(["sample_id", "label"]).sort_index() for f in (truth, nothing)]
     common = both[0].index.intersection(both[1].index)
     if not len(common):
@@ -118,7 +120,7 @@ def truth_table(run: Path, table: pd.DataFrame, metrics: list[BoundMetric], seed
             continue
         frames = [frame(run, rows.loc[name]) for name in (TRUTH, NOTHING)]
         first, second, difference, low, high, n = paired(
-            *frames, metric.aggregate, scores.stable_seed(seed, "bootstrap", metric.label)
+            *frames, metric.aggregate, stable_seed(seed, "bootstrap", metric.label)
         )
         words = [f"{first:.3g}", f"{second:.3g}", f"{difference:+.3g} [{low:+.3g}, {high:+.3g}]", str(n)]
         lines.append(

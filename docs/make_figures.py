@@ -106,7 +106,7 @@ def every_method(index: int, columns: int = 11) -> None:
                 batch = collate([dataset[index]], geometry(classifier)).on(classifier)
                 pairs = xaibench.Forward(classifier, batch.images).detected_pairs[torch.tensor([0])]
                 if "masks" in entry.needs:
-                    needed["masks"] = batch.mask
+                    needed["masks"] = batch.ground_truth.mask
                 maps = xaibench.explain(classifier, batch.images, pairs, method=name, **needed)
                 mask = xaibench.Evaluation(xaibench.Forward(classifier, batch.images), pairs, maps).mask[0]
                 tiles.append((name, model, mask.numpy()))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import xaibench
 from xaibench.models import create_module
-from xaibench.torchvision_ops import ensure_torchvision_schemas
+from xaibench.timm_import import import_torchvision
 
 LABELS = 5
 STEPS = 20
@@ -34,7 +34,7 @@ COALITIONS = 100
 
 def rows(images: Tensor) -> list[tuple[str, str, Callable[[], object], Callable[[], object]]]:
     """What is timed: work, whose peer it is, ours, theirs."""
-    ensure_torchvision_schemas()  # it imports torchvision, whose compiled operators do not load everywhere
+    import_torchvision()  # it imports torchvision, whose compiled operators do not load everywhere
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 

@@ -14,10 +14,7 @@ from xaibench.registry import method
 @method(source="xaibench; a coin per cell", cost="none", control=True)
 def random(forward: Forward, pairs: Pairs, *, cells: Count = 12) -> Tensor:
     """Uniform noise in [0, 1) on a cells x cells grid, seeded by (suite seed, sample, label). Maps [P, cells, cells]."""
-    if not len(pairs):
-        return forward.images.new_empty((0, cells, cells))
-    noise = [torch.rand((cells, cells), generator=g, dtype=torch.float64) for g in forward.generators(pairs, "random")]
-    return torch.stack(noise).to(forward.images)
+    return forward.draw_per_pair(pairs, "random", cells, cells, dtype=torch.float64).to(forward.images)
 
 
 @method(source="xaibench; the photographer's bias", cost="none", control=True)
@@ -42,4 +39,4 @@ def edges(forward: Forward, pairs: Pairs) -> Tensor:
 @method(needs=("masks",), source="xaibench; the ground truth", cost="none", control=True)
 def oracle(forward: Forward, pairs: Pairs) -> Tensor:
     """The ground-truth mask of the label. Maps [P, H, W] in {0, 1}; all 0 where the label is not in the image."""
-    return forward.truth(pairs).to(forward.images.dtype)
+    return forward.ground_truth.of(pairs).to(forward.images.dtype)

@@ -101,12 +101,7 @@ def blocks(ranks: Tensor, counts: Tensor) -> Choose:
 def _subsets(evaluation: Evaluation, total: int, samples: int, fraction: float, name: str) -> Tensor:
     """bool [P, S, total]: random subsets of floor(fraction * total) units (at least 1), seeded by pair."""
     size = max(1, int(fraction * total))
-    draws = [
-        torch.rand(samples, total, generator=generator).argsort(1) < size
-        for generator in evaluation.forward.generators(evaluation.pairs, name)
-    ]
-    chosen = torch.stack(draws) if draws else torch.zeros(0, samples, total, dtype=torch.bool)
-    return chosen.to(evaluation.maps.device)
+    return evaluation.forward.draw_per_pair(evaluation.pairs, name, samples, total).argsort(2) < size
 
 
 # -- correlation ------------------------------------------------------------------------------------------------------
@@ -295,13 +290,9 @@ def _squares(evaluation: Evaluation, samples: int, side: float) -> Choose:
     """Squares wholly inside the image, at places seeded by pair."""
     height, width = evaluation.forward.images.shape[-2:]
     length = max(1, round(side * min(height, width)))
-    draws = [
-        torch.rand(samples, 2, generator=generator)
-        for generator in evaluation.forward.generators(evaluation.pairs, "infidelity")
-    ]
-    places = torch.stack(draws) if draws else torch.zeros(0, samples, 2)
-    free = torch.tensor([height - length + 1, width - length + 1])
-    corners = (places * free).floor().long().minimum(free - 1).to(evaluation.maps.device)
+    places = evaluation.forward.draw_per_pair(evaluation.pairs, "infidelity", samples, 2)
+    free = torch.tensor([height - length + 1, width - length + 1], device=places.device)
+    corners = (places * free).floor().long().minimum(free - 1)
     row = torch.arange(height, device=corners.device)[:, None]
     column = torch.arange(width, device=corners.device)
 

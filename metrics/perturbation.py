@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from xaibench.bounds import AtLeastTwo, Count, NotNegative, Odd, Positive, PositiveFraction
-from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.perturb import Baseline, Curve, Order, Removal, Score, Static, Unit
 from xaibench.registry import metric
@@ -227,9 +226,7 @@ def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "n
     Rankings change with which label is explained, and the polarity. Criticism: any label of the image counts as a hit,
     and black pixels are unlike any training image.
     """
-    present = evaluation.forward.present
-    if present is None:
-        raise UsageError("perturbation_auc needs ground-truth labels (labels=)")
+    present = evaluation.forward.ground_truth.labels_for("perturbation_auc")
     removal = Removal("black", steps=None, fractions=TENTHS)
     curve = evaluation.curve("morf" if polarity == "positive" else "lerf", removal)
     undefined = curve.predicted.isnan()

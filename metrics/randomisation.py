@@ -30,7 +30,7 @@ from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
 from xaibench.registry import metric
-from xaibench.scores import stable_seed
+from xaibench.seeding import stable_seed
 
 Similarity = Literal["spearman", "ssim", "pearson"]
 BINS = 100

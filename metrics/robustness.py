@@ -14,8 +14,7 @@ from torch import Tensor
 from xaibench.bounds import Count, NotNegative, Positive
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
-from xaibench.registry import metric
-from xaibench.scores import PER_IMAGE
+from xaibench.registry import PER_IMAGE, metric
 
 COST = "`samples` explanations, shared by all of one radius"
 COST_OUTPUT = f"{COST}; `samples` forwards"
@@ -118,11 +117,7 @@ def noise(evaluation: Evaluation, image: Tensor, samples: int, radius: float) ->
     """[n, samples, C, H, W] uniform noise for rows [n] of the batch, seeded by sample id."""
     images = evaluation.forward.images
     whole = Pairs(image, torch.full_like(image, PER_IMAGE))
-    draws = [
-        torch.rand((samples, *images.shape[1:]), generator=generator, dtype=torch.float32)
-        for generator in evaluation.forward.generators(whole, "noise")
-    ]
-    unit = torch.stack(draws) if draws else torch.empty((0, samples, *images.shape[1:]))
+    unit = evaluation.forward.draw_per_pair(whole, "noise", samples, *images.shape[1:])
     return ((2 * unit - 1) * radius).to(images)
 
 

@@ -24,6 +24,7 @@ from xaibench.bounds import Fraction
 from xaibench.datasets.base import VOID
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
+from xaibench.metrics.seed_curve import rows_of
 from xaibench.registry import metric
 
 BACKGROUND, UNKNOWN = 0, VOID
@@ -115,6 +116,7 @@ def _strongest(maps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     group="seeds",
     aggregate="seed_miou",
     source=SWEEP_SOURCE,
+    version=2,
     cost="none",
     minimum_effect=0.005,
     per="image",
@@ -138,10 +140,7 @@ def seed_miou(
         average: `seed_miou` at the fixed threshold, over the classes that occur (in truth or prediction);
             `seed_miou_all` over all classes, 0 for absent ones; `oracle_seed_miou` (`_all`) at the best threshold of
             the sweep, which is chosen on the ground truth; `seed_width` (`_all`) the length of the range of thresholds
-            within 2 points of that best. The curve itself: `xaibench.scores.seed_curve`
-
-    The statistics: number of classes K, the 1 + T thresholds (fixed first), true positives and predicted pixels
-    [(1 + T), K] each, ground truth [K].
+            within 2 points of that best. The curve itself: `xaibench.metrics.seed_curve`
 
     Rankings change with the threshold, more than with the map. Criticism: a fixed threshold suits one family of maps:
     read the curve's best and its width beside it.
@@ -157,7 +156,7 @@ def seed_miou(
     best, label = (torch.stack(list(part)) for part in zip(*found, strict=True))
     cuts = torch.tensor([fixed, *sweep], dtype=torch.float64, device=best.device)
     hits, predicted = _sweep(best, label, gt, valid, cuts.to(best.dtype), classes)
-    return _statistics(evaluation, cuts, hits, predicted, _count(gt, valid, classes), valid)
+    return rows_of(cuts, hits, predicted, _count(gt, valid, classes), _defined(evaluation, valid))
 
 
 @metric(
@@ -187,7 +186,7 @@ def seed_pixel_accuracy(
     """
     seeds, gt, valid = _fraction_seeds(evaluation, fraction, strict, area, zero)
     known = valid & (seeds != UNKNOWN)
-    return _rows(evaluation, torch.stack([_total(known & (seeds == gt)), _total(known)], 1), valid)
+    return _ratio(evaluation, _total(known & (seeds == gt)), _total(known), valid)
 
 
 @metric(
@@ -219,10 +218,8 @@ def seed_area_ratio(
     seeds, gt, valid = _fraction_seeds(evaluation, fraction, strict, area, zero)
     known = valid & (seeds != UNKNOWN)
     if of == "known":
-        counts = [_total(known), _total(valid)]
-    else:
-        counts = [_total(known & (seeds != BACKGROUND)), _total(valid & (gt != BACKGROUND))]
-    return _rows(evaluation, torch.stack(counts, 1), valid)
+        return _ratio(evaluation, _total(known), _total(valid), valid)
+    return _ratio(evaluation, _total(known & (seeds != BACKGROUND)), _total(valid & (gt != BACKGROUND)), valid)
 
 
 @metric(
@@ -232,6 +229,7 @@ def seed_area_ratio(
     group="seeds",
     aggregate="seed_miou",
     source=THESIS,
+    version=2,
     cost="none",
     minimum_effect=0.005,
     per="image",
@@ -261,7 +259,7 @@ def seed_miou_k(
     hits, predicted = _count(gt, known & (seeds == gt), classes), _count(seeds, known, classes)
     truth = _count(gt, known if unknown == "ignored" else valid, classes)
     cuts = torch.tensor([fraction], dtype=torch.float64, device=gt.device)
-    return _statistics(evaluation, cuts, hits[:, None], predicted[:, None], truth, valid)
+    return rows_of(cuts, hits[:, None], predicted[:, None], truth, _defined(evaluation, valid))
 
 
 # -- counting ---------------------------------------------------------------------------------------------------------
@@ -280,10 +278,8 @@ def _ground_truth(evaluation: Evaluation) -> tuple[Tensor, Tensor, int]:
 
     An object of none of the classes (ImageNet-Segmentation has such) counts neither way, as void does.
     """
-    mask, classes = evaluation.forward.mask, evaluation.forward.logits.shape[1] + 1
-    if mask is None:
-        raise UsageError("seeds need ground-truth masks: give masks=, or choose a data set that has them")
-    return mask.long(), evaluation.forward.single & (mask < classes), classes
+    truth, classes = evaluation.forward.ground_truth, evaluation.forward.logits.shape[1] + 1
+    return truth.known_mask.long(), truth.single & (truth.known_mask < classes), classes
 
 
 def _fraction_seeds(
@@ -338,17 +334,14 @@ def _sweep(best: Tensor, label: Tensor, gt: Tensor, valid: Tensor, cuts: Tensor,
     return hits[:, rank], predicted[:, rank]
 
 
-def _statistics(
-    evaluation: Evaluation, cuts: Tensor, hits: Tensor, predicted: Tensor, truth: Tensor, valid: Tensor
-) -> Tensor:
-    """[B, S]: what `xaibench.scores.seed_curve` reads."""
-    head = torch.cat([cuts.new_tensor([truth.shape[1]]), cuts]).expand(len(truth), -1)
-    counts = torch.cat([hits.flatten(1), predicted.flatten(1), truth], 1)
-    return torch.cat([head, _rows(evaluation, counts, valid)], 1)
+def _ratio(evaluation: Evaluation, part: Tensor, whole: Tensor, valid: Tensor) -> Tensor:
+    """Statistics float64 [B, 2] of two counts [B]; NaN for undefined images."""
+    counts = torch.stack([part, whole], 1).double()
+    return counts.where(_defined(evaluation, valid)[:, None], torch.nan)
 
 
-def _rows(evaluation: Evaluation, counts: Tensor, valid: Tensor) -> Tensor:
-    """Counts [B, S] as float64, NaN where the image is void everywhere or one of its maps is undefined."""
-    undefined = ~valid.flatten(1).any(1)
-    undefined[evaluation.pairs.image[~evaluation.defined]] = True
-    return counts.double().masked_fill(undefined[:, None], torch.nan)
+def _defined(evaluation: Evaluation, valid: Tensor) -> Tensor:
+    """bool [B]: the image is not void everywhere, and all its maps are defined."""
+    defined = valid.flatten(1).any(1)
+    defined[evaluation.pairs.image[~evaluation.defined]] = False
+    return defined

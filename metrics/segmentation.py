@@ -109,8 +109,7 @@ def _truth(evaluation: Evaluation, truth: Truth) -> tuple[Tensor, Tensor, Tensor
     gt, labelled = evaluation.truth.flatten(1), evaluation.valid.flatten(1)
     defined = labelled.any(1)
     if truth == "foreground":
-        assert evaluation.forward.mask is not None  # evaluation.truth has said so
-        gt = labelled & (evaluation.forward.mask != 0)[evaluation.pairs.image].flatten(1)
+        gt = labelled & (evaluation.forward.ground_truth.known_mask != 0)[evaluation.pairs.image].flatten(1)
     else:
         defined = defined & gt.any(1)
     return gt, labelled, defined[:, None]

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import xaibench
-from xaibench.models import create_module, import_timm
+from xaibench.models import create_module
+from xaibench.timm_import import import_timm
 
+hypothesis.settings.register_profile("no clock", deadline=None)  # machines are shared
+hypothesis.settings.load_profile("no clock")
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,45 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
         load_classifier("test_resnet", num_classes=5, checkpoint=path)
     with pytest.raises(MissingError, match="no such file"):
         load_classifier("test_resnet", checkpoint=tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "clause"),
+    [
+        (lambda name, value: (f"model.{name}", value), "the names of its weights begin with 'model.'; save them without"),
+        (lambda name, value: (f"net.body.{name}", value), "begin with 'net.body.'"),
+        (lambda name, value: (name, value[:3] if name.startswith("fc.") else value), "it has 3 classes, not 4; all else fits"),
+        (lambda name, value: (name, value[:1] if value.ndim else value), r"0 missing|missing conv1"),
+    ],
+)
+def test_why_a_checkpoint_does_not_fit(
+    tmp_path: Path, change: Callable[[str, torch.Tensor], tuple[str, torch.Tensor]], clause: str
+) -> None:
+    stored = create_module("test_resnet", num_classes=4).state_dict()
+    path = tmp_path / "w.pth"
+    torch.save(dict(change(name, value) for name, value in stored.items()) | {"loss.scale": torch.ones(1)}, path)
+    if "classes" in clause:
+        torch.save(dict(change(name, value) for name, value in stored.items()), path)
+    with pytest.raises(UsageError, match=f"w.pth does not fit the model: .*{clause}"):
+        load_classifier("test_resnet", num_classes=4, checkpoint=path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_files_that_hold_no_weights(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"w{suffix}"
+    with pytest.raises(MissingError, match="no such file"):
+        read_checkpoint(path)
+    path.write_bytes(b"junk" * 100)
+    with pytest.raises(UsageError, match=f"checkpoint {path}: not a"):
+        read_checkpoint(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(MissingError, match=f"checkpoint {path}: is not a file; give the file of the weights"):
+        read_checkpoint(path)
+    path.rmdir()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(MissingError, match="is not a file"):
+        read_checkpoint(path)
 
 
 def test_unknown_models_and_options() -> None:

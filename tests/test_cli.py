@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import xaibench
+from xaibench import run as run_suite
 from xaibench.cli import main
 from xaibench.rundir import resolved
 from xaibench.suite import load_suite, shipped_suites
@@ -88,6 +90,15 @@ def test_flags_change_the_suite(
         (["run", "{suite}", "--batch-size", "many"], "a positive number, or auto"),
         (["run", "{suite}", "--workers", "some"], "a number from 0, or auto"),
         (["run", "{suite}", "--device", "cuda:99"], "not available here"),
+        (["run", "{suite}", "--device", "gpu"], "unknown device 'gpu'; did you mean 'cuda'?"),
+        (["run", "{suite}", "--device", "cpuu"], "did you mean 'cpu'?"),
+        (["run", "{suite}", "--device", "zzz"], "allowed: auto, cpu, cuda, mps"),
+        (["run", "{suite}", "--method", "cam,raw_atention"], "--method 'raw_atention' chooses nothing of suite tiny; did you"),
+        (["run", "{suite}", "--method", "cam", "--method", "zzz"], "chooses nothing of suite tiny: cam, raw_attention"),
+        (["run", "{suite}", "--metric", "cam"], "--metric 'cam' chooses nothing"),
+        (["run", "{suite}", "--model", ","], "--model ',': give names or globs"),
+        (["run", "shapes", "--quick", "--method", "lime"], "--method 'lime' chooses nothing of the quick part of suite shapes"),
+        (["run", "{suite}", "{suite}"], "are both called 'tiny'; change one `name`, or run them apart"),
         (["run", "{suite}", "--set", "metrics.0=average_drp"], "did you mean 'average_drop'"),
         (["run", "{suite}", "--plugin", "no_such.py"], "no such file"),
         (["run", "."], "this is a folder; give the path of a .yaml file"),
@@ -111,6 +122,100 @@ def test_usage_errors_end_with_2(
     captured = capsys.readouterr()
     assert sentence in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_lists_are_repeated_and_hold_commas_and_globs(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite.write_text(SUITE.replace("cam, raw_attention", "cam, grad_cam, saliency, random, center"))
+    out = tmp_path / "run"
+    flags = ["--method", "cam, sal*", "--method", "random", "--metric", "average_drop,sparseness", "--model", "test_*"]
+    assert call(monkeypatch, "run", suite, "--out", out, "--progress", "none", *flags) == 0
+    resolved = json.loads((out / "suite.resolved.json").read_text())
+    assert [m["as"] for m in resolved["methods"]] == ["cam", "saliency", "random"]
+    assert [m["as"] for m in resolved["metrics"]] == ["average_drop", "sparseness"]
+
+
+def test_several_suites_get_folders_of_their_names(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "b").mkdir()
+    other = tmp_path / "b" / "tiny.yaml"  # the same file name, another suite
+    other.write_text(SUITE.replace("name: tiny", "name: other"))
+    flags = ["--out", tmp_path / "runs", "--method", "cam", "--metric", "sparseness", "--progress", "none"]
+    assert call(monkeypatch, "run", suite, other, *flags) == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["other", "tiny"]
+    other.write_text(SUITE)
+    monkeypatch.chdir(tmp_path)
+    for place in ([], ["--out", "elsewhere"]):
+        assert call(monkeypatch, "run", suite, other, *place) == 2
+        assert f"{suite} and {other} are both called 'tiny'" in capsys.readouterr().err
+    assert not (tmp_path / "elsewhere").exists()
+    (tmp_path / "runs" / "tiny").rename(tmp_path / "runs" / "kept")
+    other.write_text(SUITE.replace("name: tiny", "name: other") + "titel: x\n")
+    assert call(monkeypatch, "run", suite, other, "--progress", "none") == 2  # nothing runs before all are checked
+    assert not (tmp_path / "runs" / "tiny").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(SUITE.replace("cam, raw_attention", "cam"))
+    run_suite(str(folder / "tiny.yaml"), out=folder / "run")
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["-o", "board.csv"], "leaderboard.csv"),
+        (["-o", "board.md"], "leaderboard.md"),
+        (["-o", "board.md", "--format", "csv"], "leaderboard.csv"),
+        (["-o", "board", "--format", "md"], "leaderboard.md"),
+        (["-o", "-", "--format", "md"], "leaderboard.md"),
+        (["--format", "csv"], "leaderboard.csv"),
+    ],
+)
+def test_the_ending_decides_the_format(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str],
+    expected: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "leaderboard", finished, *flags) == 0
+    written = list(tmp_path.iterdir())
+    assert [path.name for path in written] == [flag for flag in flags if flag.startswith("board")]
+    text = written[0].read_text(encoding="utf-8") if written else capsys.readouterr().out
+    assert text == (finished / expected).read_text(encoding="utf-8")
+
+
+def test_a_table_goes_into_a_file_where_it_is_asked_for(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "leaderboard", finished, "-o", "-") == 0
+    table = capsys.readouterr().out
+    assert "sparseness" in table
+    assert call(monkeypatch, "leaderboard", finished, "--format", "table", "-o", tmp_path / "table.txt") == 0
+    assert (tmp_path / "table.txt").read_text(encoding="utf-8") == table
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "sentence"),
+    [
+        ("board.tex", 2, "unknown ending '.tex'; allowed: .csv, .md; or choose with --format"),
+        ("board", 2, "unknown ending ''"),
+        ("absent/board.md", 4, "there is no directory absent; make it first"),
+        (".", 4, "is a directory; give the name of a file"),
+    ],
+)
+def test_places_and_endings_that_do_not_serve(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], output: str,
+    code: int, sentence: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "leaderboard", finished, "-o", output) == code
+    assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_data_ends_with_4(
@@ -266,6 +371,32 @@ def test_show(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert name in capsys.readouterr().out
     assert call(monkeypatch, "show", name, "--json") == 0
     assert json.loads(capsys.readouterr().out)["name"] == name
+
+
+def test_every_verb_takes_plugins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in (["run", "shapes"], ["validate", "shapes"], ["train", "shapes-resnet"], ["show", "cam"], ["list", "methods"],
+                 ["data", "check", "shapes"], ["explain", "a.png", "--model", "m", "--method", "cam"]):  # fmt: skip
+        assert call(monkeypatch, *verb, "--plugin", tmp_path / "no.py") == 2
+        assert "no.py': no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [[], ["explain"]])
+def test_help_keeps_the_names_of_extras(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: list[str]
+) -> None:
+    """A help text is markup, which would take [figures] for a style."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert call(monkeypatch, *verb, "--help") == 0
+    printed = capsys.readouterr().out
+    assert 'pip install "xaibench[figures]"' in printed
+    assert "SUITE...}..." not in printed
+
+
+def test_python_m_xaibench() -> None:
+    done = subprocess.run([sys.executable, "-m", "xaibench", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == xaibench.__version__
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -12,6 +12,7 @@ from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation, unit
 from xaibench.forward import Forward
 from xaibench.preprocess import Preprocess
+from xaibench.regions import GroundTruth
 from xaibench.suite import parse_metrics
 
 
@@ -20,7 +21,7 @@ def evaluation(maps: torch.Tensor | None = None, kind: str = "cnn") -> Evaluatio
     classifier.preprocess = Preprocess((24, 32), "none", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     if maps is None:
         maps = torch.randn(len(PAIRS), 6, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return Evaluation(Forward(classifier, images(), mask=mask()), PAIRS, maps)
+    return Evaluation(Forward(classifier, images(), ground_truth=GroundTruth(mask=mask())), PAIRS, maps)
 
 
 def test_unit() -> None:

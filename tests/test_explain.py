@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from PIL import Image
 from torch import nn
 
 import xaibench
-from xaibench.explain_image import choose_labels, explain_image, forward_of, stages, vgatt_by_depth
+from xaibench import figures
+from xaibench.explain_image import Explained, choose_labels, explain_image, forward_of, stages, vgatt_by_depth
 from xaibench.forward import Forward
 from xaibench.models import create_module
 from xaibench.preprocess import Preprocess
@@ -56,7 +58,7 @@ def test_the_picture(
 
 def test_masks_are_those_of_the_metrics(picture: Path, bundled: xaibench.Classifier) -> None:
     explained = explain_image(picture, bundled, ["cam", "input_x_gradient"], [])
-    forward = forward_of(picture, bundled)
+    forward, _ = forward_of(picture, bundled)
     pairs = choose_labels(forward, [])[0]
     assert explained.labels == [xaibench.load_dataset("shapes").class_names[label] for label in pairs.label]
     assert explained.confidences == sorted(explained.confidences, reverse=True)
@@ -117,7 +119,6 @@ def test_an_untrained_model_is_named_so(
         (["--method", "cam", "--layers", "all"], "--layers all goes with --method vgatt"),
         (["--model", "shapes-resnt"], "unknown model"),
         (["-o", "out.xyz"], "a picture's name ends in one of"),
-        (["-o", "absent/out.png"], "there is no directory absent"),
     ],
 )
 def test_usage_errors(
@@ -131,6 +132,56 @@ def test_usage_errors(
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"), [("absent/out.png", "there is no directory"), ("folder.png", "is a directory")]
+)
+def test_a_place_that_cannot_be_written(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str,
+    sentence: str,
+) -> None:  # fmt: skip
+    (tmp_path / "folder.png").mkdir()
+    flags = ["--model", "shapes-resnet", "--method", "cam", "-o", tmp_path / place]
+    assert call(monkeypatch, "explain", picture, *flags) == 4
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_picture_of_another_size_is_squashed(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    bundled: xaibench.Classifier,
+) -> None:  # fmt: skip
+    """The bundled models have no resize rule: what they were trained on has their size."""
+    photograph = tmp_path / "photo.jpg"
+    Image.open(picture).resize((150, 110)).save(photograph, quality=95)
+    flags = ["--model", "shapes-resnet", "--method", "cam,minmax_cam", "-o", tmp_path / "out.png", "--device", "cpu"]
+    assert call(monkeypatch, "explain", photograph, *flags) == 0
+    note = "photo.jpg is 150x110 and was squashed to 96x96: shapes-resnet has no resize rule"
+    assert f"note: {note}" in capsys.readouterr().err
+    explained = explain_image(photograph, bundled, ["cam"], [])
+    assert explained.notes == [note]
+    assert explained.masks["cam"].shape[1:] == (96, 96)
+    assert explained.labels == explain_image(picture, bundled, ["cam"], []).labels
+    shares, notes = vgatt_by_depth(photograph, bundled, ["2"])
+    assert shares
+    assert notes == [note]
+
+
+def test_methods_by_glob(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Repeated, with commas and as globs; what a glob chooses in vain is named."""
+    drawn: list[list[str]] = []
+
+    def draw(explained: Explained, title: str) -> Any:
+        drawn.append(list(explained.masks))
+        return figures.new_figure(1, 1)
+
+    monkeypatch.setattr(figures, "draw_grid", draw)
+    flags = ["--method", "grad_cam*,cam", "--method", "*_attention", "--method", "cam", "-o", tmp_path / "out.png"]
+    assert call(monkeypatch, "explain", picture, "--model", "shapes-resnet", *flags) == 0
+    assert drawn == [["grad_cam", "grad_cam_pp", "cam"]]
+    assert "need more than a picture: generic_attention, raw_attention" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"no picture", None])
@@ -148,7 +199,7 @@ def test_an_unreadable_image(
 def test_without_matplotlib(picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert call(monkeypatch, "explain", picture, "--model", "shapes-resnet", "--method", "cam") == 4
-    assert "pip install xaibench[figures]" in capsys.readouterr().err
+    assert "pip install \"xaibench[figures]\"" in capsys.readouterr().err
 
 
 # -- VGatt by depth ------------------------------------------------------------------------------------------------
@@ -171,7 +222,7 @@ def test_vgatt_by_depth(
 
 def test_bias_terms_are_score_less_map(picture: Path, bundled: xaibench.Classifier) -> None:
     shares, _ = vgatt_by_depth(picture, bundled, ["2", "4"])
-    images, pairs = forward_of(picture, bundled).images, xaibench.Pairs([0, 0], [2, 4])
+    images, pairs = forward_of(picture, bundled)[0].images, xaibench.Pairs([0, 0], [2, 4])
     logits = bundled.logits(images)[0, pairs.label]
     for layer in dict.fromkeys(share.layer for share in shares):
         maps = xaibench.explain(bundled, images, pairs, method="vgatt", layer=layer)

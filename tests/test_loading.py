@@ -22,7 +22,7 @@ from xaibench.datasets import Dataset, Sample, load_dataset
 from xaibench.errors import SampleError, UsageError, WorkerError
 from xaibench.loading import Batch, Reader, batches, chunks, collate, read_ahead, worker_count
 from xaibench.preprocess import Preprocess
-from xaibench.regions import Regions
+from xaibench.regions import GroundTruth, Regions
 
 SQUARE = Preprocess((32, 32))
 ENTRY = registry.DatasetEntry("made_up", Dataset, "test", 1, ("a", "b"), ("test",), masks=True)
@@ -64,11 +64,11 @@ def read(dataset: Dataset, workers: int, size: int = 4, preprocess: Preprocess =
 
 
 def same(one: Batch, other: Batch) -> bool:
-    tensors = [(one.images, other.images), (one.labels, other.labels)]
-    if one.mask is not None and other.mask is not None:
-        tensors.append((one.mask, other.mask))
-    facts = [(b.ids, b.bad, b.samples, b.mask is None) for b in (one, other)]
-    return facts[0] == facts[1] and all(torch.equal(a, b) for a, b in tensors)
+    parts = [(b.images, b.ground_truth.present, b.ground_truth.mask) for b in (one, other)]
+    facts = [(b.ids, b.bad, b.samples) for b in (one, other)]
+    return facts[0] == facts[1] and all(
+        torch.equal(a, b) if a is not None and b is not None else a is b for a, b in zip(*parts, strict=True)
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -85,9 +85,9 @@ def test_what_a_batch_holds() -> None:
     batch = read(MadeUp(lambda index: {"ignore": np.array([index == 1, 0], np.uint8)}), 0)[0]
     assert batch.images.dtype == torch.uint8
     assert batch.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
-    assert batch.labels.tolist() == [[True, False], [False, True], [True, False], [True, True]]
-    assert batch.mask is not None
-    assert batch.mask[3].unique().tolist() == [3]
+    assert batch.ground_truth.present.tolist() == [[True, False], [False, True], [True, False], [True, True]]
+    assert batch.ground_truth.mask is not None
+    assert batch.ground_truth.mask[3].unique().tolist() == [3]
     first, second = batch.halves()
     assert (first.ids, second.ids) == (["s0", "s1"], ["s2", "s3"])
     assert torch.equal(torch.cat([first.images, second.images]), batch.images)
@@ -194,7 +194,7 @@ def test_a_batch_of_bad_samples_only() -> None:
 
 def test_masks_of_a_data_set_that_declares_none_are_left_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MadeUp, "has_masks", property(lambda self: False))
-    assert [batch.mask for batch in read(MadeUp(giving(mask=None)), 0)] == [None] * 3
+    assert [batch.ground_truth.mask for batch in read(MadeUp(giving(mask=None)), 0)] == [None] * 3
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -278,6 +278,6 @@ def test_all_of_a_batch_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     regions = Regions(torch.tensor([0]), torch.tensor([2]), torch.ones(1, 4, 5, dtype=torch.bool))
     mask = torch.zeros(1, 4, 5, dtype=torch.uint8)
-    batch = Batch(["a"], torch.zeros(1, 3, 4, 5), torch.ones(1, 6), mask, [], regions=regions).pin_memory()
-    assert batch.regions is not None
-    assert pinned == [(1, 3, 4, 5), (1, 6), (1, 4, 5), (1,), (1,), (1, 4, 5)]
+    batch = Batch(["a"], torch.zeros(1, 3, 4, 5), GroundTruth(mask, regions, torch.ones(1, 6)), []).pin_memory()
+    assert batch.ground_truth.regions is not None
+    assert pinned == [(1, 3, 4, 5), (1, 4, 5), (1,), (1,), (1, 4, 5), (1, 6)]

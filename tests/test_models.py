@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 import xaibench
-from xaibench import models
+from xaibench import models, pretrained
 from xaibench.classifier import Classifier
 from xaibench.classifier_loading import load_classifier
 from xaibench.errors import UsageError
 from xaibench.models import create_module, load_checkpoint, state_hash, stem_for
+from xaibench.timm_import import import_timm
 from xaibench.training import read_recipe, train
 
 RULES: dict[str, Any] = {
@@ -131,7 +132,7 @@ def test_stems_of_other_families(name: str) -> None:
 def test_weights_that_timm_fetches_follow_the_rule_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """timm itself would repeat and rescale the three channels."""
     plain = create_module("test_resnet")
-    timm = models.import_timm()
+    timm = import_timm()
     create = timm.create_model
 
     def fetch(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
@@ -143,6 +144,7 @@ def test_weights_that_timm_fetches_follow_the_rule_too(monkeypatch: pytest.Monke
         return module
 
     monkeypatch.setattr(timm, "create_model", fetch)
+    monkeypatch.setattr(pretrained, "_check_server", lambda *_: None)
     classifier = load_classifier("test_resnet", pretrained=True, in_chans=4, extra_channels="mean")
     torch.testing.assert_close(stem(classifier.module)[:, 3], stem(plain).mean(1))
     assert classifier.trained

@@ -20,6 +20,7 @@ from xaibench.measuring import measure
 from xaibench.perturb import Baseline, Removal, Unit, blur, remover, units
 from xaibench.preprocess import Preprocess
 from xaibench.ranking import tied
+from xaibench.regions import GroundTruth
 from xaibench.suite import parse_metrics
 from xaibench.superpixels import slic
 
@@ -60,7 +61,7 @@ def maps(pairs: Pairs = PAIRS) -> Tensor:
 
 
 def evaluation(own: Tensor | None = None, activation: Any = "sigmoid", pairs: Pairs = PAIRS) -> Evaluation:
-    forward = Forward(classifier(activation=activation), images(), present=PRESENT)
+    forward = Forward(classifier(activation=activation), images(), ground_truth=GroundTruth(present=PRESENT))
     return Evaluation(forward, pairs, maps(pairs) if own is None else own)
 
 
@@ -215,7 +216,7 @@ def test_float32() -> None:
     fine = torch.randn(5, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     half = classifier()
     half.module.float()
-    own = Evaluation(Forward(half, images().float(), present=PRESENT), PAIRS, fine.float())
+    own = Evaluation(Forward(half, images().float(), ground_truth=GroundTruth(present=PRESENT)), PAIRS, fine.float())
     for name in FAMILIES:
         assert value(name, own).dtype == torch.float32
         torch.testing.assert_close(

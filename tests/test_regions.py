@@ -16,7 +16,7 @@ from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.loading import Batch, collate
 from xaibench.preprocess import Preprocess
-from xaibench.regions import Regions
+from xaibench.regions import GroundTruth, Regions
 from xaibench.suite import parse_metrics
 
 HEIGHT, WIDTH = 24, 32  # of the small networks
@@ -51,7 +51,7 @@ def batch(regions: bool = True, samples: list[Sample] | None = None) -> Batch:
 
 def evaluation(maps: Tensor, regions: bool = True) -> Evaluation:
     own = batch(regions)
-    forward = Forward(build("cnn"), own.images, mask=own.mask, regions=own.regions, present=own.labels)
+    forward = Forward(build("cnn"), own.images, ground_truth=own.ground_truth)
     return Evaluation(forward, Pairs([0, 0, 0], [DOG, RUG, CAT]), maps.double())
 
 
@@ -87,8 +87,9 @@ def test_a_painted_mask_hides_what_lies_below() -> None:
     maps[0, 7, 14] = 2
     own = batch()
     pointing, energy = [], []
-    for regions in (own.regions, None):
-        forward = Forward(build("cnn"), own.images, mask=torch.from_numpy(painted)[None], regions=regions)
+    for regions in (own.ground_truth.regions, None):
+        truth = GroundTruth(mask=torch.from_numpy(painted)[None], regions=regions)
+        forward = Forward(build("cnn"), own.images, ground_truth=truth)
         explained = Evaluation(forward, Pairs([0], [RUG]), maps)
         pointing.append(registry.metrics["pointing_game"].function(explained).item())
         energy.append(registry.metrics["energy_pointing_game"].function(explained).item())
@@ -101,9 +102,9 @@ def test_what_is_void_stays_void() -> None:
     own = evaluation(torch.rand(3, HEIGHT, WIDTH))
     shared = found[DOG] & found[RUG]
     assert torch.equal(own.valid[0], torch.from_numpy((mask != VOID) | shared))
-    assert torch.equal(own.forward.single[0], torch.from_numpy(mask != VOID))
+    assert torch.equal(own.forward.ground_truth.single[0], torch.from_numpy(mask != VOID))
     without = evaluation(torch.rand(3, HEIGHT, WIDTH), regions=False)
-    assert torch.equal(without.valid, without.forward.single.expand(3, -1, -1))
+    assert torch.equal(without.valid, without.forward.ground_truth.single.expand(3, -1, -1))
 
 
 def test_label_maps_are_compared_with_the_mask() -> None:
@@ -179,12 +180,12 @@ def test_samples_without_labels_have_regions_too() -> None:
     mask, _ = overlapping()
     empty = Sample("e", sample().image, np.zeros(6, np.uint8), np.zeros(6, np.uint8), np.zeros_like(mask), "there", {})
     own = batch(samples=[empty, empty])
-    assert own.regions is not None
-    assert own.regions.masks.shape == (0, HEIGHT, WIDTH)
-    assert not own.regions.union(2).any()
+    assert own.ground_truth.regions is not None
+    assert own.ground_truth.regions.masks.shape == (0, HEIGHT, WIDTH)
+    assert not own.ground_truth.regions.union(2).any()
     with pytest.raises(SampleError, match="here: has no regions, though other samples"):
         batch(samples=[empty, sample(regions=False)])
-    assert batch(regions=False).regions is None
+    assert batch(regions=False).ground_truth.regions is None
 
 
 def test_halves_of_a_batch_keep_their_regions() -> None:
@@ -192,21 +193,23 @@ def test_halves_of_a_batch_keep_their_regions() -> None:
     empty = Sample("e", sample().image, np.zeros(6, np.uint8), np.zeros(6, np.uint8), np.zeros_like(mask), "there", {})
     whole = batch(samples=[empty, sample(), sample()])
     first, second = whole.halves()
-    assert whole.regions is not None
-    assert first.regions is not None
-    assert second.regions is not None
-    assert len(first.regions.masks) == 0
-    assert second.regions.image.tolist() == [0, 0, 1, 1]
+    assert whole.ground_truth.regions is not None
+    assert first.ground_truth.regions is not None
+    assert second.ground_truth.regions is not None
+    assert len(first.ground_truth.regions.masks) == 0
+    assert second.ground_truth.regions.image.tolist() == [0, 0, 1, 1]
     every = Pairs([1, 1, 2, 2], [DOG, RUG, DOG, RUG])
-    assert torch.equal(second.regions.of(Pairs(every.image - 1, every.label)), whole.regions.of(every))
+    expected = whole.ground_truth.regions.of(every)
+    assert torch.equal(second.ground_truth.regions.of(Pairs(every.image - 1, every.label)), expected)
 
 
 def test_regions_must_be_of_the_size_of_the_images() -> None:
     own = batch()
-    assert own.regions is not None
-    small = Regions(own.regions.image, own.regions.label, own.regions.masks[:, :-1])
+    regions = own.ground_truth.regions
+    assert regions is not None
+    small = Regions(regions.image, regions.label, regions.masks[:, :-1])
     with pytest.raises(UsageError, match=r"regions must be .*24, 32.*found .*23, 32"):
-        Forward(build("cnn"), own.images, mask=own.mask, regions=small)
+        Forward(build("cnn"), own.images, ground_truth=GroundTruth(mask=own.ground_truth.mask, regions=small))
 
 
 # -- more labels than a byte holds ----------------------------------------------------------------------------------
@@ -218,13 +221,13 @@ def test_wide_masks_tell_the_label_254_from_void() -> None:
     placed = Preprocess((HEIGHT, WIDTH), "none").mask(wide)
     assert placed.dtype == torch.int16
     np.testing.assert_array_equal(placed.numpy(), wide)
-    forward = Forward(build("cnn"), images()[:1], mask=placed[None])
-    truth = forward.truth(Pairs([0, 0], [254, 999]))
+    forward = Forward(build("cnn"), images()[:1], ground_truth=GroundTruth(mask=placed[None]))
+    truth = forward.ground_truth.of(Pairs([0, 0], [254, 999]))
     assert truth[0].nonzero()[:, 0].unique().tolist() == [0, 1, 2, 3]
     assert truth[1].nonzero()[:, 0].unique().tolist() == [4, 5, 6, 7]
-    assert (~forward.valid)[0].nonzero()[:, 0].unique().tolist() == [8, 9, 10, 11]
-    narrow = Forward(build("cnn"), images()[:1], mask=placed[None].to(torch.uint8))
-    assert (~narrow.valid)[0].nonzero()[:, 0].unique().tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert (~forward.ground_truth.valid)[0].nonzero()[:, 0].unique().tolist() == [8, 9, 10, 11]
+    narrow = Forward(build("cnn"), images()[:1], ground_truth=GroundTruth(mask=placed[None].to(torch.uint8)))
+    assert (~narrow.ground_truth.valid)[0].nonzero()[:, 0].unique().tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
 
 
 def test_wide_masks_keep_their_type_under_every_geometry() -> None:
@@ -242,7 +245,7 @@ def test_an_object_of_no_class_is_void_to_seeds() -> None:
     for foreign in (7, -1):
         mask = torch.zeros(1, HEIGHT, WIDTH, dtype=torch.int16)
         mask[:, :6], mask[:, 6:9] = 3, foreign
-        forward = Forward(build("cnn"), images()[:1], mask=mask)
+        forward = Forward(build("cnn"), images()[:1], ground_truth=GroundTruth(mask=mask))
         own = Evaluation(forward, Pairs([0], [2]), maps)
         found.append([registry.metrics[name].function(own) for name in ("seed_miou", "seed_miou_k", "seed_area_ratio")])
     for one, other in zip(*found, strict=True):

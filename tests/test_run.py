@@ -121,13 +121,13 @@ def test_the_scores_are_those_of_the_api(done: tuple[Path, Run]) -> None:
     )
     assert classifier.preprocess is not None
     batch = collate(samples, classifier.preprocess).on(classifier)
-    pairs = Pairs.where(batch.labels)
+    pairs = Pairs.where(batch.ground_truth.present)
     scores = result.scores.set_index(["method", "metric"])["value"]
     for method in ("cam", "saliency"):
         maps = xaibench.explain(classifier, batch.images, pairs, method=method)
         table = xaibench.evaluate(
             classifier, batch.images, pairs, maps, ["average_drop", "f1_plus", "energy_pointing_game"],
-            masks=batch.mask, labels=batch.labels, reduce="scores",
+            masks=batch.ground_truth.mask, labels=batch.ground_truth.present, reduce="scores",
         ).set_index("metric")  # fmt: skip
         for metric, value in table["value"].items():
             assert value == pytest.approx(scores[method, metric], abs=1e-5)

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xaibench.aggregation import aggregation, find_aggregation
 from xaibench.errors import UsageError
-from xaibench.scores import AGGREGATIONS, aggregation, score
+from xaibench.scores import score
 
 
 def frame(rows: list[tuple[int, int, list[float]]]) -> pd.DataFrame:
@@ -66,9 +67,16 @@ def test_against_plain_loops(name: str, data: Any) -> None:
 
 
 def test_every_aggregation_is_tested() -> None:
-    assert set(AGGREGATIONS) >= {"mean", "label_macro", "label_macro_f1", "f1_of_macro", "f1_of_mean"}
+    for name in ("mean", "label_macro", "label_macro_f1", "f1_of_macro", "f1_of_mean"):
+        assert find_aggregation(name).per in ("all", "label", "macro")
     with pytest.raises(UsageError, match="did you mean 'label_macro'"):
-        aggregation("label_makro")
+        find_aggregation("label_makro")
+    with pytest.raises(ValueError, match="'mean' is defined twice"):
+        aggregation("mean")(lambda means: means[..., 0])
+
+
+def test_an_aggregation_of_a_metric_is_found() -> None:
+    assert find_aggregation("seed_width_all").per == "all"
 
 
 def test_f1_is_a_mean_of_harmonic_means_and_not_the_other_way_round() -> None:

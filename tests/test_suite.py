@@ -428,7 +428,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         find_suite("ShapesFull")
     path = tmp_path / "latin.yaml"
     path.write_bytes(GOOD.encode() + b"title: caf\xe9\n")
-    with pytest.raises(ProblemsError, match=r"latin.yaml:10:11: not UTF-8: byte 0xe9; save the file as UTF-8"):
+    with pytest.raises(ProblemsError, match=r"latin.yaml:10:11: byte 0xe9 is not UTF-8; save the file as UTF-8"):
         load_suite(path)
 
 

@@ -78,6 +78,7 @@ def test_training_learns_and_repeats_itself(tmp_path: Path) -> None:
     assert log.mAP.iloc[-1] == pytest.approx(card["mean_average_precision"], abs=1e-5)
     assert not (tmp_path / "a" / "small.state.pt").exists()
     load_classifier("test_resnet", num_classes=8, checkpoint=first)
+    assert first.stat().st_mode == (tmp_path / "a" / "small.card.json").stat().st_mode  # as the umask says
 
 
 def test_fine_tuning_starts_from_a_checkpoint(tmp_path: Path) -> None:

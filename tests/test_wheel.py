@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import email
+import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import venv
 import zipfile
@@ -31,28 +35,62 @@ def test_every_package_folder_is_listed() -> None:
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == packages_on_disk()
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
-    source = tmp_path_factory.mktemp("source")
-    # from a copy, so that no build folder of an earlier day slips in
+def files_of_the_repository() -> list[str]:
+    """What git tracks, or would track."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a checkout")
     command = ["git", "ls-files", "-co", "--exclude-standard"]
-    files = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in files.stdout.splitlines():
-        if not name.startswith(("tests/", "docs/")) and (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
-    subprocess.run(command, check=True, capture_output=True)
-    (built,) = out.glob("*.whl")
-    return built
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [name for name in listed if (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and the wheel that was built from it."""
+    out = tmp_path_factory.mktemp("built")
+    source = tmp_path_factory.mktemp("source")
+    for name in files_of_the_repository():  # a copy, so that no build folder of an earlier day slips in
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "absent from the `packages` configuration" not in done.stdout + done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (found,) = built.glob("*.whl")
+    return found
+
+
+def test_the_sdist_is_the_repository(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    assert set(files_of_the_repository()) - inside == set()
+    extra = {name for name in inside if name and not (ROOT / name).exists() and "egg-info" not in name}
+    assert extra == {"PKG-INFO", "setup.cfg"}
+
+
+def test_the_metadata(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("METADATA")]
+        metadata = email.message_from_bytes(archive.read(name))
+    requirements = metadata.get_all("Requires-Dist", [])
+    always = {re.split("[<>=;]", line)[0] for line in requirements if "extra ==" not in line}
+    assert "scipy" not in always  # 100 MB, for one file of ImageNet
+    assert set(metadata.get_all("Provides-Extra", [])) == {"all", "data", "figures", "lint", "peers", "test"}
+    assert 'xaibench[data,figures]; extra == "all"' in requirements
+    assert metadata.get_all("Project-URL", []) == []  # until there is a public address
+    assert "Typing :: Typed" in metadata.get_all("Classifier", [])
 
 
 def test_the_wheel_contains_everything(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder, package in FOLDERS.items():
         for path in (ROOT / folder).rglob("*"):
-            published = path.parent == ROOT / "leaderboards" / "published"
+            published = path.match("leaderboards/published/*.csv")
             if path.suffix in (".py", ".yaml", ".safetensors", ".json", ".typed") or published:
                 inside = "/".join((*package.split("."), *path.relative_to(ROOT / folder).parts))
                 assert inside in names, f"{inside} is not in the wheel"

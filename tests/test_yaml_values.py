@@ -136,8 +136,8 @@ def test_the_longest_text_that_is_read_takes_no_time() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a: 1\nb: caf\xe9\n", "2:7: not UTF-8: byte 0xe9; save the file as UTF-8"),
-        ("a: 1\n".encode("utf-16"), "1:1: not UTF-8: byte 0xff; save the file as UTF-8"),
+        (b"a: 1\nb: caf\xe9\n", "2:7: byte 0xe9 is not UTF-8; save the file as UTF-8"),
+        ("a: 1\n".encode("utf-16"), "1:1: byte 0xff is not UTF-8; save the file as UTF-8"),
         (b"#" * (yaml_values.MOST_BYTES + 1), "1:1: the file has 1,000,001 bytes; at most 1,000,000 are read"),
     ],
     ids=["latin-1", "utf-16", "long"],

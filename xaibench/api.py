@@ -15,15 +15,17 @@ from xaibench.classifier import Classifier
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.evaluation import Evaluation, Explainer
 from xaibench.forward import Forward, Pairs, Plan, check_images
-from xaibench.measuring import check_maps, choose, explainer, measure
+from xaibench.measuring import check_maps, explainer, measure
 from xaibench.preparing import Settings
 from xaibench.records import rows_of
+from xaibench.regions import GroundTruth
+from xaibench.registry import PairRule
 from xaibench.rundir import Run, run_suite
 from xaibench.runner import Progress
 from xaibench.scores import score
-from xaibench.suite import BoundMethod, Explain, find_suite, load_suite, parse_metrics
+from xaibench.suite import BoundMethod, find_suite, load_suite, parse_metrics
 
-PairsLike = Pairs | Explain
+PairsLike = Pairs | PairRule
 
 
 def explain(
@@ -62,7 +64,7 @@ def explain(
         if need != "masks" and need not in classifier.offers():
             raise IncompatibleError(f"method {method} does not go with {classifier.name}: {classifier.lack(need)}")
     plan = Plan.of(classifier, entry.needs, bound)
-    forward = Forward(classifier, images, plan=plan, mask=masks, present=_present(labels))
+    forward = Forward(classifier, images, plan=plan, ground_truth=_ground_truth(masks, labels))
     chosen = _pairs(forward, pairs)
     with torch.no_grad():
         maps: Tensor = entry.function(forward, chosen, **bound)
@@ -110,7 +112,7 @@ def evaluate(
             raise UsageError(f"metric {metric.label} explains again: it needs method=")
     check_images(classifier, images)
     classifier.try_images(images)
-    forward = Forward(classifier, images, mask=masks, present=_present(labels), seed=seed)
+    forward = Forward(classifier, images, ground_truth=_ground_truth(masks, labels), seed=seed)
     chosen = _pairs(forward, pairs)
     evaluation = Evaluation(forward, chosen, maps, _explainer(method))
     table = pd.DataFrame({"image": chosen.image.tolist(), "label": chosen.label.tolist()})
@@ -161,8 +163,8 @@ def run(
     return run_suite(loaded, path.read_text(), directory, settings, progress)
 
 
-def _present(labels: Tensor | None) -> Tensor | None:
-    return None if labels is None else labels > 0
+def _ground_truth(masks: Tensor | None, labels: Tensor | None) -> GroundTruth:
+    return GroundTruth(mask=masks, present=None if labels is None else labels > 0)
 
 
 def _explainer(method: str | Mapping[str, Any] | Explainer | None) -> Explainer | None:
@@ -179,6 +181,6 @@ def _pairs(forward: Forward, pairs: PairsLike) -> Pairs:
             raise UsageError(
                 f"pairs {pairs!r}: give xaibench.Pairs(image=[...], label=[...]), or detected, present, predicted or target"
             )
-        return Pairs.where(choose(forward, pairs))
+        return Pairs.where(forward.select(pairs))
     pairs.check(len(forward.images), forward.classifier.inspect(forward.images).labels)
     return pairs.to(forward.images.device)

@@ -16,7 +16,6 @@ from xaibench.errors import UsageError, about
 from xaibench.models import (
     STEM,
     create_module,
-    import_timm,
     load_state,
     read_checkpoint,
     seeded,
@@ -24,6 +23,7 @@ from xaibench.models import (
     stem_options,
 )
 from xaibench.preprocess import ExtraChannels, Preprocess
+from xaibench.timm_import import import_timm
 
 if TYPE_CHECKING:
     from xaibench.model_cache import ModelCache

@@ -8,35 +8,20 @@ from typing import Annotated, Literal
 
 import typer
 
+from xaibench.cli_options import DataRoot, Device, Json, Plugin, Precision, Progress, Set, Suites, Workers
+from xaibench.console_encoding import replace_what_cannot_be_encoded
+from xaibench.exit_codes import INTERRUPTED, epilog, report
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="The benchmark for multi-label explanation: attribution methods, metrics, suites and leaderboards.",
-    epilog="Exit codes: 0 ok; 1 a negative answer; 2 usage or configuration; 3 some cells failed; "
-    "4 missing data, weights or dependency; 130 interrupted (everything finished is kept).",
+    epilog=epilog(),
 )
 
-DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the data sets.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Directory to write; default runs/<suite>.")]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps, or auto.")]
-ProgressOption = Annotated[
-    Literal["auto", "plain", "none"], typer.Option("--progress", help="Bars, plain lines, or silence (stderr).")
-]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the suite, e.g. dataset.samples=100.")
-]
-Precision = Annotated[
-    Literal["float32", "float64"] | None, typer.Option("--precision", help="Of weights and images; instead of the suite's.")
-]
-Plugin = Annotated[
-    list[str] | None, typer.Option("--plugin", metavar="MODULE", help="A module or .py file with methods or metrics.")
-]
-Workers = Annotated[
-    str, typer.Option("--workers", metavar="N|auto", help="Processes that read samples; 0: a thread of this one.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+debugging = False  # `--debug`, of the command that runs
 
 
 def version(value: bool) -> None:
@@ -52,18 +37,28 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=version, is_eager=True)
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    pass
+    global debugging
+    debugging = debug
 
 
 @app.command()
 def run(
-    suites: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Suite files, or names of shipped suites.")],
-    out: Out = None,
+    suites: Suites,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Directory to write; default runs/SUITE. Several suites: a folder each in it.")
+    ] = None,
     data_root: DataRoot = None,
-    method: Annotated[str, typer.Option("--method", metavar="GLOB", help="Only these methods.")] = "*",
-    metric: Annotated[str, typer.Option("--metric", metavar="GLOB", help="Only these metrics.")] = "*",
-    model: Annotated[str, typer.Option("--model", metavar="GLOB", help="Only these models.")] = "*",
+    method: Annotated[
+        list[str] | None, typer.Option("--method", metavar="GLOB,...", help="Only these methods; repeatable.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", metavar="GLOB,...", help="Only these metrics; repeatable.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="GLOB,...", help="Only these models; repeatable.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only the part that the suite calls representative.")] = False,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Only the first N samples; marks the run partial.")
@@ -79,36 +74,37 @@ def run(
     ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first error in a method or metric.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
-    progress: ProgressOption = "auto",
+    progress: Progress = "auto",
     plugin: Plugin = None,
 ) -> None:
     """Evaluate every missing cell of SUITE, write records, print the leaderboard. The same command again goes on."""
-    from xaibench import commands
+    from xaibench import cli_options as options
+    from xaibench import run_command
+    from xaibench.preparing import Settings
 
     _plugins(plugin)
-    changed = list(overrides or [])
-    changed += [f"seed={seed}"] if seed is not None else []
-    changed += [f"precision={precision}"] if precision is not None else []
-    changed += [f"max_bad_samples={max_bad_samples}"] if max_bad_samples is not None else []
-    codes = [
-        commands.run(
-            suite,
-            out=(out if len(suites) == 1 else out / Path(suite).stem) if out else None,
-            overrides=changed,
-            quick=quick,
-            globs={"methods": method, "metrics": metric, "models": model},
-            data_root=data_root,
-            device=commands.pick_device(device),
-            batch_size=batch_size,
-            workers=workers,
-            limit=limit,
-            fail_fast=fail_fast,
-            dry_run=dry_run,
-            progress=progress,
-        )
-        for suite in suites
-    ]
-    raise typer.Exit(max(codes))
+    given = {"seed": seed, "precision": precision, "max_bad_samples": max_bad_samples}
+    jobs = run_command.jobs_of(
+        suites,
+        out,
+        overrides=[*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)],
+        quick=quick,
+        patterns={
+            "method": options.patterns_of("--method", method),
+            "metric": options.patterns_of("--metric", metric),
+            "model": options.patterns_of("--model", model),
+        },
+    )
+    device = options.device_of(device)
+    settings = Settings(
+        data_root=data_root,
+        device=device,
+        batch_size=options.batch_size_of(batch_size, device),
+        workers=options.worker_number(workers),
+        limit=limit,
+        fail_fast=fail_fast,
+    )
+    raise typer.Exit(run_command.run(jobs, settings, dry_run=dry_run, progress=progress))
 
 
 @app.command(name="list")
@@ -144,7 +140,7 @@ def show(
 
 @app.command()
 def validate(
-    suites: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Suite files, or names of shipped suites.")],
+    suites: Suites,
     data_root: DataRoot = None,
     overrides: Set = None,
     json: Json = False,
@@ -159,9 +155,12 @@ def validate(
 
 @app.command()
 def leaderboard(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, or scores.csv files.")],
-    format: Annotated[Literal["table", "csv", "md"], typer.Option("--format", help="How to write it.")] = "table",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file instead of stdout.")] = None,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directories, or scores.csv files.")],
+    format: Annotated[
+        Literal["table", "csv", "md"] | None,
+        typer.Option("--format", help="How to write it; default: by the ending of -o, or a table."),
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .csv or .md file, or - for stdout.")] = Path("-"),
     published: Annotated[
         str | None,
         typer.Option("--published", metavar="NAME", help="Beside the numbers that the paper of this suite prints."),
@@ -180,12 +179,15 @@ def train(
     data_root: DataRoot = None,
     device: Device = "auto",
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that read and augment images.")] = 0,
-    progress: ProgressOption = "auto",
+    progress: Progress = "auto",
+    plugin: Plugin = None,
 ) -> None:
     """Multi-label fine-tuning of a timm model; writes safetensors and a card."""
     from xaibench import commands
+    from xaibench.cli_options import device_of
 
-    commands.train(recipe, out, data_root=data_root, device=commands.pick_device(device), workers=workers, progress=progress)
+    _plugins(plugin)
+    commands.train(recipe, out, data_root=data_root, device=device_of(device), workers=workers, progress=progress)
 
 
 data = typer.Typer(no_args_is_help=True, help="Data sets on disk.")
@@ -209,7 +211,8 @@ def data_check(
     plugin: Plugin = None,
 ) -> None:
     """Is NAME complete on disk? What is missing, where it comes from, its licence. Downloads nothing. Exit 4: incomplete."""
-    from xaibench import commands, datacheck
+    from xaibench import datacheck
+    from xaibench.cli_options import worker_number
 
     _plugins(plugin)
     code = datacheck.run(
@@ -219,7 +222,7 @@ def data_check(
         options=option or [],
         checksums=checksums,
         decode=decode,
-        workers=commands.worker_number(workers),
+        workers=worker_number(workers),
         plugins=plugin or [],
         as_json=json,
     )
@@ -230,7 +233,9 @@ def data_check(
 def explain(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture file.")],
     model: Annotated[str, typer.Option("--model", help="A bundled or timm model, see `list models`.")],
-    method: Annotated[str, typer.Option("--method", metavar="A,B,C", help="Methods, one column each.")],
+    method: Annotated[
+        list[str], typer.Option("--method", metavar="GLOB,...", help="Methods, one column each; repeatable.")
+    ],
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Weights: safetensors, or a state dict.")] = None,
     activation: Annotated[
         Literal["sigmoid", "softmax"], typer.Option("--activation", help="What makes logits probabilities.")
@@ -248,44 +253,43 @@ def explain(
     precision: Precision = None,
     plugin: Plugin = None,
 ) -> None:
-    """Maps of one IMAGE as a picture: a row per label, a column per method. Needs `pip install xaibench[figures]`."""
+    r"""Maps of one IMAGE as a picture: a row per label, a column per method. Needs `pip install "xaibench\[figures]"`."""
     from xaibench import commands
+    from xaibench.cli_options import device_of, patterns_of
 
     _plugins(plugin)
     commands.explain(
         image,
         output,
         model=model,
-        methods=[name.strip() for name in method.split(",")],
+        patterns=patterns_of("--method", method),
         labels=label or [],
         all_layers=layers == "all",
         options={
             "checkpoint": checkpoint, "activation": activation, "num_classes": num_classes,
             "precision": precision or "float32",
         },
-        device=commands.pick_device(device),
+        device=device_of(device),
     )
 
 
 def _plugins(names: list[str] | None) -> None:
     if names:
-        from xaibench.registry import load_plugin
+        from xaibench.plugins import load_plugin
 
         for name in names:
             load_plugin(name)
 
 
 def main() -> None:
-    """The console script: errors the user can mend become one message and an exit code, never a traceback."""
-    from xaibench.errors import XaibenchError
-
+    """The console script: an error becomes one sentence and an exit code; `--debug` shows its traceback."""
+    replace_what_cannot_be_encoded(sys.stdout, sys.stderr)
     try:
         app()
-    except XaibenchError as error:
-        print(f"error: {error}" if "\n" not in str(error) else error, file=sys.stderr)
-        sys.exit(error.exit_code)
+    except Exception as error:
+        sys.exit(report(error, sys.argv[1:], debug=debugging))
     except SystemExit as end:
-        if end.code == 130:  # what typer makes of Ctrl-C, without a word
+        if end.code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
             print("interrupted; everything finished is kept, the same command goes on", file=sys.stderr)
         raise
 

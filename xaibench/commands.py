@@ -5,184 +5,121 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from xaibench import bundled
-from xaibench.display import Bars, ProgressMode, err, out
+from xaibench.cli_options import check_patterns, check_place
+from xaibench.display import WIDE, Bars, ProgressMode, err, out, print_leaderboard
 from xaibench.errors import MissingError, UsageError, XaibenchError
-from xaibench.suite import Suite, find_suite, load_suite, select
-from xaibench.suite import quick as quick_part
+from xaibench.exit_codes import naming
+from xaibench.suite import find_suite, load_suite
 
-BYTES_PER_ROW = 12  # of a Parquet cell, measured
-UNTRAINED_IS_SLOW = "; it detects about half of all labels, so explain: detected is slow (give explain: present)"
-PAIRS_PER_IMAGE = 2.5  # a guess for the plan; the number of detected labels is known only when it is run
+if TYPE_CHECKING:
+    from xaibench.classifier import Classifier
 
+TableFormat = Literal["table", "csv", "md"]
 
-# -- run ----------------------------------------------------------------------------------------------------------
+# -- leaderboard --------------------------------------------------------------------------------------------------
 
-
-def pick_device(name: str) -> str:
-    """`auto` is CUDA where there is one. Raises UsageError for a device that is not there."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from error
-    return name
+ENDINGS: Mapping[str, TableFormat] = {".csv": "csv", ".md": "md"}
+STDOUT = Path("-")
 
 
-def run(
-    name: str, *, out: Path | None, overrides: Sequence[str], quick: bool, globs: Mapping[str, str],
-    data_root: Path | None, device: str, batch_size: str, workers: str, limit: int | None, fail_fast: bool,
-    dry_run: bool, progress: ProgressMode,
-) -> int:  # fmt: skip
-    """Run one suite and print its leaderboard; returns the exit code."""
-    from xaibench.leaderboard import plural
-    from xaibench.preparing import Settings
-    from xaibench.rundir import BAD_SAMPLES, run_suite
-    from xaibench.runner import Progress
+def leaderboard(runs: Sequence[Path], format: TableFormat | None, output: Path, published: str | None = None) -> None:
+    """The table of runs, or with `published` that of a paper beside them.
 
-    path = find_suite(name)
-    suite = load_suite(path, overrides)
-    suite = select(quick_part(suite) if quick else suite, **globs)
-    settings = Settings(
-        data_root=data_root,
-        suite_folder=path.parent,
-        device=device,
-        batch_size=_batch_size(batch_size, device),
-        workers=worker_number(workers),
-        limit=limit,
-        fail_fast=fail_fast,
-    )
-    directory = out or Path("runs") / suite.name
-    for note in suite.notes:
-        err.print(f"note: {note}", markup=False)
-    if dry_run:
-        _print_plan(suite, directory, settings)
-        return 0
-    with Bars(progress).showing() as bars:
-        result = run_suite(suite, path.read_text(), directory, settings, Progress(bars.start, bars.advance, bars.note))
-    _print_leaderboard(result.leaderboard)
-    err.print(f"written to {directory}/ (leaderboard.csv, leaderboard.md, scores.csv)", markup=False)
-    for sample_id, sentence in result.outcome.bad.items():
-        err.print(f"bad sample {sample_id}: {sentence}", markup=False, style="red")
-    if result.outcome.bad:
-        count = plural(len(result.outcome.bad), "bad sample")
-        err.print(f"left out of every score: {count}, listed in {directory / BAD_SAMPLES}", markup=False)
-    for sentence in result.outcome.failed:
-        err.print(f"failed: {sentence}", markup=False, style="red")
-    return 3 if result.outcome.failed else 0
+    Args:
+        format: None: by the ending of `output`, a table on stdout
+        output: a file, or "-" for stdout
 
-
-def _batch_size(text: str, device: str) -> int:
-    if text == "auto":
-        return 16 if device == "cpu" else 64
-    if not text.isdigit() or int(text) < 1:
-        raise UsageError(f"--batch-size {text!r}: a positive number, or auto")
-    return int(text)
-
-
-def worker_number(text: str) -> int | None:
-    """None for `auto`: as many as help."""
-    if text == "auto":
-        return None
-    if not text.isdigit():
-        raise UsageError(f"--workers {text!r}: a number from 0, or auto")
-    return int(text)
-
-
-def _print_plan(suite: Suite, directory: Path, settings: Any) -> None:
-    from xaibench.records import Records
-    from xaibench.runner import Runner
-
-    runner = Runner(suite, Records(directory), settings)
-    table = Table(title=f"{suite.name}: what would be done", title_justify="left")
-    for column in ("model", "methods", "cells", "there already", "samples", "forwards", "backwards", "disk"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    for section in suite.models:
-        prepared = runner.prepare(section)
-        plan = runner.plan(prepared)
-        left = plan["cells"] - plan["done"]
-        pairs = round(plan["samples"] * PAIRS_PER_IMAGE)
-        probes = sum("forward" in metric.entry.cost for metric in runner.metrics) > 0
-        forwards = plan["samples"] + (2 * pairs * len(prepared.methods) if probes else 0)
-        backward = any("gradients" in need for method in prepared.methods for need in method.entry.needs)
-        megabytes = left * pairs * BYTES_PER_ROW / 1e6
-        table.add_row(
-            section.label, str(len(prepared.methods)), str(plan["cells"]), str(plan["done"]), str(plan["samples"]),
-            f"~{forwards if left else 0}", f"~{pairs if left and backward else 0}", f"~{megabytes:.1f} MB",
-        )  # fmt: skip
-        for sentence in prepared.skipped:
-            err.print(f"note: {sentence}", markup=False)
-    out().print(table)
-    err.print(
-        f"(counts marked ~ assume {PAIRS_PER_IMAGE} explained labels per image; passes of perturbation methods, and of "
-        "metrics that remove step by step or explain again, come on top: see `xaibench show NAME`)"
-    )
-
-
-def _print_leaderboard(board: Any) -> None:
-    console = out()
-    for note in board.notes:
-        err.print(f"[bold red]note:[/] {escape(note)}")
-    for table in board.tables():
-        console.print(table)
-
-
-def leaderboard(runs: Sequence[Path], format: str, output: Path | None, published: str | None = None) -> None:
-    """The table of runs, or with `published` that of a paper beside them."""
+    Raises:
+        UsageError: an unknown ending
+        MissingError: a place that cannot be written
+    """
     from xaibench.published import compare_published
     from xaibench.rundir import read_leaderboard
 
+    if output != STDOUT:
+        check_place(output)
+    form = format or ("table" if output == STDOUT else _format_of(output))
     board = read_leaderboard(runs) if published is None else compare_published(published, runs)
-    if format == "table" and output is None:
-        _print_leaderboard(board)
-        return
-    if format == "table":
-        format = "md" if output is not None and output.suffix == ".md" else "csv"
-    text = board.csv() if format == "csv" else board.markdown()
-    if output is None:
-        out().file.write(text)
+    if output == STDOUT and form == "table":
+        print_leaderboard(board)
+    elif output == STDOUT:
+        out().file.write(board.csv() if form == "csv" else board.markdown())
     else:
-        output.write_text(text)
+        with naming(output), output.open("w", encoding="utf-8") as file:
+            if form == "table":
+                print_leaderboard(board, Console(file=file, width=WIDE))
+            else:
+                file.write(board.csv() if form == "csv" else board.markdown())
+
+
+def _format_of(output: Path) -> TableFormat:
+    if output.suffix not in ENDINGS:
+        raise UsageError(
+            f"-o {output}: unknown ending {output.suffix!r}; allowed: {', '.join(ENDINGS)}; or choose with --format"
+        )
+    return ENDINGS[output.suffix]
 
 
 # -- explain ------------------------------------------------------------------------------------------------------
 
 
 def explain(
-    image: Path, output: Path, *, model: str, methods: Sequence[str], labels: Sequence[str], all_layers: bool,
+    image: Path, output: Path, *, model: str, patterns: Sequence[str], labels: Sequence[str], all_layers: bool,
     options: Mapping[str, Any], device: str,
 ) -> None:  # fmt: skip
     """Draw maps of one image, or with `all_layers` print and plot what those of vgatt leave unexplained."""
     from xaibench import explain_image as explaining
+    from xaibench import figures
     from xaibench.classifier_loading import load_classifier
 
-    if all_layers and list(methods) != ["vgatt"]:
-        raise UsageError(f"--layers all goes with --method vgatt, found --method {','.join(methods)}")
-    explaining.check_output(output)
+    if all_layers and list(patterns) != ["vgatt"]:
+        raise UsageError(f"--layers all goes with --method vgatt, found --method {','.join(patterns)}")
+    figures.check_output(output)
     classifier = load_classifier(model, **options, device=device)
     title = f"{image.name}, {model}" + ("" if classifier.trained else ", untrained")
     if all_layers:
         shares, notes = explaining.vgatt_by_depth(image, classifier, labels)
-        figure = explaining.draw_shares(shares, f"Share of the bias term in the logit: {title}")
+        figure = figures.draw_shares(shares, f"Share of the bias term in the logit: {title}")
         out().print(_share_table(shares))
     else:
+        methods, notes = _methods_for(classifier, patterns)
         explained = explaining.explain_image(image, classifier, methods, labels)
-        notes = explained.notes
-        figure = explaining.draw_grid(explained, title)
+        notes = [*explained.notes, *notes]
+        figure = figures.draw_grid(explained, title)
     if not classifier.trained:
         notes = [*notes, f"{model} has no checkpoint, so its weights are random and its maps mean nothing"]
     for note in notes:
         err.print(f"note: {note}", markup=False)
-    explaining.save(figure, output)
+    with naming(output):
+        figures.save(figure, output)
     err.print(f"written to {output}", markup=False)
+
+
+def _methods_for(classifier: Classifier, patterns: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The methods that names and globs choose, and a sentence about those a glob names in vain.
+
+    A method that is named by itself stays, so that what is wrong with it is an error.
+    """
+    from xaibench import registry
+
+    check_patterns("--method", patterns, list(registry.methods), "the methods")
+    chosen: dict[str, None] = {}
+    left_out: dict[str, None] = {}
+    for pattern in patterns:
+        for name in registry.methods.names(pattern):
+            entry = registry.methods[name]
+            fits = set(entry.needs) <= classifier.offers() and not entry.problems({})
+            (chosen if fits or name == pattern else left_out)[name] = None
+    names = [name for name in left_out if name not in chosen]
+    notes = [f"left out, for they do not go with {classifier.name} or need more than a picture: {', '.join(names)}"]
+    return list(chosen), notes if names else []
 
 
 def _share_table(shares: Sequence[Any]) -> Table:
@@ -197,6 +134,8 @@ def _share_table(shares: Sequence[Any]) -> Table:
 
 
 # -- validate and train -------------------------------------------------------------------------------------------
+
+UNTRAINED_IS_SLOW = "; it detects about half of all labels, so explain: detected is slow (give explain: present)"
 
 
 def validate(names: Sequence[str], *, data_root: Path | None, overrides: Sequence[str], as_json: bool) -> int:

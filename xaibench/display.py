@@ -6,11 +6,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from xaibench.leaderboard import Leaderboard
+    from xaibench.published import Comparison
 
 ProgressMode = Literal["auto", "plain", "none"]
 PLAIN_SECONDS = 10.0  # between two plain progress lines
@@ -24,6 +29,14 @@ def out() -> Console:
     if sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, width=WIDE)
+
+
+def print_leaderboard(board: Leaderboard | Comparison, console: Console | None = None) -> None:
+    """Print its tables on stdout (or another console) and its notes on stderr."""
+    for note in board.notes:
+        err.print(f"[bold red]note:[/] {escape(note)}")
+    for table in board.tables():
+        (console or out()).print(table)
 
 
 class Rate(ProgressColumn):

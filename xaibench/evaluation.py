@@ -109,10 +109,8 @@ class Evaluation:
 
     def others(self, labels: Labels = "detected") -> Tensor:
         """bool [P, L]: the labels of each pair's image, detected or present, but the pair's own."""
-        if labels == "present" and self.forward.present is None:
-            raise UsageError("labels: present needs ground-truth labels")
-        chosen = self.forward.detected if labels == "detected" else self.forward.present
-        assert chosen is not None
+        truth = self.forward.ground_truth
+        chosen = self.forward.detected if labels == "detected" else truth.labels_for("labels: present")
         return chosen[self.pairs.image].scatter(1, self.pairs.label[:, None], False)
 
     @property
@@ -199,8 +197,8 @@ class Evaluation:
         Args:
             images: [N, C, H, W], any number of changed images
             pairs: [P'], their `image` being rows of `images`
-            source: [N] row of the batch that each image comes from; it lends its id (hence its random draws), mask,
-                regions and labels
+            source: [N] row of the batch that each image comes from; it lends its id (hence its random draws) and its
+                ground truth
             classifier: the changed model; None: the model under evaluation
         """
         forward, classifier = self.forward, classifier or self.forward.classifier
@@ -217,9 +215,7 @@ class Evaluation:
             changed = Forward(
                 classifier,
                 images[used[rows]],
-                mask=None if forward.mask is None else forward.mask[origin],
-                regions=None if forward.regions is None else forward.regions[origin],
-                present=None if forward.present is None else forward.present[origin],
+                ground_truth=forward.ground_truth[origin],
                 ids=[forward.ids[i] for i in origin.tolist()],
                 seed=forward.seed,
             )
@@ -239,14 +235,14 @@ class Evaluation:
     @cached_property
     def truth(self) -> Tensor:
         """bool [P, H, W]: where the pair's label is, void left out."""
-        return self.forward.truth(self.pairs)
+        return self.forward.ground_truth.of(self.pairs)
 
     @cached_property
     def valid(self) -> Tensor:
         """bool [P, H, W]: not void."""
-        if self.forward.mask is None:
+        if self.forward.ground_truth.mask is None:
             return torch.ones(self.relevance.shape, dtype=torch.bool, device=self.maps.device)
-        return self.forward.valid[self.pairs.image]
+        return self.forward.ground_truth.valid[self.pairs.image]
 
 
 def unit(maps: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
-"""`xaibench explain`: the maps of one image file as a picture, and what VGatt's maps leave unexplained, by depth."""
+"""`xaibench explain`: the maps of one image file, and what VGatt's maps leave unexplained, by depth."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +14,13 @@ from torch import Tensor, nn
 from xaibench import bundled, registry
 from xaibench.classifier import NOT_RELU, Classifier
 from xaibench.datasets.files import read_image
-from xaibench.errors import IncompatibleError, MissingError, SampleError, UsageError, unknown
+from xaibench.errors import IncompatibleError, SampleError, UsageError, unknown
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.measuring import check_maps, explainer
 from xaibench.suite import BoundMethod
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 MOST_LABELS = 5
-MIDDLE_GREY = 2 / 3  # of a grey image that fills [1/3, 1]
-INK, PAPER = "#1a1a1a", "#ffffff"
-# from clear over yellow to dark red, so that the grey image shows where nothing is explained
-RAMP = [(1.0, 0.93, 0.55, 0.0), (1.0, 0.8, 0.25, 0.75), (0.94, 0.35, 0.12, 0.88), (0.55, 0.0, 0.15, 0.95)]
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,7 @@ class Explained:
         labels: [P] names, by confidence unless they were asked for
         confidences: [P]
         masks: [P, H, W] of each method; see `Evaluation.mask`
-        notes: sentences about the choice of labels
+        notes: sentences about the image's size and the choice of labels
     """
 
     picture: Tensor
@@ -57,7 +50,7 @@ def explain_image(path: Path, classifier: Classifier, methods: Sequence[str], la
         IncompatibleError: a method that does not go with the model
     """
     bound = [BoundMethod(name, registry.methods[name], registry.methods[name].bind({})) for name in methods]
-    forward = forward_of(path, classifier)
+    forward, notes = forward_of(path, classifier)
     plan = Plan()
     for method in bound:
         for need in method.entry.needs:
@@ -67,7 +60,7 @@ def explain_image(path: Path, classifier: Classifier, methods: Sequence[str], la
                 raise IncompatibleError(f"method {method.label} does not go with {classifier.name}: {classifier.lack(need)}")
         plan = plan | Plan.of(classifier, method.entry.needs, dict(method.parameters))
     forward.expect(plan)
-    pairs, notes = choose_labels(forward, labels)
+    pairs, choice = choose_labels(forward, labels)
     masks = {}
     with torch.no_grad():
         for method in bound:
@@ -80,20 +73,31 @@ def explain_image(path: Path, classifier: Classifier, methods: Sequence[str], la
         labels=label_names(classifier, pairs),
         confidences=forward.probabilities[0, pairs.label].tolist(),
         masks=masks,
-        notes=notes,
+        notes=[*notes, *choice],
     )
 
 
-def forward_of(path: Path, classifier: Classifier) -> Forward:
-    """One image file through the model's input geometry. Raises UsageError where it cannot be read."""
+def forward_of(path: Path, classifier: Classifier) -> tuple[Forward, list[str]]:
+    """One image file through the model's input geometry, and what has to be said about that.
+
+    A model without a resize rule (the bundled ones see generated images of one size) gets a picture of another size
+    squashed. Raises UsageError for a file that cannot be read.
+    """
     try:
         image = read_image(path)
     except SampleError as error:
         raise UsageError(str(error)) from error
-    if classifier.preprocess is None:
+    preprocess, notes = classifier.preprocess, []
+    if preprocess is None:
         raise UsageError(f"model {classifier.name}: its input geometry is not known (Classifier(preprocess=...))")
+    (height, width), found = preprocess.size, image.size
+    if preprocess.resize == "none" and found != (width, height):
+        preprocess = replace(preprocess, resize="squash")
+        notes = [
+            f"{path.name} is {found[0]}x{found[1]} and was squashed to {width}x{height}: {classifier.name} has no resize rule"
+        ]
     parameter = next(classifier.module.parameters())
-    return Forward(classifier, classifier.preprocess.image(image)[None].to(parameter), ids=[path.name])
+    return Forward(classifier, preprocess.image(image)[None].to(parameter), ids=[path.name]), notes
 
 
 def choose_labels(forward: Forward, wanted: Sequence[str]) -> tuple[Pairs, list[str]]:
@@ -155,8 +159,8 @@ def vgatt_by_depth(path: Path, classifier: Classifier, labels: Sequence[str]) ->
     """
     from xaibench.methods.vgatt import vgatt_bias
 
-    forward = forward_of(path, classifier)
-    pairs, notes = choose_labels(forward, labels)
+    forward, notes = forward_of(path, classifier)
+    pairs, choice = choose_labels(forward, labels)
     layers = stages(classifier, forward.images)
     forward.expect(Plan(features=frozenset(layers[1:]), gradients=frozenset(layers)))
     names, shares = label_names(classifier, pairs), []
@@ -166,7 +170,7 @@ def vgatt_by_depth(path: Path, classifier: Classifier, labels: Sequence[str]) ->
             bias, ratio = vgatt_bias(forward, pairs, layer)
             rows = zip(names, bias.tolist(), scores, ratio.tolist(), strict=True)
             shares += [Share(depth, layer, name, b, score, r) for name, b, score, r in rows]
-    return shares, notes
+    return shares, [*notes, *choice]
 
 
 def stages(classifier: Classifier, images: Tensor) -> list[str]:
@@ -212,86 +216,3 @@ def stages(classifier: Classifier, images: Tensor) -> list[str]:
 
     times = Counter(ran)
     return ["input", *(n for n in ran if n and times[n] == 1 and changes_the_sum(n) and has_grid(n))]
-
-
-# -- pictures ------------------------------------------------------------------------------------------------------
-
-
-def check_output(path: Path) -> None:
-    """Before anything is computed: matplotlib is there, and the file can be written."""
-    formats = new_figure(1, 1).canvas.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in formats:
-        raise UsageError(f"{path}: a picture's name ends in one of {', '.join(sorted(formats))}")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no directory {path.parent}")
-
-
-def new_figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingError("matplotlib, which draws the picture, is not installed: pip install xaibench[figures]") from error
-    return Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
-
-
-def draw_grid(explained: Explained, title: str) -> Figure:
-    """A row per label, a column per method; masks lie over the grey image, and white margins stay on dark pages."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, ListedColormap
-
-    ramp = LinearSegmentedColormap.from_list("explained", RAMP)
-    shades = ramp(range(ramp.N))
-    seen = ListedColormap(shades[:, 3:] * shades[:, :3] + (1 - shades[:, 3:]) * MIDDLE_GREY)  # as it looks in the panels
-    height, width = explained.picture.shape[:2]
-    rows, columns = len(explained.labels), len(explained.masks) + 1
-    wide, tall = 1.9, 1.9 * height / width
-    figure = new_figure(wide * columns + 2.2, tall * rows + 0.5 + 0.25 * len(explained.notes))
-    axes = figure.subplots(rows, columns, squeeze=False)
-    grey = explained.picture.mean(-1).numpy()
-    for row, (label, confidence) in enumerate(zip(explained.labels, explained.confidences, strict=True)):
-        axes[row, 0].imshow(explained.picture.numpy())
-        axes[row, 0].set_ylabel(
-            f"{label}\n{confidence:.2f}", rotation=0, ha="right", va="center", labelpad=10, fontsize=11, color=INK
-        )
-        for column, masks in enumerate(explained.masks.values(), 1):
-            axes[row, column].imshow(grey, cmap="gray", vmin=-0.5, vmax=1)
-            axes[row, column].imshow(masks[row].numpy(), cmap=ramp, vmin=0, vmax=1)
-            if not masks[row].nan_to_num().any():
-                words = "undefined" if masks[row].isnan().all() else "nothing speaks\nfor this label"
-                axes[row, column].text(0.5, 0.5, words, ha="center", va="center", fontsize=9, color=PAPER,
-                                       transform=axes[row, column].transAxes)  # fmt: skip
-    for column, heading in enumerate(["image", *explained.masks]):
-        axes[0, column].set_title(heading, fontsize=11, color=INK)
-    for panel in axes.flat:
-        panel.set(xticks=[], yticks=[])
-        panel.spines[:].set_visible(False)
-    bar = figure.colorbar(ScalarMappable(cmap=seen), ax=axes, shrink=min(1.0, 3 / (tall * rows)), aspect=25, pad=0.02)
-    bar.set_label("positive relevance\n(of each map's range)", fontsize=9, color=INK)
-    bar.set_ticks([0, 0.5, 1])
-    bar.ax.tick_params(labelsize=9, colors=INK)
-    figure.suptitle("\n".join([title, *explained.notes]), fontsize=11, color=INK)
-    return figure
-
-
-def draw_shares(shares: Sequence[Share], title: str) -> Figure:
-    """|bias| / |score| of every label against depth, on a logarithmic axis."""
-    layers = list(dict.fromkeys(share.layer for share in shares))
-    figure = new_figure(max(6.0, 0.35 * len(layers) + 2.5), 4.2)
-    axes = figure.subplots()
-    for label in dict.fromkeys(share.label for share in shares):
-        own = [share for share in shares if share.label == label]
-        axes.plot([s.depth for s in own], [s.ratio for s in own], marker="o", markersize=4, label=label)
-    axes.axhline(1, color="#999999", linewidth=0.8, linestyle="--", zorder=0)
-    axes.set_yscale("log")
-    axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right", fontsize=9)
-    axes.set_xlabel("layer, in order of execution", color=INK)
-    axes.set_ylabel("|bias| / |score|", color=INK)
-    axes.set_title(title, fontsize=11, color=INK)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
-    return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=130, facecolor=PAPER, bbox_inches="tight", pad_inches=0.2)

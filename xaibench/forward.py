@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -20,13 +19,19 @@ from xaibench.errors import UsageError
 from xaibench.gradients import Gradients
 from xaibench.pairs import Pairs
 from xaibench.plan import Plan
-from xaibench.regions import VOID, Regions, one_mask_type
+from xaibench.regions import GroundTruth
+from xaibench.registry import PairRule
+from xaibench.seeding import stable_seed
 
 __all__ = ["Forward", "Hook", "Pairs", "Plan"]
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 PRECISIONS = (torch.float32, torch.float64)
 SAME_LOGITS = 1e-4  # of the largest: float32 rounding of another batch size
+
+
+def _generator(*parts: object) -> torch.Generator:
+    return torch.Generator().manual_seed(stable_seed(*parts, size=7))
 
 
 def check_images(classifier: Classifier, images: Tensor) -> None:
@@ -51,9 +56,7 @@ class Forward:
         classifier: the model
         images: [B, C, H, W], what the model eats (already normalised)
         plan: what the pass must keep for the methods to come; a method that asks for more makes it run again
-        mask: ground truth [B, H, W] of uint8 (0 background, label + 1, 255 void) or wider integers (-1 void), or None
-        regions: of labels that overlap, where the mask's one label per pixel does not say it all
-        present: ground-truth labels bool [B, L] or None
+        ground_truth: of the batch, for controls and metrics that read it
         ids: sample ids, which seed random draws; None: the row numbers
         seed: of the suite
     """
@@ -64,26 +67,17 @@ class Forward:
         images: Tensor,
         *,
         plan: Plan | None = None,
-        mask: Tensor | None = None,
-        regions: Regions | None = None,
-        present: Tensor | None = None,
+        ground_truth: GroundTruth | None = None,
         ids: Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
         check_images(classifier, images)
-        if mask is not None and mask.shape != (len(images), *images.shape[-2:]):
-            raise UsageError(f"masks must be {(len(images), *images.shape[-2:])}, found {tuple(mask.shape)}")
-        if regions is not None and regions.masks.shape[1:] != images.shape[-2:]:
-            found = tuple(regions.masks.shape[1:])
-            raise UsageError(f"regions must be [R, H, W] of {tuple(images.shape[-2:])}, found {found}")
         self.classifier = classifier
         self.images = images
-        self.mask = None if mask is None else one_mask_type(mask, classifier.inspect(images).labels)
-        self.regions = regions
-        self.present = present
+        labels = classifier.inspect(images).labels
+        self.ground_truth = (ground_truth or GroundTruth()).checked(images, labels)
         self.ids = [str(i) for i in range(len(images))] if ids is None else list(ids)
         self.seed = seed
-        classifier.inspect(images)
         self._plan = plan or Plan()
         self._hooks: Mapping[str, Hook] = {}
         self._captured: dict[str, Tensor] = {}
@@ -315,48 +309,43 @@ class Forward:
         """[..., N] a value per token as a map [..., h, w], prefix tokens dropped."""
         return self.classifier.tokens_to_grid(row[..., self.classifier.attention.prefix :], self.images)
 
-    # -- ground truth and chance --------------------------------------------------------------------------------
+    # -- which pairs --------------------------------------------------------------------------------------------
 
-    def truth(self, pairs: Pairs) -> Tensor:
-        """Where each pair's label is, in overlaps too: bool [P, H, W]."""
-        mask = self._known_mask()
-        if self.regions is not None:
-            return self.regions.of(pairs)
-        return mask[pairs.image] == (pairs.label + 1)[:, None, None]
+    def select(self, rule: PairRule) -> Tensor:
+        """bool [B, L]: the labels of each image that a rule chooses to explain."""
+        if rule == "detected":
+            return self.detected
+        if rule == "predicted":
+            return torch.zeros_like(self.detected).scatter(1, self.probabilities.argmax(1, keepdim=True), True)
+        return self.ground_truth.labels_for(f"explain: {rule}")
 
-    @cached_property
-    def single(self) -> Tensor:
-        """bool [B, H, W]: pixels that have one label, or are background."""
-        mask = self._known_mask()
-        return mask != VOID
-
-    @cached_property
-    def valid(self) -> Tensor:
-        """bool [B, H, W]: not void. Where several labels meet, the mask is void, but regions say whose the pixel is."""
-        if self.regions is None:
-            return self.single
-        return self.single | self.regions.union(len(self.images))
-
-    def _known_mask(self) -> Tensor:
-        if self.mask is None:
-            raise UsageError("this needs ground-truth masks: give masks=, or choose a data set that has them")
-        return self.mask
+    # -- random draws -------------------------------------------------------------------------------------------
 
     def generators(self, pairs: Pairs, name: str) -> Iterator[torch.Generator]:
         """A generator per pair, seeded by (suite seed, sample id, label, name); global state is not touched."""
         for image, label in zip(pairs.image.tolist(), pairs.label.tolist(), strict=True):
-            key = f"{self.seed}/{self.ids[image]}/{label}/{name}".encode()
-            seed = int.from_bytes(hashlib.sha256(key).digest()[:7], "big")
-            yield torch.Generator().manual_seed(seed)
+            yield _generator(self.seed, self.ids[image], label, name)
 
     def draw(self, name: str, *shape: int, kind: Literal["uniform", "normal"] = "uniform") -> Tensor:
         """Random numbers of each image [B, *shape], seeded by (suite seed, sample id, name)."""
-        drawn = []
-        for sample in self.ids:
-            seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{sample}/{name}".encode()).digest()[:7], "big")
-            make = torch.rand if kind == "uniform" else torch.randn
-            drawn.append(make(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+        make = torch.rand if kind == "uniform" else torch.randn
+        drawn = [
+            make(shape, generator=_generator(self.seed, sample, name), dtype=torch.float64) for sample in self.ids
+        ]
         return torch.stack(drawn).to(self.images)
+
+    def draw_per_pair(
+        self, pairs: Pairs, name: str, *shape: int, kind: Literal["uniform", "normal"] = "uniform",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:  # fmt: skip
+        """Random numbers of each pair [P, *shape], seeded by (suite seed, sample id, label, name).
+
+        Args:
+            dtype: in which they are drawn and returned; the same numbers for every precision of the model
+        """
+        make = torch.rand if kind == "uniform" else torch.randn
+        drawn = [make(shape, generator=generator, dtype=dtype) for generator in self.generators(pairs, name)]
+        return (torch.stack(drawn) if drawn else torch.zeros((0, *shape), dtype=dtype)).to(self.images.device)
 
     # -- how --------------------------------------------------------------------------------------------------
 

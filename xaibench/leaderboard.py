@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from xaibench.errors import UsageError
-from xaibench.scores import score, stable_seed
+from xaibench.scores import score
+from xaibench.seeding import stable_seed
 
 if TYPE_CHECKING:
     from rich.table import Table

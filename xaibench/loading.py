@@ -27,7 +27,7 @@ from xaibench.classifier import Classifier
 from xaibench.datasets import Dataset, Sample
 from xaibench.errors import SampleError, UsageError, WorkerError, XaibenchError
 from xaibench.preprocess import Preprocess
-from xaibench.regions import Regions
+from xaibench.regions import GroundTruth, Regions
 
 # A forked worker is there after 0.05 s and shares what the data set has read; a spawned one imports torch for seconds,
 # needs a copy of the annotations and does not know the classes of a plug-in. macOS and Windows cannot fork safely.
@@ -43,20 +43,16 @@ class Batch:
     Attributes:
         ids: of the samples that could be read, in order
         images: uint8 [B, C, H, W] as collated; `on` makes them what the model eats
-        labels: bool [B, L]: present and not to be ignored
-        mask: [B, H, W], None where the data set has none
+        ground_truth: of these samples; a label is present where it is given and not to be ignored
         bad: (id, sentence) of the samples that could not be read
         samples: numbers within the data set of all of them
-        regions: of labels that overlap; None where the mask says it all
     """
 
     ids: list[str]
     images: Tensor
-    labels: Tensor
-    mask: Tensor | None
+    ground_truth: GroundTruth
     bad: list[tuple[str, str]]
     samples: range = range(0)
-    regions: Regions | None = None
 
     def on(self, classifier: Classifier) -> Batch:
         """The batch on the model's device, the images normalised and in its precision."""
@@ -64,34 +60,19 @@ class Batch:
         if not self.ids:
             return self
         images = geometry(classifier).floats(self.images.to(parameter.device, non_blocking=True))
-        return replace(
-            self,
-            images=images.to(parameter.dtype),
-            labels=self.labels.to(parameter.device, non_blocking=True),
-            mask=None if self.mask is None else self.mask.to(parameter.device, non_blocking=True),
-            regions=None if self.regions is None else self.regions.to(parameter.device),
-        )
+        return replace(self, images=images.to(parameter.dtype), ground_truth=self.ground_truth.to(parameter.device))
 
     def pin_memory(self) -> Batch:
         """For the DataLoader: pages that a GPU fetches by itself."""
-        return replace(
-            self,
-            images=self.images.pin_memory(),
-            labels=self.labels.pin_memory(),
-            mask=None if self.mask is None else self.mask.pin_memory(),
-            regions=None if self.regions is None else self.regions.pin_memory(),
-        )
+        return replace(self, images=self.images.pin_memory(), ground_truth=self.ground_truth.pin_memory())
 
     def halves(self) -> list[Batch]:
         middle = len(self.ids) // 2
         rows = torch.arange(len(self.ids), device=self.images.device)
         return [
-            Batch(
-                self.ids[s], self.images[s], self.labels[s], None if self.mask is None else self.mask[s], [],
-                regions=None if self.regions is None else self.regions[rows[s]],
-            )
+            Batch(self.ids[s], self.images[s], self.ground_truth[rows[s]], [])
             for s in (slice(middle), slice(middle, None))
-        ]  # fmt: skip
+        ]
 
 
 def geometry(classifier: Classifier) -> Preprocess:
@@ -106,16 +87,18 @@ def collate(
 ) -> Batch:
     """Samples through the model's input geometry."""
     if not samples:
-        return Batch([], torch.empty(0), torch.empty(0), None, list(bad), asked)
+        return Batch([], torch.empty(0), GroundTruth(), list(bad), asked)
     masks = [preprocess.mask(sample.mask) for sample in samples if sample.mask is not None]
     return Batch(
         ids=[sample.id for sample in samples],
         images=torch.stack([preprocess.stored(sample.image) for sample in samples]),
-        labels=torch.stack([torch.from_numpy((s.labels > 0) & (s.ignore == 0)) for s in samples]),
-        mask=torch.stack(masks) if masks else None,
+        ground_truth=GroundTruth(
+            mask=torch.stack(masks) if masks else None,
+            regions=Regions.collate(samples, preprocess),
+            present=torch.stack([torch.from_numpy((s.labels > 0) & (s.ignore == 0)) for s in samples]),
+        ),
         bad=list(bad),
         samples=asked,
-        regions=Regions.collate(samples, preprocess),
     )
 
 

@@ -8,22 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xaibench.aggregation import find_aggregation
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation, Explainer
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.scores import PER_IMAGE, aggregation
-from xaibench.suite import BoundMethod, BoundMetric, Explain
-
-
-def choose(forward: Forward, rule: Explain) -> Tensor:
-    """bool [B, L]: which labels of each image are explained."""
-    if rule == "detected":
-        return forward.detected
-    if rule == "predicted":
-        return torch.zeros_like(forward.detected).scatter(1, forward.probabilities.argmax(1, keepdim=True), True)
-    if forward.present is None:
-        raise UsageError(f"explain: {rule} needs ground-truth labels")
-    return forward.present
+from xaibench.registry import PER_IMAGE
+from xaibench.suite import BoundMethod, BoundMetric
 
 
 def check_maps(maps: Tensor, pairs: Pairs, name: str) -> None:
@@ -85,7 +75,7 @@ def measure(evaluation: Evaluation, metric: BoundMetric) -> Measured:
         image, label = evaluation.pairs.image.tolist(), evaluation.pairs.label.tolist()
     if rows.ndim == 1:
         return Measured(image, label, rows.tolist(), [None] * len(rows))
-    return Measured(image, label, aggregation(metric.aggregate).value(rows).tolist(), list(rows.tolist()))
+    return Measured(image, label, find_aggregation(metric.aggregate).value(rows).tolist(), list(rows.tolist()))
 
 
 def error_row(sample_id: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 
 from xaibench.errors import MissingError, UsageError, unknown
 from xaibench.preprocess import ExtraChannels
-from xaibench.torchvision_ops import ensure_torchvision_schemas
+from xaibench.pretrained import create_pretrained
+from xaibench.timm_import import import_timm
 
 STEM = 3  # input channels of the checkpoints that `extra_channels` starts from
 
@@ -31,6 +31,7 @@ def create_module(
 
     Raises:
         UsageError: no such model, or an option that it does not take
+        MissingError: weights that cannot be fetched
     """
     if pretrained and options.get("in_chans", STEM) != STEM:  # timm has a rule of its own, which nobody named
         fetched = create_module(name, pretrained=True, **options | {"in_chans": STEM})
@@ -45,7 +46,7 @@ def create_module(
     if not known_model(name):
         raise UsageError(unknown("model", name, model_names()))
     try:
-        module = timm.create_model(name, pretrained=pretrained, **options)
+        module = create_pretrained(name, **options) if pretrained else timm.create_model(name, **options)
     except (TypeError, AssertionError) as error:
         raise UsageError(f"model {name!r} does not take these options: {options} ({error})") from error
     assert isinstance(module, nn.Module)
@@ -58,16 +59,15 @@ def model_names() -> list[str]:
 
 
 def known_model(name: str) -> bool:
-    return name in ARCHITECTURES or bool(import_timm().is_model(name))
-
-
-def import_timm() -> Any:
-    """timm, also where torchvision's compiled operators do not load."""
-    ensure_torchvision_schemas()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # timm's own deprecation notices are not the user's
-        import timm
-    return timm
+    """Whether `create_module` takes this name; timm's may have the tag of their weights behind a point."""
+    timm = import_timm()
+    if name in ARCHITECTURES or not timm.is_model(name):
+        return name in ARCHITECTURES
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:  # no such tag
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -118,17 +118,18 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """A state dict from safetensors, or from a torch file opened with `weights_only=True`.
 
     Raises:
-        MissingError: no such file
+        MissingError: no such file, or one that cannot be read
         UsageError: a file that holds anything but tensors
     """
     if not path.is_file():
-        raise MissingError(f"checkpoint {path}: no such file")
+        found = "is not a file; give the file of the weights" if path.exists() else "no such file"
+        raise MissingError(f"checkpoint {path}: {found}")
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return dict(load_file(path))
+        return _read_safetensors(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise MissingError(f"checkpoint {path}: cannot be read ({error.strerror})") from error
     except Exception as error:
         raise UsageError(
             f"checkpoint {path}: not a plain state dict ({type(error).__name__}); save it with "
@@ -140,6 +141,18 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not (isinstance(loaded, dict) and all(isinstance(value, Tensor) for value in loaded.values())):
         raise UsageError(f"checkpoint {path}: holds no state dict of tensors")
     return {key.removeprefix("module."): value for key, value in loaded.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise UsageError(f"checkpoint {path}: not a safetensors file, or a damaged one ({error})") from error
+    except OSError as error:
+        raise MissingError(f"checkpoint {path}: cannot be read ({error})") from error
 
 
 def state_hash(state: Mapping[str, Tensor]) -> str:
@@ -190,9 +203,34 @@ def load_state(
     extra = [name for name in weights if name not in fitting]
     if not skip_different and (left or extra):
         examples = ", ".join([f"missing {n}" for n in left[:3]] + [f"not wanted or of another shape {n}" for n in extra[:3]])
-        raise UsageError(f"{origin} does not fit the model: {len(left)} missing, {len(extra)} left over ({examples})")
+        why = _other_classes(own, weights) or _prefixed(own, weights) or (
+            f"{len(left)} missing, {len(extra)} left over ({examples})"
+        )
+        raise UsageError(f"{origin} does not fit the model: {why}")
     module.load_state_dict(fitting, strict=False)
     return left
+
+
+def _other_classes(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | None:
+    """A clause for weights that differ in the number of classes alone: in the first dimension of some tensors."""
+    if own.keys() != weights.keys():
+        return None
+    pairs = [(weights[name].shape, own[name].shape) for name in own if weights[name].shape != own[name].shape]
+    counts = {(stored[:1], wanted[:1]) for stored, wanted in pairs}
+    if len(counts) != 1 or any(stored[1:] != wanted[1:] for stored, wanted in pairs):
+        return None
+    ((stored, wanted),) = counts
+    return f"it has {stored.numel()} classes, not {wanted.numel()}; all else fits"
+
+
+def _prefixed(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | None:
+    """A clause for weights whose names fit once a prefix is taken away, such as `model.` of a Lightning module."""
+    parts = [name.split(".") for name in weights]
+    for prefix in sorted({".".join(names[:depth]) + "." for names in parts for depth in range(1, min(len(names), 4))}):
+        bare = {name.removeprefix(prefix) for name in weights if name.startswith(prefix)}
+        if len(own.keys() & bare) > max(len(own) // 2, len(own.keys() & weights.keys())):
+            return f"the names of its weights begin with {prefix!r}; save them without that prefix"
+    return None
 
 
 def _is_stem(stored: Tensor, own: Tensor) -> bool:

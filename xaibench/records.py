@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +34,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from xaibench.atomic_files import whole_file, write_text
 
 SCHEMA_VERSION = 1
 PART_SIZE = 64  # samples; a killed run loses at most this many
@@ -125,12 +126,8 @@ class Records:
             "xaibench.cell": canonical(cell.facts),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
+        with whole_file(path) as file:
             pq.write_table(table.replace_schema_metadata(metadata), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
 
     def write_error(self, cell: Cell, message: str, traceback: str) -> None:
         """Record why a cell could not be computed."""
@@ -140,7 +137,7 @@ class Records:
 
     def error(self, cell: Cell) -> str | None:
         path = self.error_path(cell)
-        return str(json.loads(path.read_text())["error"]) if path.exists() else None
+        return str(json.loads(path.read_text(encoding="utf-8"))["error"]) if path.exists() else None
 
     def merge(self, cell: Cell, parts: int) -> None:
         """One file instead of the parts, once all are there."""
@@ -174,13 +171,6 @@ class Records:
         frame = pq.read_table(self.whole_path(cell), schema=SCHEMA).to_pandas()
         assert isinstance(frame, pd.DataFrame)
         return frame
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file as a whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def parts_of(ids: Sequence[str], size: int = PART_SIZE) -> list[range]:

@@ -1,10 +1,10 @@
-"""Ground truth of a batch: one type of mask, and every pixel of labels that overlap."""
+"""Ground truth of a batch: masks, the regions of labels that overlap, and which labels are present."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,11 +12,8 @@ from torch import Tensor
 
 from xaibench.datasets.base import Sample
 from xaibench.errors import SampleError, UsageError
+from xaibench.pairs import Pairs
 from xaibench.preprocess import Preprocess
-
-if TYPE_CHECKING:
-    from xaibench.forward import Pairs
-
 
 BYTE_VOID, VOID = 255, -1  # of a mask of bytes, and of every mask inside
 BYTE_LABELS = 254  # labels that a mask of bytes can hold beside background and void
@@ -106,3 +103,89 @@ class Regions:
         """bool [B, H, W]: pixels that belong to some label of their image."""
         count = self.masks.new_zeros((images, *self.masks.shape[1:]), dtype=torch.int32)
         return count.index_add(0, self.image, self.masks.int()) > 0
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Ground truth of a batch of images.
+
+    Attributes:
+        mask: [B, H, W] of uint8 (0 background, label + 1, 255 void) or wider integers (-1 void), None if there is none
+        regions: of labels that overlap; None where the mask's one label per pixel says it all
+        present: labels of the images, bool [B, L], None if they are not known
+    """
+
+    mask: Tensor | None = None
+    regions: Regions | None = None
+    present: Tensor | None = None
+
+    def checked(self, images: Tensor, labels: int) -> GroundTruth:
+        """The same for a batch of images [B, C, H, W] and L labels, with masks of int16.
+
+        Raises:
+            UsageError: sizes that do not fit, masks of another type or with impossible values
+        """
+        size = tuple(images.shape[-2:])
+        if self.mask is not None and self.mask.shape != (len(images), *size):
+            raise UsageError(f"masks must be {(len(images), *size)}, found {tuple(self.mask.shape)}")
+        if self.regions is not None and self.regions.masks.shape[1:] != size:
+            raise UsageError(f"regions must be [R, H, W] of {size}, found {tuple(self.regions.masks.shape[1:])}")
+        if self.present is not None and self.present.shape != (len(images), labels):
+            raise UsageError(f"labels must be {(len(images), labels)}, found {tuple(self.present.shape)}")
+        return self if self.mask is None else replace(self, mask=one_mask_type(self.mask, labels))
+
+    def __getitem__(self, rows: Tensor) -> GroundTruth:
+        """The ground truth of rows [n] of the batch, which may repeat, as the rows of another."""
+        return GroundTruth(
+            None if self.mask is None else self.mask[rows],
+            None if self.regions is None else self.regions[rows],
+            None if self.present is None else self.present[rows],
+        )
+
+    def to(self, device: torch.device) -> GroundTruth:
+        return GroundTruth(
+            None if self.mask is None else self.mask.to(device, non_blocking=True),
+            None if self.regions is None else self.regions.to(device),
+            None if self.present is None else self.present.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> GroundTruth:
+        return GroundTruth(
+            None if self.mask is None else self.mask.pin_memory(),
+            None if self.regions is None else self.regions.pin_memory(),
+            None if self.present is None else self.present.pin_memory(),
+        )
+
+    # -- what metrics read: after `checked` -----------------------------------------------------------------------
+
+    @property
+    def known_mask(self) -> Tensor:
+        """int16 [B, H, W]. Raises UsageError where there is none."""
+        if self.mask is None:
+            raise UsageError("this needs ground-truth masks: give masks=, or choose a data set that has them")
+        return self.mask
+
+    def labels_for(self, what: str) -> Tensor:
+        """bool [B, L]: the labels that are present. Raises UsageError, naming what asks, where they are not known."""
+        if self.present is None:
+            raise UsageError(f"{what} needs ground-truth labels (labels=)")
+        return self.present
+
+    def of(self, pairs: Pairs) -> Tensor:
+        """bool [P, H, W]: the pixels of each pair's label, also where labels overlap."""
+        mask = self.known_mask
+        if self.regions is not None:
+            return self.regions.of(pairs)
+        return mask[pairs.image] == (pairs.label + 1)[:, None, None]
+
+    @cached_property
+    def single(self) -> Tensor:
+        """bool [B, H, W]: pixels that have one label, or are background."""
+        return self.known_mask != VOID
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """bool [B, H, W]: pixels that are not void. Where labels meet the mask is void, but their regions are known."""
+        if self.regions is None:
+            return self.single
+        return self.single | self.regions.union(len(self.single))

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
-import importlib.metadata
-import importlib.util
 import inspect
 import pkgutil
-import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from xaibench.errors import UsageError, closest, unknown
@@ -48,6 +44,10 @@ RESERVED = {
 
 # What may be done to the maps of a metric that claims it, without any of its values changing.
 INVARIANCES = {"scale": "all maps multiplied by one positive number, those of images explained again too"}
+
+
+PairRule = Literal["detected", "present", "predicted", "target"]  # which labels of an image are explained
+PER_IMAGE = -1  # the label of a value that belongs to an image and not to a pair
 
 
 @dataclass(frozen=True)
@@ -237,27 +237,30 @@ class Registry(Generic[E]):
             )
         self._entries[entry.name] = entry
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Import the modules of the package, and the plugins that are installed."""
         if self._loaded:
             return
+        from xaibench.plugins import load_entry_points
+
         self._loaded = True
         package = importlib.import_module(self.package)
         for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
             importlib.import_module(f"{self.package}.{module}")
-        _load_entry_points()
+        load_entry_points()
 
     def __getitem__(self, name: str) -> E:
-        self._load()
+        self.load()
         if name not in self._entries:
             raise UsageError(self.unknown(name))
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
-        self._load()
+        self.load()
         return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
-        self._load()
+        self.load()
         return iter(sorted(self._entries))
 
     def names(self, glob: str = "*") -> list[str]:
@@ -340,43 +343,6 @@ def metric_groups() -> dict[str, list[str]]:
         if metrics[name].group:
             groups.setdefault(metrics[name].group, []).append(name)
     return groups
-
-
-def load_plugin(name: str) -> None:
-    """Import a user's module: a file (`my_methods.py`) or a module name."""
-    path = Path(name)
-    if path.suffix != ".py":
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise UsageError(f"plugin {name!r}: {error}; give a module name or the path of a .py file") from error
-        return
-    if not path.is_file():
-        raise UsageError(f"plugin {name!r}: no such file")
-    module_name = f"xaibench_plugin_{path.stem}"
-    if module_name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[module_name]
-        raise
-
-
-_entry_points_loaded = False
-
-
-def _load_entry_points() -> None:
-    global _entry_points_loaded
-    if not _entry_points_loaded:
-        _entry_points_loaded = True
-        for entry_point in importlib.metadata.entry_points(group="xaibench.plugins"):
-            entry_point.load()
 
 
 def _check_needs(needs: tuple[str, ...]) -> None:

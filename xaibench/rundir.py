@@ -16,10 +16,11 @@ from typing import Any
 
 import pandas as pd
 
+from xaibench.atomic_files import write_text
 from xaibench.errors import UsageError
 from xaibench.leaderboard import Leaderboard, collect
 from xaibench.preparing import Settings
-from xaibench.records import Records, write_text
+from xaibench.records import Records
 from xaibench.runner import Outcome, Progress, Runner
 from xaibench.suite import Suite
 

@@ -17,10 +17,11 @@ from xaibench.errors import SampleError, UsageError, XaibenchError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.loading import Batch, Reader, batches, chunks, geometry, worker_count
-from xaibench.measuring import check_maps, choose, error_row, explainer, measure
+from xaibench.measuring import check_maps, error_row, explainer, measure
 from xaibench.preparing import Key, Prepared, Settings, prepare
 from xaibench.records import Records, part_of, parts_of, rows_of
 from xaibench.suite import BoundMethod, BoundMetric, ModelSection, Suite
+from xaibench.tracebacks import place
 
 Rows = list[dict[str, Any]]
 MOST_LISTED = 20  # bad samples in one message; bad_samples.csv has all
@@ -44,6 +45,12 @@ class Outcome:
     computed: int = 0
     failed: list[str] = field(default_factory=list)
     bad: dict[str, str] = field(default_factory=dict)
+
+
+class CellError(XaibenchError):
+    """A method or metric raised an error in a run that stops at the first one."""
+
+    exit_code = 3
 
 
 class Runner:
@@ -82,6 +89,7 @@ class Runner:
         Raises:
             SampleError: more bad samples than the suite allows, those of the records included
             WorkerError: a process that read samples died
+            CellError: the first error, where the settings say `fail_fast`
         """
         for section in self.suite.models:
             prepared = self.prepare(section)
@@ -150,9 +158,8 @@ class Runner:
         rows: dict[Key, Rows] = {key: [] for key in wanted}
         metrics = {metric.label: metric for metric in self.metrics}
         forward = Forward(
-            prepared.classifier, batch.images, plan=plan, mask=batch.mask, regions=batch.regions, present=batch.labels,
-            ids=batch.ids, seed=self.suite.seed,
-        )  # fmt: skip
+            prepared.classifier, batch.images, plan=plan, ground_truth=batch.ground_truth, ids=batch.ids, seed=self.suite.seed
+        )
         try:
             for method in prepared.methods:
                 own = [metrics[k] for m, k in wanted if m == method.label]
@@ -175,7 +182,7 @@ class Runner:
         """One method on one batch: maps once for the union of the pairs, then each metric on its own rows."""
         if not metrics:
             return
-        chosen = {rule: choose(forward, rule) for rule in sorted({metric.explain for metric in metrics})}
+        chosen = {rule: forward.select(rule) for rule in sorted({metric.explain for metric in metrics})}
         union = torch.stack(list(chosen.values())).any(0)
         pairs = Pairs.where(union)
         if not len(pairs):  # an image without a label still counts in a metric per image
@@ -219,15 +226,22 @@ class Runner:
     def _failed(
         self, prepared: Prepared, key: Key, error: Exception, failed: set[Key]
     ) -> None:
-        if self.settings.fail_fast:
-            raise error
-        failed.add(key)
         method, metric = key
         reason = str(error) if isinstance(error, XaibenchError) else f"{type(error).__name__}: {error}"
         sentence = f"{prepared.section.label} / {method} / {metric}: {reason}"
+        if self.settings.fail_fast:
+            where = self._place(prepared, key, error)
+            raise CellError(sentence + (f" ({where})" if where else "")) from error
+        failed.add(key)
         self.records.write_error(prepared.cells[key], sentence, "".join(traceback.format_exception(error)))
         self.outcome.failed.append(sentence)
         self.progress.note(f"failed: {sentence}")
+
+    def _place(self, prepared: Prepared, key: Key, error: Exception) -> str | None:
+        """The innermost line of an error in the file of the method or the metric of a cell."""
+        methods = {method.label: method.entry.function.__module__ for method in prepared.methods}
+        metrics = {metric.label: metric.entry.function.__module__ for metric in self.metrics}
+        return place(error, {methods[key[0]], metrics[key[1]]}.__contains__)
 
     # -- bad samples --------------------------------------------------------------------------------------------
 

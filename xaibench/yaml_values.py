@@ -96,7 +96,7 @@ def decode(content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line, column = _line_and_column(content[: error.start].decode("utf-8", "replace"))
-        message = f"not UTF-8: byte 0x{content[error.start]:02x}; save the file as UTF-8"
+        message = f"byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
         raise RefusedError(Position(line, column), message) from None
 
 

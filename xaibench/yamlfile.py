@@ -48,13 +48,11 @@ class Document:
 
     @classmethod
     def read(cls, path: Path) -> Document:
-        """Raises ProblemsError for what is no YAML mapping, UsageError for a file that cannot be opened."""
+        """Raises ProblemsError for what is no YAML mapping."""
         try:
             return cls(path, yaml_values.decode(path.read_bytes()))
         except RefusedError as error:
             raise ProblemsError(str(path), [error.problem]) from None
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
 
     def position(self, at: Location, *, key: bool = False) -> Position:
         """Where a value (or its key) stands; a place that is not in the file is shown at its nearest parent."""

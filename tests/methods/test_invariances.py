@@ -16,7 +16,8 @@ from torch.nn import functional as F
 import xaibench
 from xaibench import registry
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.models import import_timm
+from xaibench.regions import GroundTruth
+from xaibench.timm_import import import_timm
 
 CLOSE = 1e-5
 SINGLE = 0.9999  # cosine of float32 and float64 maps
@@ -103,8 +104,8 @@ def maps_of(name: str, classifier: xaibench.Classifier, rows: Tensor, pairs: Pai
     parameters = method.bind(QUICK.get(name, {}))
     dtype = next(classifier.module.parameters()).dtype
     forward = Forward(
-        classifier, images()[rows].to(dtype), plan=Plan.of(classifier, method.needs, parameters), mask=mask()[rows],
-        ids=[IDS[int(row)] for row in rows], seed=1,
+        classifier, images()[rows].to(dtype), plan=Plan.of(classifier, method.needs, parameters),
+        ground_truth=GroundTruth(mask=mask()[rows]), ids=[IDS[int(row)] for row in rows], seed=1,
     )  # fmt: skip
     with torch.no_grad():
         result: Tensor = method.function(forward, pairs, **parameters)

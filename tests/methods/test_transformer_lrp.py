@@ -13,7 +13,7 @@ import xaibench
 from tests.methods.vit import CONFIGURATIONS, classifier, first_pooled, images, some_pairs
 from xaibench import relprop
 from xaibench.errors import IncompatibleError, UsageError
-from xaibench.models import import_timm
+from xaibench.timm_import import import_timm
 
 METHODS = ("transformer_lrp", "lrp_rollout", "partial_lrp", "full_lrp")
 

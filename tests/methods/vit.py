@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from xaibench.models import import_timm
+from xaibench.timm_import import import_timm
 
 CLASSES = 5
 

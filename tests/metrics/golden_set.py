@@ -15,6 +15,7 @@ import xaibench
 from tests.conftest import GOLDEN
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
+from xaibench.regions import GroundTruth
 
 MAKERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "conv2d": lambda d: nn.Conv2d(d["in"], d["out"], d["k"], d["stride"], d["pad"]),
@@ -52,7 +53,7 @@ class GoldenSet:
     def forward(self) -> Forward:
         """The batch, masks carrying the predicted label."""
         mask = self["masks"][:, 0] * (self["y"] + 1).byte()[:, None, None]
-        return Forward(self.classifier(), self["x"], mask=mask)
+        return Forward(self.classifier(), self["x"], ground_truth=GroundTruth(mask=mask))
 
     def evaluation(self, maps: str, method: Callable[[Forward, Pairs], Tensor] | None = None) -> Evaluation:
         """Of a one-channel map (a1, ap, at); or of a map with a value per colour, its colours one below the other."""
@@ -79,7 +80,7 @@ def any_evaluation(maps: Tensor, mask: Tensor | None = None, size: tuple[int, in
     images = maps.new_zeros((len(maps), 3, *(size or maps.shape[1:])))
     classifier = any_classifier()
     classifier.module.to(maps.dtype)
-    forward = Forward(classifier, images, mask=mask)
+    forward = Forward(classifier, images, ground_truth=GroundTruth(mask=mask))
     return Evaluation(forward, Pairs(torch.arange(len(maps)), torch.zeros(len(maps), dtype=torch.long)), maps)
 
 

@@ -18,6 +18,7 @@ from xaibench.forward import Forward, Pairs
 from xaibench.methods.controls import oracle, random
 from xaibench.methods.gradient import input_x_gradient
 from xaibench.metrics.complexity import adcc, adcc_parts
+from xaibench.regions import GroundTruth
 
 
 def method(forward: Forward, pairs: Pairs) -> Tensor:
@@ -31,7 +32,8 @@ def evaluation() -> Evaluation:
     images = torch.randn((3, 3, 6, 8), generator=generator)
     mask = torch.randint(0, 4, (3, 6, 8), generator=generator).byte()
     present = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0]]).bool()
-    forward = Forward(any_classifier(), images, mask=mask, present=present, ids=["a", "b", "c"], seed=3)
+    truth = GroundTruth(mask=mask, present=present)
+    forward = Forward(any_classifier(), images, ground_truth=truth, ids=["a", "b", "c"], seed=3)
     pairs = Pairs([2, 0, 0], [1, 0, 2])
     return Evaluation(forward, pairs, method(forward, pairs), method)
 
@@ -70,8 +72,8 @@ def test_explain_lends_ids_masks_and_labels(evaluation: Evaluation) -> None:
         assert torch.equal(found, control(forward, Pairs(source[pairs.image], pairs.label)))
 
     def labels(changed: Forward, pairs: Pairs) -> Tensor:
-        assert changed.present is not None
-        return changed.present[pairs.image].float()[:, None]
+        present = changed.ground_truth.labels_for("the test")
+        return present[pairs.image].float()[:, None]
 
     found = Evaluation(forward, evaluation.pairs, evaluation.maps, labels).explain(
         forward.images[source], pairs, source
@@ -119,6 +121,6 @@ def test_adcc_needs_the_method(evaluation: Evaluation) -> None:
 def test_void_is_no_label() -> None:
     """The ground truth that `explain` lends is that of the batch, void included."""
     mask = torch.full((1, 4, 4), VOID, dtype=torch.uint8)
-    forward = Forward(any_classifier(), torch.zeros((1, 3, 4, 4)), mask=mask)
+    forward = Forward(any_classifier(), torch.zeros((1, 3, 4, 4)), ground_truth=GroundTruth(mask=mask))
     evaluation = Evaluation(forward, Pairs([0], [0]), torch.zeros((1, 4, 4)), oracle)
     assert evaluation.explain(forward.images, Pairs([0], [0]), torch.tensor([0])).sum() == 0

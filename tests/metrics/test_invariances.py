@@ -18,13 +18,14 @@ import xaibench
 from tests.methods.test_invariances import IDS, PAIRS, build, images, mask
 from tests.methods.test_invariances import Net as ColourNet
 from xaibench import registry
+from xaibench.aggregation import find_aggregation
 from xaibench.datasets.base import VOID
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.measuring import statistics
 from xaibench.methods.gradient import input_x_gradient
 from xaibench.preprocess import Preprocess
-from xaibench.scores import aggregation
+from xaibench.regions import GroundTruth
 from xaibench.suite import BoundMetric
 
 CLOSE = 1e-5
@@ -90,9 +91,8 @@ def evaluate(
     classifier = network()
     classifier.chunk = chunk
     given = mask() if masks is None else masks
-    forward = Forward(
-        classifier, images()[rows], mask=given[rows], present=labels()[rows], ids=[IDS[int(row)] for row in rows], seed=1
-    )
+    truth = GroundTruth(mask=given[rows], present=labels()[rows])
+    forward = Forward(classifier, images()[rows], ground_truth=truth, ids=[IDS[int(row)] for row in rows], seed=1)
     return values(name, Evaluation(forward, pairs, change(method(forward, pairs).detach()), method))
 
 
@@ -121,7 +121,7 @@ def rows_of(name: str, chosen: Tensor) -> Tensor:
 
 def undefined(name: str, found: Tensor) -> Tensor:
     """bool [n]: no statistic of the row gives a value, as the records have it."""
-    rule = aggregation(registry.metrics[name].aggregate)
+    rule = find_aggregation(registry.metrics[name].aggregate)
     return torch.from_numpy(np.isnan(rule.value(found.numpy())))
 
 
@@ -210,7 +210,8 @@ def test_channels_and_sizes(name: str, channels: int, size: tuple[int, int]) -> 
     pairs = Pairs([0, 0, 1], [0, 2, 1])
     classifier = network(channels)
     classifier.preprocess = Preprocess(size=size, mean=(0.5,) * channels, std=(0.25,) * channels)
-    forward = Forward(classifier, batch, mask=truth, present=torch.ones(2, 6, dtype=torch.bool), ids=["a", "b"], seed=1)
+    known = GroundTruth(mask=truth, present=torch.ones(2, 6, dtype=torch.bool))
+    forward = Forward(classifier, batch, ground_truth=known, ids=["a", "b"], seed=1)
     evaluation = Evaluation(forward, pairs, explain(forward, pairs).detach(), explain)
     evaluation.others = lambda labels="detected": torch.ones(3, 6, dtype=torch.bool)  # type: ignore[method-assign]
     found = values(name, evaluation)

@@ -11,7 +11,7 @@ import pytest
 import xaibench
 from tests.metrics.golden_set import any_classifier
 from xaibench.preprocess import Preprocess
-from xaibench.scores import PER_IMAGE
+from xaibench.registry import PER_IMAGE
 
 LIMIT = 6
 SUITE = """

@@ -20,10 +20,11 @@ from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.measuring import measure
+from xaibench.metrics.seed_curve import seed_curve
 from xaibench.metrics.seeds import fraction_seeds, threshold_seeds
 from xaibench.records import rows_of
-from xaibench.regions import VOID
-from xaibench.scores import Score, moments, score, seed_curve
+from xaibench.regions import VOID, GroundTruth
+from xaibench.scores import Score, moments, score
 from xaibench.suite import BoundMetric, parse_metrics
 
 CLASSES = 20
@@ -46,7 +47,7 @@ class Reference:
         classifier = any_classifier(labels=CLASSES)
         rows: list[dict[str, Any]] = []
         for i, (maps, keys, truth) in enumerate(zip(self.maps, self.keys, self.truth, strict=True)):
-            forward = Forward(classifier, torch.zeros((1, 3, *truth.shape)), mask=truth[None])
+            forward = Forward(classifier, torch.zeros((1, 3, *truth.shape)), ground_truth=GroundTruth(mask=truth[None]))
             pairs = Pairs(torch.zeros(len(keys), dtype=torch.long), keys - 1)
             found = measure(Evaluation(forward, pairs, maps), metric)
             rows += rows_of([str(i)], found.label, found.values, found.parts, 0.0)
@@ -169,7 +170,7 @@ def test_thesis_scores_are_the_reference(thesis: Reference, percent: int) -> Non
 def test_width_of_a_known_curve() -> None:
     """A roof: 0, .5, 1 (at .5), .99, 0 over steps of .25; within 2 points from .49 to .75 + .01 / .99 * .25."""
     rows = [[hits, hits] for hits in (0, 50, 100, 99, 0)]
-    header = [2, 0.25, 0, 0.25, 0.5, 0.75, 1]
+    header = [2, 6, 0.25, 0, 0.25, 0.5, 0.75, 1]
     hits = np.array([[50, 50], *rows], float)
     means = np.array([*header, *hits.flatten(), *hits.flatten(), 100, 100])
     curve = seed_curve(means)
@@ -183,7 +184,7 @@ def test_width_of_a_flat_stretch_below_the_best() -> None:
     """1 at the first threshold, then 0.5 twice: only the way down from 1 to 0.98 is within 2 points."""
     rows = [[hits, hits] for hits in (100, 50, 50)]
     hits = np.array([[50, 50], *rows], float).flatten()
-    means = np.array([2, 0.25, 0, 0.25, 0.5, *hits, *hits, 100, 100])
+    means = np.array([2, 4, 0.25, 0, 0.25, 0.5, *hits, *hits, 100, 100])
     assert float(seed_curve(means).width) == pytest.approx(0.25 * (0.02 / 0.5))
 
 
@@ -205,7 +206,7 @@ def batch() -> tuple[Forward, Pairs, Tensor]:
     mask = torch.randint(0, 4, (4, 8, 12), generator=generator).byte()
     mask[:, 0, :3] = 255
     pairs = Pairs([3, 0, 0, 2, 0, 3], [0, 2, 0, 1, 1, 2])
-    forward = Forward(any_classifier(), torch.zeros((4, 3, 8, 12)), mask=mask)
+    forward = Forward(any_classifier(), torch.zeros((4, 3, 8, 12)), ground_truth=GroundTruth(mask=mask))
     return forward, pairs, torch.randn((6, 4, 6), generator=generator)
 
 
@@ -220,12 +221,12 @@ def test_sweep_counts_are_those_of_label_maps(batch: tuple[Forward, Pairs, Tenso
         own = [p for c in range(3) for p in range(6) if pairs.image[p] == image and pairs.label[p] == c]
         expected = [
             twin_counts(
-                threshold_seeds(relevance[own], pairs.label[own] + 1, background=t), forward.mask[image].long(), 4
+                threshold_seeds(relevance[own], pairs.label[own] + 1, background=t), forward.ground_truth.mask[image].long(), 4
             )
             for t in (fixed, *thresholds)
         ]
         hits, predicted = np.stack([e[0] for e in expected]), np.stack([e[1] for e in expected])
-        row = np.array([4, fixed, *thresholds, *hits.flatten(), *predicted.flatten(), *expected[0][2]])
+        row = np.array([4, 4, fixed, *thresholds, *hits.flatten(), *predicted.flatten(), *expected[0][2]])
         np.testing.assert_allclose(np.array(rows[image]), row, atol=1e-12)
 
 
@@ -233,9 +234,9 @@ def test_sweep_counts_are_those_of_label_maps(batch: tuple[Forward, Pairs, Tenso
 def test_degenerate(batch: tuple[Forward, Pairs, Tensor], name: str) -> None:
     """NaN map and all-void image: undefined. No pair, constant, all-negative: a row like any other."""
     forward, pairs, maps = batch
-    mask = forward.mask.clone()
+    mask = forward.ground_truth.mask.clone()
     mask[0] = VOID
-    forward = Forward(any_classifier(), forward.images, mask=mask)
+    forward = Forward(any_classifier(), forward.images, ground_truth=GroundTruth(mask=mask))
     maps = maps.clone()
     maps[pairs.image == 2] = torch.nan
     maps[pairs.image == 3] = -1
@@ -252,10 +253,10 @@ def test_degenerate(batch: tuple[Forward, Pairs, Tensor], name: str) -> None:
 
 def test_api_gives_images_once(batch: tuple[Forward, Pairs, Tensor]) -> None:
     forward, pairs, maps = batch
-    table = xaibench.evaluate(forward.classifier, forward.images, pairs, maps, ["seeds"], masks=forward.mask)
+    table = xaibench.evaluate(forward.classifier, forward.images, pairs, maps, ["seeds"], masks=forward.ground_truth.mask)
     assert table.groupby("image")["seed_miou"].nunique().eq(1).all()
     scores = xaibench.evaluate(
-        forward.classifier, forward.images, pairs, maps, ["seeds"], masks=forward.mask, reduce="scores"
+        forward.classifier, forward.images, pairs, maps, ["seeds"], masks=forward.ground_truth.mask, reduce="scores"
     )
     assert scores["n"].tolist()[1] == 4, "images, also the one without a label"
 
@@ -263,9 +264,9 @@ def test_api_gives_images_once(batch: tuple[Forward, Pairs, Tensor]) -> None:
 def test_an_object_free_image_counts(batch: tuple[Forward, Pairs, Tensor]) -> None:
     """Its seeds are part of the total area although its own ratio is infinite."""
     forward, pairs, maps = batch
-    mask = forward.mask.clone()
+    mask = forward.ground_truth.mask.clone()
     mask[2] = 0
-    forward = Forward(any_classifier(), forward.images, mask=mask)
+    forward = Forward(any_classifier(), forward.images, ground_truth=GroundTruth(mask=mask))
     metric = bound("seed_area_ratio")
     found = measure(Evaluation(forward, pairs, maps), metric)
     assert found.values[2] == np.inf

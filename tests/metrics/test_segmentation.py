@@ -19,6 +19,7 @@ from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.measuring import Measured, measure, statistics
 from xaibench.records import rows_of
+from xaibench.regions import GroundTruth
 from xaibench.registry import metrics
 from xaibench.scores import Score, score
 from xaibench.suite import BoundMetric, parse_metrics
@@ -139,7 +140,7 @@ def test_labels_of_one_image() -> None:
     mask = torch.zeros((1, 4, 6), dtype=torch.uint8)
     mask[0, :, :2], mask[0, :, 2:3] = 1, 2
     maps = torch.stack([(mask[0] == 1).float(), (mask[0] == 2).float(), (mask[0] == 1).float()])
-    forward = Forward(any_classifier(channels=1), torch.zeros((1, 1, 4, 6)), mask=mask)
+    forward = Forward(any_classifier(channels=1), torch.zeros((1, 1, 4, 6)), ground_truth=GroundTruth(mask=mask))
     evaluation = Evaluation(forward, Pairs([0, 0, 0], [0, 1, 2]), maps)
     own = measure(evaluation, bound("miou")).values
     assert own[:2] == [1, 1]

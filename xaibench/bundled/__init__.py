@@ -43,7 +43,7 @@ def weights(name: str) -> Path:
 
 def card(name: str) -> dict[str, Any]:
     """Data, recipe, seed, AP per class and sha256 of a bundled model."""
-    loaded: dict[str, Any] = json.loads(recipe_path(name).with_suffix(".card.json").read_text())
+    loaded: dict[str, Any] = json.loads(recipe_path(name).with_suffix(".card.json").read_text(encoding="utf-8"))
     return loaded
 
 

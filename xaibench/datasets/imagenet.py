@@ -37,7 +37,7 @@ ARCHIVE = "ILSVRC2012_img_val.tar"
 
 @cache
 def _timm_info() -> Any:
-    from xaibench.models import import_timm
+    from xaibench.timm_import import import_timm
 
     import_timm()
     from timm.data import ImageNetInfo
@@ -229,11 +229,9 @@ def read_truth(path: Path, order: Mapping[int, str]) -> dict[str, str]:
 
 def read_order(path: Path) -> dict[int, str]:
     """Wnid by number, of the development kit's meta.mat, or of lines `n02119789 1 kit_fox`."""
-    from scipy.io import loadmat
-
     try:
         if path.suffix == ".mat":
-            table = loadmat(path, squeeze_me=True)["synsets"]
+            table = _loadmat(path)["synsets"]
             rows = list(zip(table["ILSVRC2012_ID"].tolist(), table["WNID"].tolist(), strict=True))
         else:
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -244,3 +242,11 @@ def read_order(path: Path) -> dict[int, str]:
     if sorted(order) != [*range(1, COUNT + 1)] or set(order.values()) != set(synsets()):
         raise UsageError(f"{path}: does not give each of the numbers 1..{COUNT} one of the {COUNT} classes")
     return order
+
+
+def _loadmat(path: Path) -> Any:
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise MissingError(f'{path} is read with scipy: pip install "xaibench[data]"') from error
+    return loadmat(path, squeeze_me=True)

@@ -86,9 +86,4 @@ def _share(ranks: Tensor, counts: Tensor) -> Tensor:
 
 
 def _random_values(evaluation: Evaluation) -> Tensor:
-    height, width = evaluation.forward.images.shape[-2:]
-    draws = [
-        torch.rand(1, height, width, generator=generator)
-        for generator in evaluation.forward.generators(evaluation.pairs, "order")
-    ]
-    return (torch.stack(draws) if draws else torch.zeros(0, 1, height, width)).to(evaluation.maps.device)
+    return evaluation.forward.draw_per_pair(evaluation.pairs, "order", 1, *evaluation.forward.images.shape[-2:])

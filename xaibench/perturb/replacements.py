@@ -66,11 +66,7 @@ def _replacement(evaluation: Evaluation, removal: Removal) -> Tensor:
 def _noise(evaluation: Evaluation, name: str) -> Tensor:
     """[P, C, H, W] standard normal, seeded by pair; drawn in float32, so that every precision has the same draws."""
     images = evaluation.forward.images
-    shape = images.shape[1:]
-    draws = [
-        torch.randn(shape, generator=generator) for generator in evaluation.forward.generators(evaluation.pairs, name)
-    ]
-    return torch.stack(draws).to(images) if draws else images.new_zeros(0, *shape)
+    return evaluation.forward.draw_per_pair(evaluation.pairs, name, *images.shape[1:], kind="normal").to(images)
 
 
 def blur(images: Tensor, kernel: int, sigma: float) -> Tensor:

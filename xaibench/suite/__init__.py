@@ -10,7 +10,6 @@ from xaibench.suite.files import find_suite, load_suite, read_suite, shipped_sui
 from xaibench.suite.schema import (
     BoundMethod,
     BoundMetric,
-    Explain,
     MetricNamed,
     ModelSection,
     Suite,
@@ -19,6 +18,6 @@ from xaibench.suite.schema import (
 )
 
 __all__ = [
-    "BoundMethod", "BoundMetric", "Explain", "Globs", "MetricNamed", "ModelSection", "Suite", "bind_metrics", "find_suite",
+    "BoundMethod", "BoundMetric", "Globs", "MetricNamed", "ModelSection", "Suite", "bind_metrics", "find_suite",
     "load_suite", "parse_metrics", "quick", "read_suite", "select", "shipped_suites",
 ]  # fmt: skip

@@ -16,10 +16,10 @@ from xaibench import registry
 from xaibench.bounds import Count, Fraction, Natural, Positive, PositiveFraction
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.reasons import reason, shown
+from xaibench.registry import PairRule
 from xaibench.suite.entries import entries, listed, spelled_out
 from xaibench.yamlfile import Document
 
-Explain = Literal["detected", "present", "predicted", "target"]
 Precision = Literal["float32", "float64"]
 
 LONGEST_NAME = 100  # it becomes part of a file's name
@@ -78,7 +78,7 @@ class Named(pydantic.BaseModel):
 
 
 class MetricNamed(Named):
-    explain: Explain | None = None
+    explain: PairRule | None = None
 
 
 class DatasetNamed(pydantic.BaseModel):
@@ -159,7 +159,7 @@ class Suite(Section):
     seed: Natural = 0
     dataset: Annotated[DatasetNamed, Bare]
     models: Annotated[list[Annotated[ModelSection, Bare]], *SEVERAL]
-    explain: Explain = "detected"
+    explain: PairRule = "detected"
     threshold: Fraction = 0.5
     precision: Precision = "float32"
     methods: Annotated[list[Annotated[Named, Bare]], *SEVERAL]
@@ -217,7 +217,7 @@ class BoundMetric:
     label: str
     entry: registry.Metric
     parameters: Mapping[str, Any]
-    explain: Explain
+    explain: PairRule
 
     @property
     def aggregate(self) -> str:
@@ -228,7 +228,7 @@ class BoundMetric:
         return self.entry.direction(self.parameters)
 
 
-def parse_metrics(entries: Sequence[str | Mapping[str, Any]], explain: Explain = "detected") -> list[BoundMetric]:
+def parse_metrics(entries: Sequence[str | Mapping[str, Any]], explain: PairRule = "detected") -> list[BoundMetric]:
     """Metrics from names and mappings, as `xaibench.evaluate(metrics=...)` takes them."""
     parsed = []
     for entry in [entries] if isinstance(entries, str) else entries:
@@ -241,7 +241,7 @@ def parse_metrics(entries: Sequence[str | Mapping[str, Any]], explain: Explain =
     return bind_metrics(parsed, explain)
 
 
-def bind_metrics(entries: Sequence[MetricNamed], explain: Explain) -> list[BoundMetric]:
+def bind_metrics(entries: Sequence[MetricNamed], explain: PairRule) -> list[BoundMetric]:
     """Groups spelled out, parameters filled in. Raises UsageError on unknown names, parameters and double labels."""
     bound: dict[str, BoundMetric] = {}
     groups = registry.metric_groups()

@@ -214,7 +214,7 @@ def train(
     Raises:
         UsageError: what does not go together, among it the state of a training with other settings
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from xaibench.models import STEM, seeded
 
@@ -244,10 +244,11 @@ def train(
     fold(fit.result)  # what is written is an ordinary model whose last layer holds the effective kernel
     weights = out / f"{recipe.name}.safetensors"
     temporary = weights.with_suffix(".tmp")
-    save_file({name: tensor.cpu().contiguous() for name, tensor in fit.result.state_dict().items()}, temporary)
+    # not save_file, whose file only its owner may read, whatever the umask says
+    temporary.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in fit.result.state_dict().items()}))
     os.replace(temporary, weights)
     card = describe(recipe, quality, train_data.class_names, weights, evaluation_data)
-    (out / f"{recipe.name}.card.json").write_text(json.dumps(card, indent=2) + "\n")
+    (out / f"{recipe.name}.card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     state.unlink()
     return weights
 

@@ -1,0 +1,99 @@
+"""Pictures of one image's maps, and of VGatt's bias by depth. Matplotlib is imported when something is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xaibench.cli_options import check_place
+from xaibench.errors import MissingError, UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from xaibench.explain_image import Explained, Share
+
+MIDDLE_GREY = 2 / 3  # of a grey image that fills [1/3, 1]
+INK, PAPER = "#1a1a1a", "#ffffff"
+# from clear over yellow to dark red, so that the grey image shows where nothing is explained
+RAMP = [(1.0, 0.93, 0.55, 0.0), (1.0, 0.8, 0.25, 0.75), (0.94, 0.35, 0.12, 0.88), (0.55, 0.0, 0.15, 0.95)]
+
+
+def check_output(path: Path) -> None:
+    """Before anything is computed: matplotlib is there, and the file can be written."""
+    formats = new_figure(1, 1).canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in formats:
+        raise UsageError(f"{path}: a picture's name ends in one of {', '.join(sorted(formats))}")
+    check_place(path)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingError('matplotlib, which draws the picture, is not installed: pip install "xaibench[figures]"') from error
+    return Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
+
+
+def draw_grid(explained: Explained, title: str) -> Figure:
+    """A row per label, a column per method; masks lie over the grey image, and white margins stay on dark pages."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+
+    ramp = LinearSegmentedColormap.from_list("explained", RAMP)
+    shades = ramp(range(ramp.N))
+    seen = ListedColormap(shades[:, 3:] * shades[:, :3] + (1 - shades[:, 3:]) * MIDDLE_GREY)  # as it looks in the panels
+    height, width = explained.picture.shape[:2]
+    rows, columns = len(explained.labels), len(explained.masks) + 1
+    wide, tall = 1.9, 1.9 * height / width
+    figure = new_figure(wide * columns + 2.2, tall * rows + 0.5 + 0.25 * len(explained.notes))
+    axes = figure.subplots(rows, columns, squeeze=False)
+    grey = explained.picture.mean(-1).numpy()
+    for row, (label, confidence) in enumerate(zip(explained.labels, explained.confidences, strict=True)):
+        axes[row, 0].imshow(explained.picture.numpy())
+        axes[row, 0].set_ylabel(
+            f"{label}\n{confidence:.2f}", rotation=0, ha="right", va="center", labelpad=10, fontsize=11, color=INK
+        )
+        for column, masks in enumerate(explained.masks.values(), 1):
+            axes[row, column].imshow(grey, cmap="gray", vmin=-0.5, vmax=1)
+            axes[row, column].imshow(masks[row].numpy(), cmap=ramp, vmin=0, vmax=1)
+            if not masks[row].nan_to_num().any():
+                words = "undefined" if masks[row].isnan().all() else "nothing speaks\nfor this label"
+                axes[row, column].text(0.5, 0.5, words, ha="center", va="center", fontsize=9, color=PAPER,
+                                       transform=axes[row, column].transAxes)  # fmt: skip
+    for column, heading in enumerate(["image", *explained.masks]):
+        axes[0, column].set_title(heading, fontsize=11, color=INK)
+    for panel in axes.flat:
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
+    bar = figure.colorbar(ScalarMappable(cmap=seen), ax=axes, shrink=min(1.0, 3 / (tall * rows)), aspect=25, pad=0.02)
+    bar.set_label("positive relevance\n(of each map's range)", fontsize=9, color=INK)
+    bar.set_ticks([0, 0.5, 1])
+    bar.ax.tick_params(labelsize=9, colors=INK)
+    figure.suptitle("\n".join([title, *explained.notes]), fontsize=11, color=INK)
+    return figure
+
+
+def draw_shares(shares: Sequence[Share], title: str) -> Figure:
+    """|bias| / |score| of every label against depth, on a logarithmic axis."""
+    layers = list(dict.fromkeys(share.layer for share in shares))
+    figure = new_figure(max(6.0, 0.35 * len(layers) + 2.5), 4.2)
+    axes = figure.subplots()
+    for label in dict.fromkeys(share.label for share in shares):
+        own = [share for share in shares if share.label == label]
+        axes.plot([s.depth for s in own], [s.ratio for s in own], marker="o", markersize=4, label=label)
+    axes.axhline(1, color="#999999", linewidth=0.8, linestyle="--", zorder=0)
+    axes.set_yscale("log")
+    axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right", fontsize=9)
+    axes.set_xlabel("layer, in order of execution", color=INK)
+    axes.set_ylabel("|bias| / |score|", color=INK)
+    axes.set_title(title, fontsize=11, color=INK)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=130, facecolor=PAPER, bbox_inches="tight", pad_inches=0.2)

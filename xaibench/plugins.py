@@ -1,0 +1,132 @@
+"""Methods, metrics and data sets from outside: a user's file or module, and the entry points of installed packages."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from xaibench import registry
+from xaibench.errors import MissingError, UsageError, XaibenchError
+from xaibench.tracebacks import place, reason
+
+GROUP = "xaibench.plugins"
+STANDS_ALONE = (XaibenchError, ImportError, ValueError)  # their messages need no name of a class before them
+
+
+def load_plugin(name: str) -> None:
+    """Import a user's module: a file (`my_methods.py`) or a module name. A second time does nothing.
+
+    Raises:
+        UsageError: no such file or module, or an exception in it; then nothing of it is registered
+    """
+    _prepare()
+    path = Path(name)
+    module = f"xaibench_plugin_{path.stem}" if path.suffix == ".py" else name
+    try:
+        with _whole_or_not_at_all():
+            if path.suffix == ".py":
+                _import_file(path, module)
+            else:
+                importlib.import_module(module)
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        if path.suffix != ".py" and isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            raise UsageError(f"plugin {name!r}: no such module; give a module name or the path of a .py file") from error
+        raise UsageError(f"plugin {_where(error, module) or name}: {_words(error)}") from error
+
+
+def _import_file(path: Path, module_name: str) -> None:
+    if not path.is_file():
+        raise UsageError(f"plugin {str(path)!r}: no such file")
+    if module_name in sys.modules:
+        loaded = sys.modules[module_name].__file__
+        if loaded is None or not path.samefile(loaded):
+            raise UsageError(f"plugin {str(path)!r}: another plugin has this name: {loaded}; rename one of them")
+        return
+    spec = importlib.util.spec_from_file_location(module_name, path.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[module_name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(sys.modules[module_name])
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+
+
+_entry_points_loaded = False
+
+
+def load_entry_points() -> None:
+    """Import what installed packages offer to the group `xaibench.plugins`, once.
+
+    One that fails is left out, with a warning on stderr that names its distribution: somebody else's package must not
+    stop every command.
+    """
+    global _entry_points_loaded
+    if _entry_points_loaded:
+        return
+    _entry_points_loaded = True
+    points = importlib.metadata.entry_points(group=GROUP)
+    if points:
+        _prepare()
+    for point in points:
+        try:
+            with _whole_or_not_at_all():
+                point.load()
+        except (Exception, SystemExit) as error:
+            origin = "an unknown distribution" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+            at = _where(error, point.module)
+            print(
+                f"warning: plugin {point.name!r} of {origin} is left out: {_words(error)}" + (f" ({at})" if at else "")
+                + f"; mend or uninstall {origin}",
+                file=sys.stderr,
+            )  # fmt: skip
+
+
+def _prepare() -> None:
+    """What a plugin may rely on: timm can be imported, and a name of xaibench's own is taken already."""
+    from xaibench.timm_import import import_torchvision
+
+    with suppress(MissingError):  # a plugin without timm does not need it
+        import_torchvision()
+    for gallery in _galleries():
+        list(gallery)  # loads it
+
+
+def _galleries() -> tuple[registry.Registry[Any], ...]:
+    return registry.methods, registry.metrics, registry.datasets
+
+
+@contextmanager
+def _whole_or_not_at_all() -> Iterator[None]:
+    """Where the block raises, take back what it has registered, and forget the modules that did so."""
+    before = [set(gallery._entries) for gallery in _galleries()]
+    try:
+        yield
+    except BaseException:
+        for gallery, names in zip(_galleries(), before, strict=True):
+            for name in set(gallery._entries) - names:
+                sys.modules.pop(gallery._entries.pop(name).function.__module__, None)
+        raise
+
+
+def _where(error: BaseException, module: str) -> str | None:
+    """The innermost line of the plugin's own package."""
+    package = module.partition(".")[0]
+    return place(error, lambda name: name.partition(".")[0] == package)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return "it ends the program (sys.exit) when it is imported"
+    if isinstance(error, SyntaxError):  # its text repeats the file
+        return f"{type(error).__name__}: {error.msg}"
+    return str(error) if isinstance(error, STANDS_ALONE) else reason(error)

@@ -1,0 +1,38 @@
+"""Where an exception comes from, as `my_methods.py:6`: for one sentence in place of a traceback."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+
+def place(error: BaseException, belongs: Callable[[str], bool]) -> str | None:
+    """File and line of an exception: the innermost line in a module that counts.
+
+    Args:
+        belongs: whether the module of that name counts
+
+    Returns:
+        `file:line`, relative to the working directory where the file lies below it; that of the mistake for a
+        SyntaxError; None where no line of the traceback counts
+    """
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{_shown(error.filename)}:{error.lineno}"
+    found = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if belongs(str(frame.f_globals.get("__name__"))):
+            found = f"{_shown(frame.f_code.co_filename)}:{line}"
+    return found
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line, after the name of its class."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def _shown(file: str) -> str:
+    below = Path(os.path.abspath(file)).is_relative_to(Path.cwd())
+    return os.path.relpath(file) if below else file

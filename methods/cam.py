@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, einsum
 from torch.nn import functional as F
 
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.bounds import Count, NotNegative
+from xaibench.errors import IncompatibleError
 from xaibench.forward import Forward, Pairs
 from xaibench.registry import method
 
@@ -40,7 +41,7 @@ def grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
 
 
 @method(needs=("features", "gradients"), source="chattopadhay2018, eq. 19", version=2, cost="as grad_cam")
-def grad_cam_pp(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: float = 0.0) -> Tensor:
+def grad_cam_pp(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: NotNegative = 0.0) -> Tensor:
     """Channels weighted by sum_ij alpha relu(g), alpha = g^2 / (2 g^2 + (sum_ij A) g^3 + eps), 0 where g = 0.
 
     Divided through by g^2 here, because the square of a gradient below 1e-19 is 0 in float32.
@@ -77,7 +78,7 @@ def layer_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
 
 
 @method(needs=("features", "gradients"), source="fu2020; pytorch-grad-cam", cost="as grad_cam")
-def xgrad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: float = 1e-7) -> Tensor:
+def xgrad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: NotNegative = 1e-7) -> Tensor:
     """Channels weighted by their gradient averaged over where they are active: w_k = sum_ij g A / (sum_ij A + eps).
 
     The eps is pytorch-grad-cam's. A channel that sums to -eps has no weight, and the map is not finite. Raw maps
@@ -201,7 +202,7 @@ def shapley_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tenso
 
 @method(needs=("features", "gradients"), source="zhang2025finer; pytorch-grad-cam", cost="as grad_cam")
 def finer_cam(
-    forward: Forward, pairs: Pairs, *, layer: str = "last", alpha: float = 1.0, comparisons: int = 3
+    forward: Forward, pairs: Pairs, *, layer: str = "last", alpha: float = 1.0, comparisons: Count = 3
 ) -> Tensor:
     """Grad-CAM of J = S_c - alpha sum_d p_d S_d: what tells the label from those that score most like it.
 
@@ -210,8 +211,6 @@ def finer_cam(
 
     Elsewhere: FinerCAM in pytorch-grad-cam.
     """
-    if comparisons < 1:
-        raise UsageError(f"comparisons {comparisons}: at least 1 is needed")
     logits = forward.logits[pairs.image]  # [P, L]
     if logits.shape[1] < 2:
         raise IncompatibleError("finer_cam compares labels, and the model has only one")

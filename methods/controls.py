@@ -6,18 +6,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xaibench.bounds import Count, Positive
 from xaibench.forward import Forward, Pairs
 from xaibench.registry import method
 
 
 @method(source="xaibench; a coin per cell", cost="none", control=True)
-def random(forward: Forward, pairs: Pairs, *, cells: int = 12) -> Tensor:
+def random(forward: Forward, pairs: Pairs, *, cells: Count = 12) -> Tensor:
     """Uniform noise in [0, 1) on a cells x cells grid, seeded by (suite seed, sample, label). Maps [P, cells, cells]."""
     return forward.draw_per_pair(pairs, "random", cells, cells, dtype=torch.float64).to(forward.images)
 
 
 @method(source="xaibench; the photographer's bias", cost="none", control=True)
-def center(forward: Forward, pairs: Pairs, *, sigma: float = 0.25) -> Tensor:
+def center(forward: Forward, pairs: Pairs, *, sigma: Positive = 0.25) -> Tensor:
     """A Gaussian at the image's centre, `sigma` in units of height and width. Maps [P, H, W] in (0, 1]."""
     height, width = forward.images.shape[-2:]
     y = (torch.arange(height).to(forward.images) + 0.5) / height - 0.5

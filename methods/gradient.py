@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xaibench.bounds import AtLeastTwo, Count, NotNegative, ProperFraction
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
 from xaibench.methods.cam import grad_cam
@@ -52,7 +53,7 @@ def input_x_gradient(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") 
 
 @method(source="sundararajan2017", cost="steps x (1 forward, 1 backward per label)")
 def integrated_gradients(
-    forward: Forward, pairs: Pairs, *, steps: int = 20, baseline: float = 0.0, reduce: Reduce = "sum"
+    forward: Forward, pairs: Pairs, *, steps: Count = 20, baseline: float = 0.0, reduce: Reduce = "sum"
 ) -> Tensor:
     """(x - b) · integral_0^1 dS_c/dx(b + t (x - b)) dt, by Gauss-Legendre quadrature with `steps` nodes (as captum).
 
@@ -61,7 +62,6 @@ def integrated_gradients(
 
     Elsewhere: IntegratedGradients in captum, which keeps the colours apart.
     """
-    _at_least(1, steps=steps)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     path = forward.images - baseline
     integral = torch.zeros((), dtype=path.dtype, device=path.device)
@@ -72,7 +72,7 @@ def integrated_gradients(
 
 @method(source="lundberg2017; captum", cost="samples x (1 forward, 1 backward per label)")
 def gradient_shap(
-    forward: Forward, pairs: Pairs, *, samples: int = 20, sigma: float = 0.1, baseline: float = 0.0,
+    forward: Forward, pairs: Pairs, *, samples: Count = 20, sigma: NotNegative = 0.1, baseline: float = 0.0,
     reduce: Reduce = "sum",
 ) -> Tensor:  # fmt: skip
     """Mean over samples of (x' - b) · dS_c/dx(b + t (x' - b)), x' = x + noise as in smooth_grad, t uniform in [0, 1).
@@ -81,7 +81,6 @@ def gradient_shap(
 
     Elsewhere: GradientShap in captum.
     """
-    _at_least(1, samples=samples)
     total = torch.zeros((), dtype=forward.images.dtype, device=forward.images.device)
     for i in range(samples):
         path = _noisy(forward, f"gradient_shap/{i}", sigma) - baseline
@@ -91,14 +90,13 @@ def gradient_shap(
 
 
 @method(source="erion2021", cost="samples x (1 forward, 1 backward per label)")
-def expected_gradients(forward: Forward, pairs: Pairs, *, samples: int = 20, reduce: Reduce = "sum") -> Tensor:
+def expected_gradients(forward: Forward, pairs: Pairs, *, samples: Count = 20, reduce: Reduce = "sum") -> Tensor:
     """Mean over baselines b of (x - b) · dS_c/dx(b + t (x - b)), t uniform in [0, 1).
 
     The paper draws b from the training data. A batch has none, and other samples of the batch must not matter, so b is
     drawn from what normalised training data has pixel by pixel: mean 0 and variance 1, independent. Seeded by (suite
     seed, sample id). Maps [P, H, W], logit units.
     """
-    _at_least(1, samples=samples)
     total = torch.zeros((), dtype=forward.images.dtype, device=forward.images.device)
     for i in range(samples):
         b = forward.draw(f"expected_gradients/{i}", *forward.images.shape[1:], kind="normal")
@@ -112,13 +110,12 @@ def expected_gradients(forward: Forward, pairs: Pairs, *, samples: int = 20, red
 
 @method(source="smilkov2017", cost="samples x (1 forward, 1 backward per label)")
 def smooth_grad(
-    forward: Forward, pairs: Pairs, *, samples: int = 20, sigma: float = 0.15, reduce: Reduce = "sum"
+    forward: Forward, pairs: Pairs, *, samples: Count = 20, sigma: NotNegative = 0.15, reduce: Reduce = "sum"
 ) -> Tensor:
     """Mean of dS_c/dx at x + noise, noise normal with standard deviation sigma · (max x - min x) of the image.
 
     Seeded by (suite seed, sample id), the same for all labels of an image. Maps [P, H, W], logits per unit of input.
     """
-    _at_least(1, samples=samples)
     total = torch.zeros((), dtype=forward.images.dtype, device=forward.images.device)
     for gradient in _noisy_gradients(forward, pairs, samples, sigma):
         total = total + gradient
@@ -127,10 +124,9 @@ def smooth_grad(
 
 @method(source="adebayo2018", cost="samples x (1 forward, 1 backward per label)")
 def var_grad(
-    forward: Forward, pairs: Pairs, *, samples: int = 20, sigma: float = 0.15, reduce: Reduce = "sum"
+    forward: Forward, pairs: Pairs, *, samples: AtLeastTwo = 20, sigma: NotNegative = 0.15, reduce: Reduce = "sum"
 ) -> Tensor:
     """Variance of dS_c/dx over the noisy images of smooth_grad (divided by n). Maps [P, H, W] >= 0."""
-    _at_least(2, samples=samples)
     mean = squares = torch.zeros((), dtype=forward.images.dtype, device=forward.images.device)
     for i, gradient in enumerate(_noisy_gradients(forward, pairs, samples, sigma), 1):
         deviation = gradient - mean
@@ -141,7 +137,8 @@ def var_grad(
 
 @method(source="xaibench", cost="passes x (1 forward, 1 backward per label)")
 def accumulated_saliency(
-    forward: Forward, pairs: Pairs, *, tiles: int = 4, passes: int = 10, hide: float = 0.0, reduce: Reduce = "max"
+    forward: Forward, pairs: Pairs, *, tiles: Count = 4, passes: Count = 10, hide: ProperFraction = 0.0,
+    reduce: Reduce = "max",
 ) -> Tensor:
     """Saliency summed over passes that break the image's structure, so that less discriminative regions are looked at.
 
@@ -151,9 +148,8 @@ def accumulated_saliency(
     logits per unit of input.
     """
     height, width = forward.images.shape[-2:]
-    _at_least(1, tiles=tiles, passes=passes)
-    if not 0 <= hide < 1 or tiles > min(height, width):
-        raise UsageError(f"accumulated_saliency needs 0 <= hide < 1 and tiles <= {min(height, width)}")
+    if tiles > min(height, width):
+        raise UsageError(f"accumulated_saliency needs tiles <= {min(height, width)}")
     total = forward.images.new_zeros((len(pairs), height, width))
     for i in range(passes):
         order = forward.draw(f"accumulated_saliency/{i}", tiles**2).argsort(1)
@@ -310,9 +306,3 @@ def _tile_values(values: Tensor, tiles: int, height: int, width: int) -> Tensor:
     """[B, tiles^2] as [B, HW], 1 where no tile reaches."""
     place, inside = _tiles(tiles, height, width, values.device)
     return torch.where(inside, values[:, place], 1).flatten(1)
-
-
-def _at_least(lowest: int, **given: int) -> None:
-    for name, value in given.items():
-        if value < lowest:
-            raise UsageError(f"{name} {value}: at least {lowest} is needed")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, einsum
 from torch.nn import functional as F
 
+from xaibench.bounds import AtLeastTwo, Count, Positive, PositiveFraction
 from xaibench.errors import UsageError
 from xaibench.forward import Forward, Pairs
 from xaibench.registry import method
@@ -19,7 +20,7 @@ from xaibench.registry import method
 
 @method(source="zeiler2014; captum", cost="1 + windows forwards for all labels of an image")
 def occlusion(
-    forward: Forward, pairs: Pairs, *, window: int | None = None, stride: int | None = None, baseline: float = 0.0
+    forward: Forward, pairs: Pairs, *, window: Count | None = None, stride: Count | None = None, baseline: float = 0.0
 ) -> Tensor:
     """Loss of the logit when a square window is set to b, averaged over the windows that cover a pixel.
 
@@ -32,9 +33,9 @@ def occlusion(
     height, width = forward.images.shape[-2:]
     window = max(min(height, width) // 4, 1) if window is None else window
     stride = max(window // 2, 1) if stride is None else stride
-    if not 1 <= window <= min(height, width) or not 1 <= stride <= window:
+    if not stride <= window <= min(height, width):
         raise UsageError(
-            f"occlusion needs 1 <= stride <= window <= {min(height, width)}, found stride {stride}, window {window}"
+            f"occlusion needs stride <= window <= {min(height, width)}, found stride {stride}, window {window}"
         )
     rows = _windows(height, window, stride).to(forward.images)  # [ny, H]
     columns = _windows(width, window, stride).to(forward.images)  # [nx, W]
@@ -48,7 +49,7 @@ def occlusion(
 
 
 @method(source="kokhlikyan2020, captum", cost="1 + patches forwards for all labels of an image")
-def feature_ablation(forward: Forward, pairs: Pairs, *, patch: int | None = None, baseline: float = 0.0) -> Tensor:
+def feature_ablation(forward: Forward, pairs: Pairs, *, patch: Count | None = None, baseline: float = 0.0) -> Tensor:
     """Loss of the logit when one patch of a grid is set to b: S_c(x) - S_c(x without the patch), at its pixels.
 
     Patches are squares of `patch` pixels (default: an eighth of the shorter side) from the upper left; those at the
@@ -58,8 +59,6 @@ def feature_ablation(forward: Forward, pairs: Pairs, *, patch: int | None = None
     """
     height, width = forward.images.shape[-2:]
     patch = max(min(height, width) // 8, 1) if patch is None else patch
-    if patch < 1:
-        raise UsageError(f"patch {patch}: at least 1 pixel is needed")
     rows, columns = (torch.arange(size, device=forward.images.device) // patch for size in (height, width))
     part = rows[:, None] * math.ceil(width / patch) + columns  # [H, W]: the number of each pixel's patch
 
@@ -71,7 +70,9 @@ def feature_ablation(forward: Forward, pairs: Pairs, *, patch: int | None = None
 
 
 @method(source="petsiuk2018", cost="samples forwards for all labels of an image", renamed={"masks": "samples"})
-def rise(forward: Forward, pairs: Pairs, *, samples: int = 1000, cells: int = 7, probability: float = 0.5) -> Tensor:
+def rise(
+    forward: Forward, pairs: Pairs, *, samples: Count = 1000, cells: Count = 7, probability: PositiveFraction = 0.5
+) -> Tensor:
     """Mean of random masks weighted by the confidence they leave: sum_i p_c(x m_i) m_i / (samples · probability).
 
     m_i: a cells x cells grid of coins (1 with `probability`), bilinearly enlarged to (cells + 1) x (cells + 1) cells
@@ -80,8 +81,6 @@ def rise(forward: Forward, pairs: Pairs, *, samples: int = 1000, cells: int = 7,
     probability units.
     """
     _check_grid(forward, cells)
-    if samples < 1 or not 0 < probability <= 1:
-        raise UsageError(f"rise needs samples >= 1 and 0 < probability <= 1, found {samples} and {probability}")
     images = forward.images
     height, width = images.shape[-2:]
     tall, wide = math.ceil(height / cells), math.ceil(width / cells)
@@ -105,8 +104,8 @@ def rise(forward: Forward, pairs: Pairs, *, samples: int = 1000, cells: int = 7,
 
 @method(source="ribeiro2016; the authors' image explainer", version=2, cost="samples forwards for all labels of an image")
 def lime(
-    forward: Forward, pairs: Pairs, *, cells: int = 7, samples: int = 500, kernel_width: float = 0.25,
-    penalty: float = 1.0, baseline: float = 0.0,
+    forward: Forward, pairs: Pairs, *, cells: Count = 7, samples: Count = 500, kernel_width: Positive = 0.25,
+    penalty: Positive = 1.0, baseline: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """Weights of a ridge regression of the confidence on which superpixels are there.
 
@@ -119,8 +118,6 @@ def lime(
     Elsewhere: Lime in captum.
     """
     _check_grid(forward, cells)
-    if samples < 1 or kernel_width <= 0 or penalty <= 0:
-        raise UsageError("lime needs samples >= 1, kernel_width > 0 and penalty > 0")
     z = (forward.draw("lime", samples, cells**2) < 0.5).to(forward.images)  # [B, samples, M]
     z[:, 0] = 1
     confidence = forward.perturbed(
@@ -139,7 +136,7 @@ def lime(
 
 @method(source="lundberg2017, theorem 2", version=2, cost="samples forwards for all labels of an image")
 def kernel_shap(
-    forward: Forward, pairs: Pairs, *, cells: int = 7, samples: int = 500, baseline: float = 0.0
+    forward: Forward, pairs: Pairs, *, cells: AtLeastTwo = 7, samples: Count = 500, baseline: float = 0.0
 ) -> Tensor:
     """Shapley values of the superpixels of a grid in the game S_c(x without the rest), by weighted least squares.
 
@@ -153,8 +150,8 @@ def kernel_shap(
     """
     _check_grid(forward, cells)
     players = cells**2
-    if cells < 2 or samples < 2 * players:
-        raise UsageError(f"kernel_shap needs cells >= 2 and samples >= 2 cells^2, found {cells} and {samples}")
+    if samples < 2 * players:
+        raise UsageError(f"kernel_shap needs samples >= 2 cells^2, found {samples} for {cells} cells")
     z, kernel = _coalitions(forward, players, samples)  # [B, N, M], [N]
     with_none = torch.cat([z, torch.zeros_like(z[:, :1])], 1)
     scores = forward.perturbed(
@@ -173,8 +170,8 @@ def kernel_shap(
 
 def _check_grid(forward: Forward, cells: int) -> None:
     shorter = min(forward.images.shape[-2:])
-    if not 1 <= cells <= shorter:
-        raise UsageError(f"cells {cells}: between 1 and the image's shorter side ({shorter}) are needed")
+    if cells > shorter:
+        raise UsageError(f"cells {cells}: at most the image's shorter side ({shorter}) are possible")
 
 
 def _windows(size: int, window: int, stride: int) -> Tensor:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.bounds import NotNegative, OneOrMore
+from xaibench.errors import IncompatibleError
 from xaibench.forward import Forward, Pairs
 from xaibench.registry import method
 from xaibench.rewire import Rule, keep, normalisations, rewired
@@ -33,9 +34,9 @@ def lrp(
     *,
     rule: Literal["epsilon", "z_plus", "gamma", "alpha_beta"] = "z_plus",
     first: Literal["epsilon", "same"] = "epsilon",
-    eps: float = 1e-6,
-    gamma: float = 0.25,
-    alpha: float = 2.0,
+    eps: NotNegative = 1e-6,
+    gamma: NotNegative = 0.25,
+    alpha: OneOrMore = 2.0,
     bias: Bias = "weight",
     layer: str = "input",
 ) -> Tensor:
@@ -56,8 +57,6 @@ def lrp(
     Elsewhere: LRP in captum, which has the epsilon rule (1e-9) everywhere by default, fails on nn.Identity, and
     passes relevance through means and additions that are called as functions as if it were a gradient.
     """
-    if eps < 0 or gamma < 0 or alpha < 1:
-        raise UsageError(f"lrp needs eps >= 0, gamma >= 0 and alpha >= 1, found {eps}, {gamma} and {alpha}")
     classifier = forward.classifier
     norms, convolutions = normalisations(classifier, forward.images[:1])
     rules: dict[nn.Module, Rule] = dict.fromkeys(norms.values(), _passed)

@@ -22,6 +22,7 @@ from typing import Literal
 from torch import Tensor, einsum
 
 from xaibench.blocks import Blocks, check_patch_embedding
+from xaibench.bounds import NotNegative
 from xaibench.forward import Forward, Hook, Pairs, Plan
 from xaibench.registry import method
 from xaibench.relprop import Rules, attention_relevance, pixel_relevance
@@ -104,8 +105,8 @@ def _rollout(forward: Forward, matrices: Iterable[Tensor]) -> Tensor:
 
 @method(needs=("transformer_blocks",), source="achtibat2024", cost="1 forward, 1 backward per label")
 def attn_lrp(
-    forward: Forward, pairs: Pairs, *, level: Level = "tokens", rule: Rule = "epsilon", gamma: float = 0.05,
-    conv_gamma: float = 0.25,
+    forward: Forward, pairs: Pairs, *, level: Level = "tokens", rule: Rule = "epsilon", gamma: NotNegative = 0.05,
+    conv_gamma: NotNegative = 0.25,
 ) -> Tensor:  # fmt: skip
     """AttnLRP: input times gradient, where attention, normalisation and activation have rules of their own.
 
@@ -129,8 +130,8 @@ def attn_lrp(
 
 @method(needs=("transformer_blocks",), source="ali2022; achtibat2024, baseline", cost="1 forward, 1 backward per label")
 def cp_lrp(
-    forward: Forward, pairs: Pairs, *, level: Level = "tokens", rule: Rule = "epsilon", gamma: float = 0.05,
-    conv_gamma: float = 0.25,
+    forward: Forward, pairs: Pairs, *, level: Level = "tokens", rule: Rule = "epsilon", gamma: NotNegative = 0.05,
+    conv_gamma: NotNegative = 0.25,
 ) -> Tensor:  # fmt: skip
     """CP-LRP: as attn_lrp, but attention matrices are constants and values keep their gradient.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xaibench import registry
+from xaibench.bounds import Count, NotNegative, Positive
 from xaibench.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.registry import method
@@ -24,7 +25,7 @@ RENAMED = {"method": "base"}
 @method(needs=("any_size",), source="ahn2019, make_cam", cost="scales x flips x the method", renamed=RENAMED)
 def tta(
     forward: Forward, pairs: Pairs, *, base: str = "grad_cam", options: Mapping[str, Any] | None = None,
-    scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0), flip: bool = True, stride: int = 4,
+    scales: Sequence[Positive] = (0.5, 1.0, 1.5, 2.0), flip: bool = True, stride: Count = 4,
 ) -> Tensor:  # fmt: skip
     """Sum over scales, and over the image and its mirror image, of relu(map), each resized to one grid.
 
@@ -35,8 +36,8 @@ def tta(
     Elsewhere: pytorch-grad-cam has aug_smooth (6 views), keras-explainable a tta that divides by 2 scales, though the
     image itself adds one more pair of views.
     """
-    if not scales or min(scales) <= 0 or stride < 1:
-        raise UsageError("tta needs scales > 0 (at least one) and stride >= 1")
+    if not scales:
+        raise UsageError("tta needs at least one of scales")
     explain = _inner(forward, base, options)
     height, width = forward.images.shape[-2:]
     rows = torch.arange(len(forward.images), device=forward.images.device)
@@ -57,7 +58,7 @@ def tta(
 @method(needs=("any_size",), source="jo2021", cost="the method, on tiles", renamed=RENAMED)
 def puzzle(
     forward: Forward, pairs: Pairs, *, base: str = "grad_cam", options: Mapping[str, Any] | None = None,
-    tiles: int = 2,
+    tiles: Count = 2,
 ) -> Tensor:  # fmt: skip
     """Maps of the tiles x tiles tiles of the image, each explained by itself for the pair's label, merged again.
 
@@ -66,8 +67,8 @@ def puzzle(
     """
     images = forward.images
     count, _, height, width = images.shape
-    if not 1 <= tiles <= min(height, width):
-        raise UsageError(f"tiles {tiles}: between 1 and the image's shorter side ({min(height, width)}) are needed")
+    if tiles > min(height, width):
+        raise UsageError(f"tiles {tiles}: at most the image's shorter side ({min(height, width)}) are possible")
     size = (round(height / tiles) * tiles, round(width / tiles) * tiles)
     if size != (height, width):
         images = F.interpolate(images, size, mode="bilinear", align_corners=False)
@@ -81,7 +82,7 @@ def puzzle(
 @method(source="smilkov2017, for any method", cost="samples x the method", renamed=RENAMED)
 def smooth(
     forward: Forward, pairs: Pairs, *, base: str = "grad_cam", options: Mapping[str, Any] | None = None,
-    samples: int = 10, sigma: float = 0.15,
+    samples: Count = 10, sigma: NotNegative = 0.15,
 ) -> Tensor:  # fmt: skip
     """Mean of the method's maps at x + noise, noise normal with standard deviation sigma · (max x - min x).
 
@@ -89,8 +90,6 @@ def smooth(
 
     Elsewhere: keras-explainable has it as smooth.
     """
-    if samples < 1:
-        raise UsageError(f"samples {samples}: at least 1 is needed")
     explain, images = _inner(forward, base, options), forward.images
     rows = torch.arange(len(images), device=images.device)
     span = images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True)

@@ -20,8 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from xaibench.bounds import AtLeastTwo, Count, InnerFraction, Positive, PositiveFraction
 from xaibench.chunks import map_chunks
-from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.perturb import Removal, Score, Static, Units, clean, read, remover, units
 from xaibench.registry import metric
@@ -100,8 +100,6 @@ def blocks(ranks: Tensor, counts: Tensor) -> Choose:
 
 def _subsets(evaluation: Evaluation, total: int, samples: int, fraction: float, name: str) -> Tensor:
     """bool [P, S, total]: random subsets of floor(fraction * total) units (at least 1), seeded by pair."""
-    if not 0 < fraction < 1 or samples < 2:
-        raise UsageError(f"{name}: fraction {fraction} must lie in (0, 1) and samples {samples} be at least 2")
     size = max(1, int(fraction * total))
     return evaluation.forward.draw_per_pair(evaluation.pairs, name, samples, total).argsort(2) < size
 
@@ -140,8 +138,8 @@ def _defined(evaluation: Evaluation, values: Tensor) -> Tensor:
     cost="a forward per pair and sample",
 )  # fmt: skip
 def faithfulness_correlation(
-    evaluation: Evaluation, *, samples: int = 100, fraction: float = 0.2, unit: Literal["pixel", "patch"] = "patch",
-    grid: int = 14, baseline: Static = "zero", score: Score = "logit",
+    evaluation: Evaluation, *, samples: AtLeastTwo = 100, fraction: InnerFraction = 0.2,
+    unit: Literal["pixel", "patch"] = "patch", grid: Count = 14, baseline: Static = "zero", score: Score = "logit",
 ) -> Tensor:  # fmt: skip
     """Pearson correlation over random subsets S of units of the relevance of S and the drop of the score without S.
 
@@ -159,8 +157,8 @@ def faithfulness_correlation(
     minimum_effect=0.01, cost="a forward per pair and sample",
 )  # fmt: skip
 def mu_fidelity(
-    evaluation: Evaluation, *, samples: int = 200, fraction: float = 0.2, grid: int = 9, baseline: Static = "zero",
-    score: Score = "logit",
+    evaluation: Evaluation, *, samples: AtLeastTwo = 200, fraction: InnerFraction = 0.2, grid: Count = 9,
+    baseline: Static = "zero", score: Score = "logit",
 ) -> Tensor:  # fmt: skip
     """Spearman correlation over random subsets of the cells of a grid of their relevance and the drop without them.
 
@@ -178,7 +176,7 @@ def mu_fidelity(
     minimum_effect=0.01, cost="a forward per pair and step",
 )  # fmt: skip
 def faithfulness_estimate(
-    evaluation: Evaluation, *, steps: int = 32, baseline: Static = "zero", score: Score = "logit",
+    evaluation: Evaluation, *, steps: AtLeastTwo = 32, baseline: Static = "zero", score: Score = "logit",
     similarity: Similarity = "pearson",
 ) -> Tensor:  # fmt: skip
     """Correlation over `steps` blocks of pixels of like relevance, each removed ALONE, of its relevance and the drop.
@@ -199,7 +197,7 @@ def faithfulness_estimate(
     minimum_effect=0.01, cost="a forward per pair and step",
 )  # fmt: skip
 def monotonicity_correlation(
-    evaluation: Evaluation, *, steps: int = 32, baseline: Static = "zero", score: Score = "probability"
+    evaluation: Evaluation, *, steps: AtLeastTwo = 32, baseline: Static = "zero", score: Score = "probability"
 ) -> Tensor:
     """Spearman correlation over blocks of pixels of sum |a| and (f(x) - f(x without the block))^2.
 
@@ -216,8 +214,6 @@ def monotonicity_correlation(
 
 
 def _sorted_blocks(evaluation: Evaluation, values: Tensor, steps: int, order: Literal["morf", "lerf"]) -> Choose:
-    if steps < 2:
-        raise UsageError(f"steps: {steps}; a correlation needs at least 2 blocks")
     partition = units(evaluation, "pixel", 1)
     total = torch.full((len(values),), partition.total, device=values.device)
     return blocks(partition.ranks(values, order), Removal(steps=steps).counts(total))
@@ -231,8 +227,9 @@ def _sorted_blocks(evaluation: Evaluation, values: Tensor, steps: int, order: Li
     minimum_effect=0.001, cost="a forward per pair and sample",
 )  # fmt: skip
 def infidelity(
-    evaluation: Evaluation, *, perturbation: Literal["square", "noise"] = "square", samples: int = 50,
-    side: float = 0.25, sigma: float = 0.1, baseline: Static = "zero", normalise: bool = True, score: Score = "logit",
+    evaluation: Evaluation, *, perturbation: Literal["square", "noise"] = "square", samples: Count = 50,
+    side: PositiveFraction = 0.25, sigma: Positive = 0.1, baseline: Static = "zero", normalise: bool = True,
+    score: Score = "logit",
 ) -> Tensor:  # fmt: skip
     """Mean squared error with which relevance predicts the drop: mean_S (beta u - v)^2.
 
@@ -245,10 +242,6 @@ def infidelity(
     without `normalise` with the scale of the map. Criticism: the best factor per pair hides a wrong scale, no factor
     lets scale decide.
     """
-    if samples < 1 or not 0 < side <= 1 or sigma <= 0:
-        raise UsageError(
-            f"infidelity: samples {samples}, side {side} and sigma {sigma} must be positive, side at most 1"
-        )
     relevance = evaluation.relevance[:, None]
     if perturbation == "square":
         u, v = effects(evaluation, relevance, samples, _squares(evaluation, samples, side), baseline, score)

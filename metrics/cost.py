@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaibench.errors import UsageError
+from xaibench.bounds import Count
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
 from xaibench.registry import metric
@@ -58,14 +58,12 @@ def forwards_per_pair(evaluation: Evaluation) -> Tensor:
     better="lower", range=(0, math.inf), unit="s", needs=("method",), group="cost", per="image", source="xaibench",
     cost="as many explanations as `rounds`, image by image", repeatable=False,
 )  # fmt: skip
-def seconds_per_pair(evaluation: Evaluation, *, rounds: int = 1) -> Tensor:
+def seconds_per_pair(evaluation: Evaluation, *, rounds: Count = 1) -> Tensor:
     """Wall-clock seconds to explain one image, per label explained: the best of `rounds`.
 
     Rankings change with the machine, its load, the image's size and the number of labels. Criticism: an image alone
     does not fill a GPU; batches are cheaper there.
     """
-    if rounds < 1:
-        raise UsageError(f"rounds: {rounds}; at least 1 is needed")
     cuda = evaluation.maps.device.type == "cuda"
 
     def seconds(work: Callable[[], Tensor]) -> float:

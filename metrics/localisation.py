@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xaibench import ranking
-from xaibench.errors import UsageError
+from xaibench.bounds import Count, Natural
 from xaibench.evaluation import Evaluation
 from xaibench.registry import metric
 
@@ -28,7 +28,7 @@ from xaibench.registry import metric
     cost="none",
     minimum_effect=0.01,
 )
-def pointing_game(evaluation: Evaluation, *, tolerance: int = 0, ties: Literal["mean", "any"] = "mean") -> Tensor:
+def pointing_game(evaluation: Evaluation, *, tolerance: Natural = 0, ties: Literal["mean", "any"] = "mean") -> Tensor:
     """Whether the most relevant pixel lies on the object, or within `tolerance` pixels (Euclidean) of it.
 
     Equal maxima count by the fraction of them on the object (mean), so that a constant map scores the object's area
@@ -38,8 +38,6 @@ def pointing_game(evaluation: Evaluation, *, tolerance: int = 0, ties: Literal["
     Rankings change with ties, resizing and the tolerance. Criticism: one bit a pair, and a large object is hit by
     chance; a model that looks beside the object is held against the map.
     """
-    if tolerance < 0:
-        raise UsageError(f"pointing_game: tolerance {tolerance} must be 0 or more pixels")
     relevance = evaluation.ranked.masked_fill(~evaluation.valid, -torch.inf)
     top = (relevance == relevance.amax((1, 2), keepdim=True)) & evaluation.valid
     hits, count = (top & near(evaluation.truth, tolerance)).sum((1, 2)), top.sum((1, 2))
@@ -134,7 +132,7 @@ def relevance_rank(evaluation: Evaluation) -> Tensor:
     cost="none",
     minimum_effect=0.005,
 )
-def top_k_intersection(evaluation: Evaluation, *, k: int = 100, concept_influence: bool = False) -> Tensor:
+def top_k_intersection(evaluation: Evaluation, *, k: Count = 100, concept_influence: bool = False) -> Tensor:
     """Share of the k most relevant pixels that lie on the object; it cannot reach 1 where the object is smaller than k.
 
     Args:
@@ -146,8 +144,6 @@ def top_k_intersection(evaluation: Evaluation, *, k: int = 100, concept_influenc
     Rankings change with k. Criticism: it cannot reach 1 where the object is smaller than k, so objects' sizes are mixed
     in.
     """
-    if k < 1:
-        raise UsageError(f"top_k_intersection: k = {k} must be 1 or more pixels")
     area, counted = evaluation.truth.sum((1, 2)), evaluation.valid.sum((1, 2))
     share = ranking.expected_hits(*_pixels(evaluation), torch.full_like(area, k)) / k
     share = share.where(_defined(evaluation), torch.nan)

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xaibench.errors import UsageError
+from xaibench.bounds import AtLeastTwo, Count, NotNegative, Odd, Positive, PositiveFraction
 from xaibench.evaluation import Evaluation
 from xaibench.perturb import Baseline, Curve, Order, Removal, Score, Static, Unit
 from xaibench.registry import metric
@@ -34,8 +34,9 @@ TENTHS = tuple(k / 10 for k in range(1, 10))
     flips=("lerf",),
 )  # fmt: skip
 def deletion(
-    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: int | None = 32, order: Order = "morf",
-    unit: Unit = "pixel", grid: int = 8, score: Score = "probability", blur_kernel: int = 11, blur_sigma: float = 5.0,
+    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: Count | None = 32, order: Order = "morf",
+    unit: Unit = "pixel", grid: Count = 8, score: Score = "probability", blur_kernel: Odd = 11,
+    blur_sigma: Positive = 5.0,
 ) -> Tensor:  # fmt: skip
     """Area under the score while the most relevant pixels are removed: low if the map found what the score rests on.
 
@@ -52,8 +53,9 @@ def deletion(
     flips=("lerf",),
 )  # fmt: skip
 def insertion(
-    evaluation: Evaluation, *, baseline: Baseline = "blur", steps: int | None = 32, order: Order = "morf",
-    unit: Unit = "pixel", grid: int = 8, score: Score = "probability", blur_kernel: int = 11, blur_sigma: float = 5.0,
+    evaluation: Evaluation, *, baseline: Baseline = "blur", steps: Count | None = 32, order: Order = "morf",
+    unit: Unit = "pixel", grid: Count = 8, score: Score = "probability", blur_kernel: Odd = 11,
+    blur_sigma: Positive = 5.0,
 ) -> Tensor:  # fmt: skip
     """Area under the score while the most relevant pixels are put back: deletion of the opposite order, read backwards.
 
@@ -72,8 +74,9 @@ def insertion(
     better="higher", range=(-1, 1), group="perturbation", source="bluecher2024", version=2, cost=BOTH, minimum_effect=0.005,
 )  # fmt: skip
 def srg(
-    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: int | None = 32, unit: Unit = "pixel",
-    grid: int = 8, score: Score = "probability", blur_kernel: int = 11, blur_sigma: float = 5.0,
+    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: Count | None = 32, unit: Unit = "pixel",
+    grid: Count = 8, score: Score = "probability", blur_kernel: Odd = 11,
+    blur_sigma: Positive = 5.0,
 ) -> Tensor:  # fmt: skip
     """Symmetric relevance gain: area when the least relevant go first minus area when the most relevant go first.
 
@@ -93,8 +96,8 @@ def srg(
     flips=("lerf",),
 )  # fmt: skip
 def aopc(
-    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: int | None = None, order: Order = "morf",
-    unit: Unit = "patch", grid: int = 8, score: Score = "probability",
+    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: Count | None = None, order: Order = "morf",
+    unit: Unit = "patch", grid: Count = 8, score: Score = "probability",
 ) -> Tensor:  # fmt: skip
     """Area over the curve of region perturbation: sum_k f(x) - f(x_k) over L removed regions, divided by L + 1.
 
@@ -112,8 +115,8 @@ def aopc(
     flips=("lerf",),
 )  # fmt: skip
 def selectivity(
-    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: int | None = None, order: Order = "morf",
-    unit: Unit = "patch", grid: int = 8, score: Score = "probability",
+    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: Count | None = None, order: Order = "morf",
+    unit: Unit = "patch", grid: Count = 8, score: Score = "probability",
 ) -> Tensor:  # fmt: skip
     """Area under the score while the most relevant regions are removed: f(x) minus the drop that `aopc` averages.
 
@@ -129,7 +132,7 @@ def selectivity(
     minimum_effect=0.005, flips=("lerf",),
 )  # fmt: skip
 def pixel_flipping(
-    evaluation: Evaluation, *, baseline: Baseline = "min", steps: int = 32, order: Order = "morf",
+    evaluation: Evaluation, *, baseline: Baseline = "min", steps: Count = 32, order: Order = "morf",
     score: Score = "probability",
 ) -> Tensor:  # fmt: skip
     """Area under the score after each of T steps, the first point left out: trapezoid over T points divided by T - 1.
@@ -156,7 +159,8 @@ def flipping_area(values: Tensor) -> Tensor:
 )  # fmt: skip
 def road(
     evaluation: Evaluation, *, order: Literal["combined", "morf", "lerf"] = "combined",
-    score: Literal["probability", "logit", "accuracy"] = "probability", steps: int = 10, noise: float = 0.01,
+    score: Literal["probability", "logit", "accuracy"] = "probability", steps: AtLeastTwo = 10,
+    noise: NotNegative = 0.01,
 ) -> Tensor:  # fmt: skip
     """Remove and debias: removed pixels are imputed from the rest, so that the shape of the hole tells little.
 
@@ -167,8 +171,6 @@ def road(
     Rankings change with which fractions are removed, the score, and ties. Criticism: what is imputed is smooth, so
     blurry maps are still favoured.
     """
-    if steps < 2:
-        raise UsageError(f"road: steps {steps}; at least 2 are needed, for the last leaves nothing to impute from")
     removal = Removal("road", steps=None, fractions=tuple(t / steps for t in range(1, steps)), noise=noise)
     if order == "combined":
         lerf, morf = evaluation.curve("lerf", removal), evaluation.curve("morf", removal)
@@ -186,7 +188,7 @@ def after_removal(curve: Curve, score: Literal["probability", "logit", "accuracy
     minimum_effect=0.005,
 )  # fmt: skip
 def irof(
-    evaluation: Evaluation, *, baseline: Baseline = "mean", grid: int = 10, per_segment: bool = True,
+    evaluation: Evaluation, *, baseline: Baseline = "mean", grid: Count = 10, per_segment: bool = True,
     score: Score = "probability",
 ) -> Tensor:  # fmt: skip
     """Area over the relative score while n superpixels are removed: n - trapezoid of f(x_k) / f(x) over k = 1..n.
@@ -239,7 +241,7 @@ def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "n
     cost="1 forward per pair", minimum_effect=0.005, flips=("accuracy", "lerf"),
 )  # fmt: skip
 def confidence_change(
-    evaluation: Evaluation, *, fraction: float = 0.1, report: Literal["change", "accuracy"] = "change",
+    evaluation: Evaluation, *, fraction: PositiveFraction = 0.1, report: Literal["change", "accuracy"] = "change",
     baseline: Static = "zero", order: Order = "morf", score: Score = "probability",
 ) -> Tensor:  # fmt: skip
     """What removing the top k % of the pixels does: (f(x) - f(x_k)) / f(x), or whether the label is still decided.
@@ -261,8 +263,8 @@ def confidence_change(
     flips=("lerf",),
 )  # fmt: skip
 def selectivity_gap(
-    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: int | None = 32, order: Order = "morf",
-    unit: Unit = "pixel", grid: int = 8, score: Score = "probability",
+    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: Count | None = 32, order: Order = "morf",
+    unit: Unit = "pixel", grid: Count = 8, score: Score = "probability",
 ) -> Tensor:  # fmt: skip
     """What removing "c" does to c minus what it does to the others: area of f_c(x) - f_c(x_k) - mean_n(same of n).
 

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from xaibench import ranking
+from xaibench.bounds import Count
 from xaibench.classifier import Classifier
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
@@ -52,7 +53,7 @@ def mprt(
     evaluation: Evaluation,
     *,
     similarity: Similarity = "spearman",
-    layers: int = 8,
+    layers: Count = 8,
     average: Literal["cascade_mean", "cascade_last"] = "cascade_mean",
 ) -> Tensor:
     """Similarity of |a| to |a'| as the model's layers become random from the top. Statistics [P, `layers`].
@@ -66,8 +67,6 @@ def mprt(
     asks whether a map depends on the model, not whether it is right: noise passes; random upper layers keep the scale
     of activations below.
     """
-    if layers < 1:
-        raise UsageError(f"mprt: layers = {layers} must be 1 or more")
     before = evaluation.maps.abs()
     measure = SIMILARITIES[similarity]
     return torch.stack([measure(before, after.abs()) for after in randomised_maps(evaluation, layers)], 1)

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from xaibench.errors import UsageError
+from xaibench.bounds import Count, NotNegative, Positive
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
 from xaibench.registry import PER_IMAGE, metric
@@ -30,7 +30,7 @@ COST_OUTPUT = f"{COST}; `samples` forwards"
     cost=COST,
     minimum_effect=0.005,
 )
-def max_sensitivity(evaluation: Evaluation, *, samples: int = 10, radius: float = 0.02) -> Tensor:
+def max_sensitivity(evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02) -> Tensor:
     """max_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map.
 
     Rankings change with radius, number of samples, and what the method does to the sign and scale of its map.
@@ -49,7 +49,7 @@ def max_sensitivity(evaluation: Evaluation, *, samples: int = 10, radius: float 
     cost=COST,
     minimum_effect=0.005,
 )
-def avg_sensitivity(evaluation: Evaluation, *, samples: int = 10, radius: float = 0.02) -> Tensor:
+def avg_sensitivity(evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02) -> Tensor:
     """mean_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map.
 
     Rankings change with the radius, less with the number of samples than the maximum. Criticism: a constant map is
@@ -68,7 +68,7 @@ def avg_sensitivity(evaluation: Evaluation, *, samples: int = 10, radius: float 
     cost=COST_OUTPUT,
 )
 def relative_input_stability(
-    evaluation: Evaluation, *, samples: int = 10, radius: float = 0.02, eps: float = 1e-6
+    evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02, eps: NotNegative = 1e-6
 ) -> Tensor:
     """max_i ||(a - a') / a||_2 / max(||(x - x') / x||_2, eps), over the x' that the model decides like x.
 
@@ -96,7 +96,7 @@ def relative_input_stability(
     cost=COST_OUTPUT,
 )
 def relative_output_stability(
-    evaluation: Evaluation, *, samples: int = 10, radius: float = 0.02, eps: float = 1e-6
+    evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02, eps: NotNegative = 1e-6
 ) -> Tensor:
     """max_i ||(a - a') / a||_2 / max(||h(x) - h(x')||_2, eps), h being all logits. As `relative_input_stability`.
 
@@ -115,8 +115,6 @@ def relative_output_stability(
 
 def noise(evaluation: Evaluation, image: Tensor, samples: int, radius: float) -> Tensor:
     """[n, samples, C, H, W] uniform noise for rows [n] of the batch, seeded by sample id."""
-    if samples < 1 or not radius > 0:
-        raise UsageError(f"samples {samples} and radius {radius} must be positive")
     images = evaluation.forward.images
     whole = Pairs(image, torch.full_like(image, PER_IMAGE))
     unit = evaluation.forward.draw_per_pair(whole, "noise", samples, *images.shape[1:])

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from xaibench.bounds import Fraction
 from xaibench.datasets.base import VOID
 from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
@@ -172,7 +173,7 @@ def seed_miou(
 def seed_pixel_accuracy(
     evaluation: Evaluation,
     *,
-    fraction: float = 0.2,
+    fraction: Fraction = 0.2,
     strict: bool = False,
     area: Literal["claimed", "undisputed"] = "claimed",
     zero: Literal["unknown", "background"] = "unknown",
@@ -202,7 +203,7 @@ def seed_pixel_accuracy(
 def seed_area_ratio(
     evaluation: Evaluation,
     *,
-    fraction: float = 0.2,
+    fraction: Fraction = 0.2,
     of: Literal["foreground", "known"] = "foreground",
     strict: bool = False,
     area: Literal["claimed", "undisputed"] = "claimed",
@@ -236,7 +237,7 @@ def seed_area_ratio(
 def seed_miou_k(
     evaluation: Evaluation,
     *,
-    fraction: float = 0.2,
+    fraction: Fraction = 0.2,
     unknown: Literal["ignored", "missed"] = "ignored",
     strict: bool = False,
     area: Literal["claimed", "undisputed"] = "claimed",
@@ -289,8 +290,6 @@ def _fraction_seeds(
     zero: Literal["unknown", "background"],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Seeds, ground truth and validity [B, H, W]."""
-    if not 0 <= fraction <= 1:
-        raise UsageError(f"fraction {fraction} must lie between 0 and 1")
     gt, valid, classes = _ground_truth(evaluation)
     if classes > UNKNOWN:
         raise UsageError(f"seeds by a fraction of the maximum take at most {UNKNOWN - 1} labels, found {classes - 1}")

@@ -12,6 +12,8 @@ import pytest
 import xaibench
 from xaibench import run as run_suite
 from xaibench.cli import main
+from xaibench.rundir import resolved
+from xaibench.suite import load_suite, shipped_suites
 
 SUITE = """\
 name: tiny
@@ -99,9 +101,16 @@ def test_flags_change_the_suite(
         (["run", "{suite}", "{suite}"], "are both called 'tiny'; change one `name`, or run them apart"),
         (["run", "{suite}", "--set", "metrics.0=average_drp"], "did you mean 'average_drop'"),
         (["run", "{suite}", "--plugin", "no_such.py"], "no such file"),
+        (["run", "."], "this is a folder; give the path of a .yaml file"),
+        (["run", "{suite}", "--set", "explain"], "--set 'explain': key=value is needed"),
+        (["run", "{suite}", "--set", "threshold=abc"], "error: --set threshold=abc: threshold: a number is needed"),
+        (["run", "{suite}", "--seed=-1"], "error: --set seed=-1: seed: at least 0 is needed; found -1"),
         (["list", "methods", "zzz"], "no methods match"),
+        (["list", "methods", "GradCAM"], "did you mean 'grad_cam'"),
         (["show", "grad_kam"], "did you mean 'grad_cam'"),
         (["train", "no.yaml"], "no such file"),
+        (["train", "shapes"], "did you mean 'shapes-vit'?; or give the path of a .yaml recipe"),
+        (["data", "check", "shapes", "--option", "samples=[1"], "--option samples=[1: not YAML: the list that opens here"),
         (["list", "nothing"], "methods"),
         (["frobnicate"], "No such command"),
     ],
@@ -250,6 +259,93 @@ def test_validate(
     assert call(monkeypatch, "validate", suite, "--json") == 2
     (report,) = json.loads(capsys.readouterr().out)
     assert len(report["problems"]) == 2
+
+
+@pytest.mark.parametrize("text", ["", "# nothing but a comment\n"])
+def test_an_empty_suite_runs_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "empty.yaml").write_text(text)
+    for verb in ("validate", "run"):
+        command = [sys.executable, "-m", "xaibench.cli", verb, "empty.yaml"]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ended.returncode == 2
+        assert "empty.yaml:1:1: the file is empty; a mapping of keys to values is needed" in ended.stdout + ended.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / "empty.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("change", "verb", "code", "problem"),
+    [
+        (("[cam, raw_attention]", "[{name: grad_cam, layer: layr4}]"), "validate", 1,
+         "5:35: model test_resnet has no layer 'layr4'; did you mean 'layer4'?"),
+        (("[cam, raw_attention]", "[{name: grad_cam, layer: layr4}]"), "run", 2,
+         "5:35: model test_resnet has no layer 'layr4'; did you mean 'layer4'?"),
+        (("test_resnet,", "test_resnet, layer: layr4,"), "validate", 1, "3:37: model test_resnet has no layer 'layr4'"),
+        (("test_resnet,", "test_resnet, checkpoint: a.pth,"), "validate", 1, "3:42: checkpoint {folder}/a.pth: no such file"),
+        (("test_resnet,", "test_resnet, checkpoint: a.pth,"), "run", 4, "3:42: checkpoint {folder}/a.pth: no such file"),
+        (("test_resnet,", "test_resnet, checkpoint: tiny.yaml,"), "validate", 1,
+         "3:42: checkpoint {folder}/tiny.yaml: not a plain state dict"),
+        (("[cam,", "[cam, oracle,"), "validate", 1, "5:24: method 'raw_attention' goes with no model of the suite"),
+        (("test_resnet,", "test_resnet, num_classes: 3,"), "validate", 1, "3:10: model test_resnet: num_classes 3, but"),
+    ],
+)  # fmt: skip
+def test_what_needs_the_model_has_a_line_too(
+    suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: tuple[str, str], verb: str,
+    code: int, problem: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(suite.parent)
+    suite.write_text(SUITE.replace(*change))
+    assert call(monkeypatch, verb, suite) == code
+    captured = capsys.readouterr()
+    assert f"{suite}:{problem.format(folder=suite.parent)}" in captured.out + captured.err
+
+
+def test_an_untrained_model_is_slow(
+    suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for pairs, told in (("detected", True), ("present", False)):
+        suite.write_text(SUITE.replace(", raw_attention", "").replace("explain: present", f"explain: {pairs}"))
+        assert call(monkeypatch, "validate", suite) == 0
+        printed = capsys.readouterr().out
+        assert "test_resnet: no checkpoint, so it runs untrained" in printed
+        assert ("detects about half of all labels" in printed) == told
+
+
+def test_what_is_kept_for_compare(suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`leaderboard` and `minimum_effect` change nothing today: they are written, and `show` says so."""
+    suite.write_text(SUITE + "leaderboard: {reference: cam, rank_by: [sparseness]}\n")
+    written = json.loads(json.dumps(resolved(load_suite(suite))))
+    assert written["leaderboard"] == {"reference": "cam", "rank_by": ["sparseness"]}
+    assert [metric["minimum_effect"] for metric in written["metrics"]] == [0.005, 0.005]
+    for name, key in (("sparseness", "minimum effect"), ("shapes-full", "leaderboard")):
+        assert call(monkeypatch, "show", name, "--json") == 0
+        assert "coming `compare`; changes nothing today" in json.loads(capsys.readouterr().out)[key]["use"]
+
+
+def test_groups_of_metrics_are_listed_and_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "list", "metrics", "seeds", "--json") == 0
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)]
+    assert names == ["seed_area_ratio", "seed_miou", "seed_miou_k", "seed_pixel_accuracy"]
+    assert call(monkeypatch, "show", "seeds", "--json") == 0
+    card = json.loads(capsys.readouterr().out)
+    assert (card["kind"], list(card["metrics"])) == ("group of metrics", names)
+
+
+def test_list_suites_looks_nothing_up() -> None:
+    """What makes it quick: no model, no method and no data set is imported to print titles."""
+    code = (
+        "import sys; sys.argv = ['xaibench', 'list', 'suites']\n"
+        "from xaibench.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'timm', 'numpy', 'pandas', 'pyarrow', 'scipy', 'PIL', 'xaibench.methods', 'xaibench.datasets'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "HEAVY []" in printed
+    for name, path in shipped_suites().items():
+        assert f"{name} " in printed
+        assert load_suite(path).title[:40] in printed
 
 
 @pytest.mark.parametrize("kind", ["methods", "metrics", "models", "datasets", "suites"])

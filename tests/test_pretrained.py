@@ -59,8 +59,8 @@ def test_without_a_network_it_is_asked_once(
     suite.write_text(SUITE.replace("{name: test_resnet,", "{name: test_resnet, pretrained: true,"))
     assert call(monkeypatch, "run", suite, "--out", tmp_path / "run", "--progress", "none") == 4
     assert capsys.readouterr().err == (
-        "error: the weights of 'test_resnet' could not be fetched (ConnectionError: name or service not known); "
-        "connect to a network, or give a checkpoint\n"
+        f"error: {suite}:3:10: the weights of 'test_resnet' could not be fetched (ConnectionError: name or service not "
+        "known); connect to a network, or give a checkpoint\n"
     )
     assert session.asked == [("https://huggingface.co/timm/test_resnet.r160_in1k/resolve/main/model.safetensors", 5)]
 

@@ -202,8 +202,12 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
 def test_mistakes_in_a_recipe_are_located(tmp_path: Path) -> None:
     with pytest.raises(ProblemsError) as error:
         recipe(tmp_path, RECIPE.replace("epochs: 3", "epoch: 3").replace("size: 48", "siez: 48"))
-    assert [problem.line for problem in error.value.problems] == [5, 5, 7]
+    assert [problem.position.line for problem in error.value.problems] == [5, 5, 7]
     assert "did you mean 'epochs'" in str(error.value)
+    with pytest.raises(ProblemsError, match=r"recipe\.yaml:1:1: the file is empty; a mapping of keys to values is needed"):
+        recipe(tmp_path, "# nothing but a comment\n")
+    with pytest.raises(ProblemsError, match="seed: at least 0 is needed; found -1"):
+        recipe(tmp_path, RECIPE.replace("seed: 3", "seed: -1"))
 
 
 scores = st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.5, 0.9]), st.booleans(), st.booleans()), min_size=1, max_size=10)

@@ -166,7 +166,7 @@ class Classifier:
         if layer not in names:
             top = [name for name, _ in self.module.named_children()]
             hint = closest(layer, names) or f"; its top layers are {', '.join(top)}"
-            raise UsageError(f"model {self.name} has no layer {layer!r}{hint}")
+            raise UsageError(f"model {self.name} has no layer {layer!r}{hint}", key="layer")
 
     @property
     def head_weight(self) -> Tensor:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from xaibench import bundled
 from xaibench.anatomy import Anatomies
 from xaibench.classifier import Activation, Classifier
-from xaibench.errors import UsageError
+from xaibench.errors import UsageError, about
 from xaibench.models import (
     STEM,
     create_module,
@@ -68,7 +69,6 @@ def load_classifier(
     Raises:
         UsageError, MissingError: an unknown name, an option it does not take, a checkpoint that is absent or unfit
     """
-    from xaibench import bundled
     from xaibench.model_cache import Identity
 
     own = name in bundled.names()
@@ -85,13 +85,15 @@ def load_classifier(
         architecture, chosen = name, stem_options(options or {}, in_chans)
     if num_classes is not None:
         chosen["num_classes"] = num_classes
-    state = None if checkpoint is None else read_checkpoint(Path(checkpoint))
+    with about("checkpoint"):
+        state = None if checkpoint is None else read_checkpoint(Path(checkpoint))
 
     def build() -> nn.Module:
         with seeded(seed):
             module = create_module(architecture, pretrained=pretrained, extra_channels=extra_channels, **chosen)
         if state is not None:
-            load_state(module, state, f"checkpoint {checkpoint}", extra_channels=extra_channels)
+            with about("checkpoint"):
+                load_state(module, state, f"checkpoint {checkpoint}", extra_channels=extra_channels)
         return module.to(device, DTYPES[precision])
 
     anatomies: Anatomies = {}

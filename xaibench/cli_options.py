@@ -86,18 +86,6 @@ def check_patterns(option: str, patterns: Sequence[str], names: Sequence[str], w
             raise UsageError(f"{option} {pattern!r} chooses nothing of {whose}{hint}")
 
 
-def read_suite_text(path: Path) -> str:
-    """The text of a suite or recipe. Raises UsageError with the place of the first byte that is not UTF-8."""
-    stored = path.read_bytes()
-    try:
-        return stored.decode("utf-8")
-    except UnicodeDecodeError as error:
-        before = stored[: error.start]
-        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
-        found = f"byte 0x{stored[error.start]:02x} is not UTF-8"
-        raise UsageError(f"{path}:{line}:{column}: {found}; save the file as UTF-8") from error
-
-
 def check_place(path: Path) -> None:
     """Raise MissingError where a file cannot be written at this place."""
     if path.is_dir():

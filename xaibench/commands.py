@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from xaibench.cli_options import check_patterns, check_place, read_suite_text
+from xaibench import bundled
+from xaibench.cli_options import check_patterns, check_place
 from xaibench.display import WIDE, Bars, ProgressMode, err, out, print_leaderboard
 from xaibench.errors import MissingError, UsageError, XaibenchError
 from xaibench.exit_codes import naming
@@ -134,6 +135,8 @@ def _share_table(shares: Sequence[Any]) -> Table:
 
 # -- validate and train -------------------------------------------------------------------------------------------
 
+UNTRAINED_IS_SLOW = "; it detects about half of all labels, so explain: detected is slow (give explain: present)"
+
 
 def validate(names: Sequence[str], *, data_root: Path | None, overrides: Sequence[str], as_json: bool) -> int:
     """Exit code 2 for mistakes in a file, 1 for what does not go together or is not there, 0 for all well."""
@@ -160,7 +163,6 @@ def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> di
     report: dict[str, Any] = {"suite": name, "problems": [], "notes": [], "exit_code": 0}
     try:
         path = find_suite(name)
-        read_suite_text(path)
         suite = load_suite(path, overrides)
     except XaibenchError as error:
         return report | {"problems": str(error).splitlines(), "exit_code": 2}
@@ -176,29 +178,32 @@ def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> di
         try:
             prepared = runner.prepare(section)
         except (IncompatibleError, MissingError, UsageError) as error:
-            report["problems"].append(f"{path}: {error}")
+            report["problems"].append(str(error.at(str(path))))
             continue
         fitting |= {method.label for method in prepared.methods}
         report["notes"] += prepared.skipped
         if not prepared.classifier.trained:
-            report["notes"].append(f"{section.label}: no checkpoint, so it runs untrained and its scores mean nothing")
+            report["notes"].append(
+                f"{section.label}: no checkpoint, so it runs untrained, and its scores mean nothing"
+                + UNTRAINED_IS_SLOW * (suite.explain == "detected")
+            )
     if not report["problems"]:
         lonely = [method.label for method in suite.methods if method.label not in fitting]
-        report["problems"] += [f"{path}: method {label!r} goes with no model of the suite" for label in lonely]
+        report["problems"] += [
+            f"{suite.place('methods', label)}: method {label!r} goes with no model of the suite" for label in lonely
+        ]
     return report | {"exit_code": 1 if report["problems"] else 0}
 
 
 def train(
     name: str, directory: Path, *, data_root: Path | None, device: str, workers: int, progress: ProgressMode
 ) -> None:
-    from xaibench import bundled
     from xaibench.training import Epoch, read_recipe
     from xaibench.training import train as fit
 
     path = Path(name) if name.endswith((".yaml", ".yml")) else bundled.recipe_path(name)
     if not path.is_file():
         raise UsageError(f"recipe {name}: no such file")
-    read_suite_text(path)
     recipe = read_recipe(path)
     with Bars(progress).showing() as bars:
         done: int | None = None

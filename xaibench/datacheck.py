@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from rich.markup import escape
 from rich.table import Table
 
@@ -24,6 +23,7 @@ from xaibench.datasets import Dataset, load_dataset
 from xaibench.datasets.base import root_of
 from xaibench.display import Bars, out
 from xaibench.errors import UsageError, XaibenchError
+from xaibench.yamlfile import read_value
 
 SHOWN = 5  # of the missing files and bad samples
 BATCH = 64
@@ -211,7 +211,7 @@ def parse_options(assignments: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--option {assignment!r}: key=value is needed")
         if key in ("split", "data_root"):
             raise UsageError(f"--option {assignment!r}: give --{key.replace('_', '-')} instead")
-        options[key] = yaml.safe_load(value)
+        options[key] = read_value(value, f"--option {assignment}")
     return options
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from xaibench import registry
 from xaibench.errors import UsageError
 from xaibench.scores import score
 from xaibench.seeding import stable_seed
@@ -189,10 +188,3 @@ def errors_of(scores: pd.DataFrame) -> int:
 
 def plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
-
-
-def metric_facts(name: str) -> str:
-    """`higher is better, 0 to 1`"""
-    entry = registry.metrics[name]
-    low, high = entry.range
-    return f"{entry.better} is better, {low:g} to {high:g}"

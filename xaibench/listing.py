@@ -6,26 +6,30 @@ import fnmatch
 import inspect
 import json
 from collections.abc import Mapping
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from rich.markup import escape
 from rich.table import Table
 
-from xaibench import registry
+from xaibench import bounds, bundled, registry
 from xaibench.display import out
-from xaibench.errors import UsageError, unknown
-from xaibench.suite import load_suite, shipped_suites
+from xaibench.errors import UsageError, closest, unknown
+from xaibench.suite import load_suite, read_suite, shipped_suites
+
+RECORDED = "recorded for a coming `compare`; changes nothing today"
 
 
 def list_(kind: str, glob: str, *, model: str | None, long: bool, as_json: bool) -> None:
     if model is not None and kind != "methods":
         raise UsageError("--model goes with `list methods`")
-    rows = [row for row in _rows(kind, model) if fnmatch.fnmatch(row["name"], glob)]
+    every = _rows(kind, model)
+    rows = [row for row in every if fnmatch.fnmatch(row["name"], glob) or row.get("group") == glob]
     if as_json:
         out().file.write(json.dumps(rows, indent=2) + "\n")
         return
     if not rows:
-        raise UsageError(f"no {kind} match {glob!r}")
+        raise UsageError(f"no {kind} match {glob!r}{closest(glob, [row['name'] for row in every])}")
     columns = list(rows[0]) if long or model else ["name", "summary"]
     table = Table(box=None, pad_edge=False, show_header=len(columns) > 2)
     for column in columns:
@@ -63,13 +67,12 @@ def _rows(kind: str, model: str | None) -> list[dict[str, Any]]:
     if kind == "suites":
         return [
             {"name": name, "summary": suite.title, "dataset": suite.dataset.name, "models": [m.label for m in suite.models]}
-            for name, suite in ((name, load_suite(path)) for name, path in shipped_suites().items())
+            for name, suite in ((name, read_suite(path)) for name, path in shipped_suites().items())
         ]
     return _model_rows()
 
 
 def _model_rows() -> list[dict[str, Any]]:
-    from xaibench import bundled
     from xaibench.models import model_names
 
     rows = [
@@ -122,7 +125,11 @@ def _card(name: str) -> dict[str, Any]:
     for kind, entries in (("method", registry.methods), ("metric", registry.metrics), ("dataset", registry.datasets)):
         if name in entries:  # type: ignore[operator]
             return _entry_card(kind, entries[name])  # type: ignore[index]
-    from xaibench import bundled
+    if name in (groups := registry.metric_groups()):
+        return {
+            "name": name, "kind": "group of metrics", "documentation": "In a suite its name stands for all of them.",
+            "metrics": {metric: registry.metrics[metric].summary for metric in groups[name]},
+        }  # fmt: skip
     from xaibench.models import known_model
 
     if name in bundled.names():
@@ -133,6 +140,7 @@ def _card(name: str) -> dict[str, Any]:
             "name": name, "kind": "suite", "documentation": suite.description or suite.title, "source": suite.source,
             "dataset": suite.dataset.name, "models": [m.label for m in suite.models], "explain": suite.explain,
             "methods": [m.label for m in suite.methods], "metrics": [m.label for m in suite.bound_metrics()],
+            "leaderboard": {**suite.leaderboard.model_dump(), "use": RECORDED},
             "file": str(shipped_suites()[name]),
         }  # fmt: skip
     if known_model(name):
@@ -142,7 +150,7 @@ def _card(name: str) -> dict[str, Any]:
             "offers": sorted(classifier.offers()), "input": vars(classifier.preprocess),
             "methods": [m for m in registry.methods if set(registry.methods[m].needs) <= classifier.offers() | {"masks"}],
         }  # fmt: skip
-    known = [*registry.methods, *registry.metrics, *registry.datasets, *bundled.names(), *shipped_suites()]
+    known = [*registry.methods, *registry.metrics, *groups, *registry.datasets, *bundled.names(), *shipped_suites()]
     raise UsageError(unknown("name", name, known))
 
 
@@ -161,7 +169,8 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
         card |= {
             "better": entry.better, "range": list(entry.range), "unit": entry.unit, "aggregate": entry.aggregate,
             "needs": {need: registry.NEEDS[need] for need in entry.needs}, "cost": entry.cost, "group": entry.group,
-            "minimum effect": entry.minimum_effect, "invariant": {name: registry.INVARIANCES[name] for name in entry.invariant},
+            "minimum effect": {"value": entry.minimum_effect, "use": RECORDED},
+            "invariant": {name: registry.INVARIANCES[name] for name in entry.invariant},
         }  # fmt: skip
     elif isinstance(entry, registry.DatasetEntry):
         classes = list(entry.classes) or "those of the data"
@@ -172,7 +181,15 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
 
 
 def parameter_words(entry: registry.Entry, parameter: inspect.Parameter) -> str:
-    annotation = entry.annotations[parameter.name]
-    choices = [repr(choice) for choice in getattr(annotation, "__args__", ()) if isinstance(choice, str)]
-    kind = " | ".join(choices) or getattr(annotation, "__name__", str(annotation))
-    return kind if parameter.default is inspect.Parameter.empty else f"{kind}, default {parameter.default!r}"
+    words = [_type_words(entry.types[parameter.name]), *bounds.words(entry.annotations[parameter.name])]
+    if parameter.default is not inspect.Parameter.empty:
+        words.append(f"default {parameter.default!r}")
+    return ", ".join(words)
+
+
+def _type_words(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(repr, get_args(annotation)))
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(map(_type_words, get_args(annotation)))
+    return "None" if annotation is NoneType else getattr(annotation, "__name__", str(annotation))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from xaibench import bundled
 from xaibench.classifier import Classifier
 from xaibench.classifier_loading import load_classifier
 from xaibench.datasets import Dataset
@@ -48,7 +49,8 @@ def prepare(
     section: ModelSection, suite: Suite, dataset: Dataset, ids: Sequence[str], settings: Settings
 ) -> Prepared:
     """Load a model and sort out which methods go with it. Raises UsageError when none does, or labels differ."""
-    classifier = open_model(section, suite, dataset, settings)
+    with suite.locating("models", section.label):
+        classifier = open_model(section, suite, dataset, settings)
     methods: list[BoundMethod] = []
     left_out: dict[str, list[str]] = {}  # by reason
     for method in suite.bound_methods(section):
@@ -59,13 +61,14 @@ def prepare(
             layer = method.parameters.get("layer")
             try:
                 if layer is not None:
-                    classifier.layer_name(layer)
+                    with suite.locating("methods", method.label):
+                        classifier.layer_name(layer)
                 methods.append(method)
             except UsageError as error:
                 if len(suite.models) == 1:
                     raise
                 # a layer's name is one model's; `validate` finds a method that goes with none
-                left_out.setdefault(str(error), []).append(method.label)
+                left_out.setdefault(error.message, []).append(method.label)
     skipped = [f"{section.label}: {', '.join(labels)} left out: {reason}" for reason, labels in left_out.items()]
     if not methods:
         raise IncompatibleError(f"no method of the suite goes with {section.label}: " + "; ".join(skipped))
@@ -116,7 +119,7 @@ def _facts(method: BoundMethod, metric: BoundMetric) -> dict[str, object]:
 
 def open_model(section: ModelSection, suite: Suite, dataset: Dataset, settings: Settings) -> Classifier:
     """A model of a suite, its checkpoint found beside the suite or below the data root, its labels those of the data."""
-    from xaibench import bundled, model_cache
+    from xaibench import model_cache
 
     labels = len(dataset.class_names)
     if section.num_classes not in (None, labels):

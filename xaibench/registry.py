@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
 
-from xaibench.errors import UsageError, unknown
+from xaibench.errors import UsageError, closest, unknown
+from xaibench.reasons import reasons, shown
 
 # What a method may need and a Classifier (or a batch) may offer. `xaibench.classifier.Classifier.offers` says which.
 NEEDS = {
@@ -33,6 +34,12 @@ NEEDS = {
     "any_size": "images of other sizes than its own",
     "masks": "ground-truth masks of the data set",
     "method": "of a metric: the method itself, to explain changed images or a changed model",
+}
+
+# Arguments of `xaibench.explain`, and keys of an entry in a suite: a parameter of that name could not be given.
+RESERVED = {
+    "method": ("classifier", "images", "method", "masks", "labels", "pairs", "parameters", "name"),
+    "metric": ("name", "explain"),
 }
 
 # What may be done to the maps of a metric that claims it, without any of its values changing.
@@ -64,8 +71,34 @@ class Entry:
 
     @cached_property
     def annotations(self) -> Mapping[str, Any]:
+        """Types of the parameters with their bounds."""
+        return self._hints(include_extras=True)
+
+    @cached_property
+    def types(self) -> Mapping[str, Any]:
+        """Types of the parameters alone."""
+        return self._hints(include_extras=False)
+
+    def _hints(self, include_extras: bool) -> Mapping[str, Any]:
         target = self.function.__init__ if inspect.isclass(self.function) else self.function  # type: ignore[misc]
-        return typing.get_type_hints(target)
+        return typing.get_type_hints(target, include_extras=include_extras)
+
+    @cached_property
+    def _adapters(self) -> dict[str, Any]:
+        return {}
+
+    def _adapter(self, parameter: str) -> Any:
+        """What checks a parameter's value: its type and its bounds; infinity and NaN are no numbers."""
+        import pydantic
+
+        if parameter not in self._adapters:
+            annotation = self.annotations[parameter]
+            try:
+                config = pydantic.ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
+                self._adapters[parameter] = pydantic.TypeAdapter(annotation, config=config)
+            except pydantic.PydanticUserError:  # a model or a dataclass has a configuration of its own
+                self._adapters[parameter] = pydantic.TypeAdapter(annotation)
+        return self._adapters[parameter]
 
     @property
     def summary(self) -> str:
@@ -83,21 +116,23 @@ class Entry:
         """What is wrong with these parameters, by key; {} when all is well."""
         import pydantic
 
-        given = self.with_new_names(given)
         found: dict[str, str] = {}
         for key, value in given.items():
-            if key not in self.parameters:
-                allowed = ", ".join(self.parameters) or "none"
-                found[key] = f"{self.name} has no parameter {key!r}" + (
-                    _hint(key, self.parameters) or f"; its parameters: {allowed}"
-                )
+            name = self.renamed.get(key, key)
+            if name != key and name in given:
+                found[key] = f"{self.name}: parameter {key!r} is the old name of {name!r}, which is given too; remove it"
+                continue
+            if name not in self.parameters:
+                allowed = f"; its parameters: {', '.join(self.parameters) or 'none'}"
+                found[key] = f"{self.name} has no parameter {key!r}{closest(key, self.parameters) or allowed}"
                 continue
             try:
-                pydantic.TypeAdapter(self.annotations[key]).validate_python(value, strict=not isinstance(value, int))
+                self._adapter(name).validate_python(value, strict=True)
             except pydantic.ValidationError as error:
-                reasons = "; ".join(detail["msg"].lower() for detail in error.errors())
-                found[key] = f"{self.name}: parameter {key!r} = {value!r}: {reasons}"
-        missing = [n for n, p in self.parameters.items() if p.default is inspect.Parameter.empty and n not in given]
+                why = reasons(error.errors(include_url=False))
+                found[key] = f"{self.name}: parameter {key!r} = {shown(value)}: {why}"
+        new = self.with_new_names(given)
+        missing = [n for n, p in self.parameters.items() if p.default is inspect.Parameter.empty and n not in new]
         found.update({n: f"{self.name} needs the parameter {n!r}" for n in missing})
         return found
 
@@ -120,12 +155,6 @@ class Entry:
             raise UsageError("; ".join(problems.values()))
         given = self.with_new_names(given)
         return {n: given.get(n, p.default) for n, p in self.parameters.items()}
-
-
-def _hint(word: str, allowed: Mapping[str, Any]) -> str:
-    from xaibench.errors import closest
-
-    return closest(word, allowed)
 
 
 @dataclass(frozen=True)
@@ -223,7 +252,7 @@ class Registry(Generic[E]):
     def __getitem__(self, name: str) -> E:
         self.load()
         if name not in self._entries:
-            raise UsageError(unknown(self.kind, name, self._entries))
+            raise UsageError(self.unknown(name))
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
@@ -238,9 +267,14 @@ class Registry(Generic[E]):
         return fnmatch.filter(self, glob)
 
     def unknown(self, name: str) -> str:
-        """The sentence for a name that is not registered."""
-        self.load()
-        return unknown(self.kind, name, self._entries)
+        """The sentence for a name that is not registered; one that is registered as something else is called that."""
+        for other in (methods, metrics, datasets):
+            if other is not self and name in other:
+                return f"unknown {self.kind} {name!r}: that is a {other.kind}"
+        groups = metric_groups()
+        if name in groups:
+            return f"unknown {self.kind} {name!r}: that is a group of metrics"
+        return unknown(self.kind, name, [*self, *(groups if self is metrics else ())])
 
 
 methods: Registry[Method] = Registry("method", "xaibench.methods")
@@ -257,8 +291,10 @@ def method(
 
     def register(function: F) -> F:
         entry = Method(
-            function.__name__, function, source, version, needs=needs, cost=cost, control=control, renamed=renamed or {}
-        )
+            name=function.__name__, function=function, source=source, version=version, needs=needs, cost=cost,
+            control=control, renamed=renamed or {},
+        )  # fmt: skip
+        _check_reserved("method", entry)
         methods.add(entry)
         return function
 
@@ -289,9 +325,11 @@ def metric(
 
     def register(function: F) -> F:
         entry = Metric(
-            function.__name__, function, source, version, better, range, unit, needs, aggregate, group,
-            minimum_effect, cost, per, flips, invariant, repeatable,
+            name=function.__name__, function=function, source=source, version=version, better=better, range=range,
+            unit=unit, needs=needs, aggregate=aggregate, group=group, minimum_effect=minimum_effect, cost=cost, per=per,
+            flips=flips, invariant=invariant, repeatable=repeatable,
         )  # fmt: skip
+        _check_reserved("metric", entry)
         metrics.add(entry)
         return function
 
@@ -311,3 +349,9 @@ def _check_needs(needs: tuple[str, ...]) -> None:
     for need in needs:
         if need not in NEEDS:
             raise ValueError(unknown("need", need, NEEDS))
+
+
+def _check_reserved(kind: str, entry: Entry) -> None:
+    for name in RESERVED[kind]:
+        if name in entry.parameters:
+            raise ValueError(f"{kind} {entry.name}: rename its parameter {name!r}; reserved: {', '.join(RESERVED[kind])}")

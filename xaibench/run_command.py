@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from xaibench.cli_options import check_patterns, read_suite_text
+from xaibench.cli_options import check_patterns
 from xaibench.display import Bars, ProgressMode, err, out, print_leaderboard
 from xaibench.errors import MissingError, UsageError
 from xaibench.exit_codes import naming
@@ -100,7 +100,6 @@ def jobs_of(
     jobs: dict[str, Job] = {}
     for name in names:
         path = find_suite(name)
-        text = read_suite_text(path)
         suite = load_suite(path, overrides)
         suite = _chosen(quick_part(suite) if quick else suite, patterns, quick)
         if suite.name in jobs:
@@ -109,7 +108,7 @@ def jobs_of(
         own = directory if directory is not None and len(names) == 1 else (directory or Path("runs")) / suite.name
         if own.exists() and not own.is_dir():
             raise MissingError(f"{own}: a run needs a directory here, and this is a file; choose another --out")
-        jobs[suite.name] = Job(path, text, suite, own)
+        jobs[suite.name] = Job(path, path.read_text(encoding="utf-8"), suite, own)
     return list(jobs.values())
 
 

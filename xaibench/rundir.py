@@ -152,6 +152,7 @@ def resolved(suite: Suite) -> dict[str, Any]:
                 "name": m.entry.name,
                 "version": m.entry.version,
                 "explain": m.explain,
+                "minimum_effect": m.entry.minimum_effect,
                 "parameters": dict(m.parameters),
             }
             for m in suite.bound_metrics()

@@ -1,31 +1,21 @@
-"""YAML with positions: the safe loader's values, where each key stands, and every problem of a file in one report."""
+"""A YAML file with positions: every problem of it in one report, and its values as a pydantic model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
-import yaml
 
-from xaibench.errors import UsageError, closest
+from xaibench import yaml_values
+from xaibench.errors import LONGEST, UsageError, closest
+from xaibench.reasons import reasons, shown
+from xaibench.yaml_values import Location, Position, Problem, RefusedError
 
-Location = tuple[str | int, ...]
 M = TypeVar("M", bound=pydantic.BaseModel)
 
-
-@dataclass(frozen=True, order=True)
-class Problem:
-    """One thing that is wrong: where, and one sentence."""
-
-    line: int
-    column: int
-    message: str
-
-    def render(self, path: str) -> str:
-        return f"{path}:{self.line}:{self.column}: {self.message}"
+MOST_PROBLEMS = 50  # of one report; looking for the closest of a thousand names takes its time
 
 
 class ProblemsError(UsageError):
@@ -33,61 +23,58 @@ class ProblemsError(UsageError):
 
     def __init__(self, path: str, problems: Iterable[Problem]) -> None:
         self.path, self.problems = path, sorted(set(problems))
-        super().__init__("\n".join(problem.render(path) for problem in self.problems))
+        lines = [f"{problem.position.render(path)}: {problem.message}" for problem in self.problems[:MOST_PROBLEMS]]
+        lines += [f"{path}: there are more problems; mend these first"] * (len(self.problems) > MOST_PROBLEMS)
+        super().__init__("\n".join(lines))
 
 
 class Document:
-    """A parsed YAML mapping. `problems` collects; `raise_problems` reports them all at once."""
+    """A parsed YAML mapping. `add` notes a problem, `raise_problems` reports them all at once."""
 
     def __init__(self, path: Path, text: str) -> None:
-        self.path, self.text = path, text
-        self.problems: list[Problem] = []
-        self._keys: dict[Location, tuple[int, int]] = {}
-        self._values: dict[Location, tuple[int, int]] = {}
-        loader = yaml.SafeLoader(text)
+        self.path = path
         try:
-            node = loader.get_single_node()
-            self.data: Any = self._build(loader, node, ()) if node is not None else {}
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark
-            line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-            raise ProblemsError(str(path), [Problem(line, column, f"not YAML: {error.problem}")]) from error
-        finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
-        if not isinstance(self.data, dict):
-            raise ProblemsError(str(path), [Problem(1, 1, "a mapping of keys to values is needed")])
+            values = yaml_values.read(text)
+        except RefusedError as error:
+            raise ProblemsError(str(path), [error.problem]) from None
+        self.problems = values.problems
+        self._unreadable = {problem.position for problem in self.problems}
+        self._keys, self._values, self._words = values.keys, values.values, values.words
+        if not isinstance(values.data, dict):
+            empty = "the file is empty; " if values.data is None else ""
+            problem = Problem(Position(1, 1), f"{empty}a mapping of keys to values is needed")
+            raise ProblemsError(str(path), self.problems or [problem])
+        self.data: dict[Any, Any] = values.data
 
     @classmethod
     def read(cls, path: Path) -> Document:
-        return cls(path, path.read_text(encoding="utf-8"))
+        """Raises ProblemsError for what is no YAML mapping."""
+        try:
+            return cls(path, yaml_values.decode(path.read_bytes()))
+        except RefusedError as error:
+            raise ProblemsError(str(path), [error.problem]) from None
 
-    def _build(self, loader: Any, node: yaml.Node, at: Location) -> Any:
-        self._values[at] = (node.start_mark.line + 1, node.start_mark.column + 1)
-        if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
-            loader.flatten_mapping(node)
-            mapping: dict[Any, Any] = {}
-            for key_node, value_node in node.value:
-                key = loader.construct_object(key_node, deep=True)
-                position = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
-                if key in mapping:
-                    first = self._keys[(*at, key)][0]
-                    self.problems.append(Problem(*position, f"duplicate key {key!r}; it already stands in line {first}"))
-                    continue
-                self._keys[(*at, key)] = position
-                mapping[key] = self._build(loader, value_node, (*at, key))
-            return mapping
-        if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
-            return [self._build(loader, item, (*at, index)) for index, item in enumerate(node.value)]
-        return loader.construct_object(node, deep=True)
-
-    def add(self, at: Location, message: str, *, key: bool = False) -> None:
-        """Note a problem at a key (or its value); a place that is not in the file is shown at its nearest parent."""
+    def position(self, at: Location, *, key: bool = False) -> Position:
+        """Where a value (or its key) stands; a place that is not in the file is shown at its nearest parent."""
         order = (self._keys, self._values) if key else (self._values, self._keys)
         for end in range(len(at), -1, -1):
             for positions in order:
                 if at[:end] in positions:
-                    self.problems.append(Problem(*positions[at[:end]], message))
-                    return
+                    return positions[at[:end]]
+        return Position(1, 1)
+
+    def place(self, at: Location) -> str:
+        """`file:line:column` of a value."""
+        return self.position(at).render(str(self.path))
+
+    def add(self, at: Location, message: str, *, key: bool = False) -> None:
+        """Note a problem with a value (or its key). Raises ProblemsError where there are too many to go on."""
+        position = self.position(at, key=key)
+        if position in self._unreadable:  # why a value could not be read is noted already
+            return
+        self.problems.append(Problem(position, message))
+        if len(self.problems) > MOST_PROBLEMS:
+            self.raise_problems()
 
     def raise_problems(self) -> None:
         if self.problems:
@@ -95,71 +82,107 @@ class Document:
 
     def override(self, assignment: str) -> None:
         """Apply `key=value` (dotted keys, list positions as numbers; the value is YAML)."""
-        key, separator, value = assignment.partition("=")
-        if not separator:
+        short = assignment if len(assignment) <= LONGEST else f"{assignment[:LONGEST]}..."
+        origin = f"--set {short.encode(errors='backslashreplace').decode()}"  # a byte that is no UTF-8 cannot be printed
+        key, separator, text = assignment.partition("=")
+        if not separator or not key:
             raise UsageError(f"--set {assignment!r}: key=value is needed")
-        *parents, last = [int(part) if part.isdigit() else part for part in key.split(".")]
-        target = self.data
-        for part in parents:
-            if isinstance(target, dict):
-                target = target.setdefault(part, {})
-            elif isinstance(target, list) and isinstance(part, int) and part < len(target):
-                target = target[part]
+        at = tuple(int(part) if part.isdecimal() and len(part) < 10 else part for part in key.split("."))
+        value = read_value(text, origin)
+        here: Any = self.data
+        for depth, part in enumerate(at):
+            _check_part(here, part, ".".join(map(str, at[:depth])), origin)
+            if depth == len(at) - 1:
+                here[part] = value
+            elif isinstance(here, dict):
+                here = here.setdefault(part, {})
             else:
-                raise UsageError(f"--set {assignment!r}: there is no {part!r} to set {last!r} in")
-        if isinstance(target, list) and not (isinstance(last, int) and last < len(target)):
-            raise UsageError(f"--set {assignment!r}: the list has {len(target)} entries")
-        if not isinstance(target, dict | list):
-            raise UsageError(f"--set {assignment!r}: {'.'.join(map(str, parents))} is a single value")
-        target[last] = yaml.safe_load(value)  # type: ignore[index, call-overload]
+                here = here[part]
+            if depth == len(at) - 1 or at[: depth + 1] not in self._values:
+                self._move(at[: depth + 1], origin)
 
-    def validate(self, model: type[M], stand_ins: Mapping[str, Any] | None = None) -> M | None:
-        """The document as a pydantic model; problems are noted, their keys dropped, and the rest is tried again.
+    def _move(self, at: Location, origin: str) -> None:
+        """What stands at a location comes from elsewhere."""
+        for known in (self._keys, self._values, self._words):
+            for old in [old for old in known if old[: len(at)] == at]:
+                del known[old]
+        self._keys[at] = self._values[at] = Position(0, 0, origin)
 
-        Args:
-            stand_ins: values for required top-level keys that are missing or wrong, so that the rest can be checked too
-
-        Returns:
-            None when what is left is not enough. `raise_problems` afterwards says what was noted.
-        """
-        dropped: set[Location] = set()
-        for _ in range(100):
-            try:
-                return model.model_validate(self.data)
-            except pydantic.ValidationError as error:
-                changed = False
-                for detail in error.errors():
-                    at = tuple(part for part in detail["loc"] if not _is_tag(part, self.data))
-                    if at not in dropped:
-                        self.add(at, _sentence(detail, at, model), key=detail["type"] == "extra_forbidden")
-                    if at and at[0] in (stand_ins or {}) and (len(at) == 1 or detail["type"] == "missing"):
-                        self.data[at[0]] = (stand_ins or {})[str(at[0])]
-                        changed = True
-                    elif detail["type"] != "missing" and _drop(self.data, at):
-                        dropped.add(at)
-                        changed = True
-                if not changed:
-                    return None
+    def validate(self, model: type[M]) -> M | None:
+        """The document as a pydantic model; None where something is wrong, every problem of which is noted."""
+        try:
+            return model.model_validate(self.data)
+        except pydantic.ValidationError as error:
+            details = error.errors(include_url=False)
+        found: dict[Location, list[Any]] = {}
+        for detail in details:
+            found.setdefault(self._location(detail), []).append(detail)
+        for at, of_one in found.items():
+            self.add(at, self._sentence(at, of_one, model), key=of_one[0]["type"] in ("extra_forbidden", "invalid_key"))
         return None
 
+    def _location(self, detail: Any) -> Location:
+        """Where in the data an error is. pydantic puts names of types into locations; they are no keys there."""
+        here: Any = self.data
+        at: Location = ()
+        for part in detail["loc"]:
+            if part in (here if isinstance(here, Mapping) else range(len(here)) if isinstance(here, list) else ()):
+                here, at = here[part], (*at, part)
+            elif isinstance(here, Mapping) and detail["type"] == "missing":
+                return (*at, part)
+            else:
+                return at
+        return at
 
-def _is_tag(part: str | int, data: Any) -> bool:
-    """pydantic puts names of union branches and types into locations; they stand in no file."""
-    return isinstance(part, str) and ("[" in part or part in ("int", "str", "float", "bool")) and part not in str(data)
+    def _sentence(self, at: Location, details: Sequence[Any], model: type[pydantic.BaseModel]) -> str:
+        """What is wrong with one value; several reasons where none of several types fits."""
+        first, key = details[0], _name(at)
+        if first["type"] == "extra_forbidden":
+            allowed = sorted(_fields(model, at[:-1]))
+            return f"unknown key {key!r}{closest(key, allowed)}; allowed: {', '.join(allowed)}"
+        if first["type"] == "missing" and first["loc"][-1] == at[-1]:
+            return f"the key {key!r} is missing"
+        if first["type"] == "invalid_key":
+            return f"the key {first['loc'][-1]!r} is not text; put it in quotes"
+        if first["type"] == "literal_error":
+            return f"{key}: {first['input']!r} is not allowed; allowed: {first['ctx']['expected']}"
+        return f"{key}: {reasons(details)}; found {self._shown(at, first)}"
+
+    def _shown(self, at: Location, detail: Any) -> str:
+        """The value that was found; what YAML reads as something else than text, with the way out."""
+        value, word = detail["input"], self._words.get(at)
+        if detail["type"] == "string_type" and word and not isinstance(value, str):
+            read = "" if word == repr(value) else f", which YAML reads as {value!r}"
+            return f"{word}{read}; put it in quotes: '{word}'"
+        return shown(value)
 
 
-def _sentence(detail: Any, at: Location, model: type[pydantic.BaseModel]) -> str:
-    key = at[-1] if at else ""
-    if detail["type"] == "extra_forbidden":
-        allowed = sorted(_fields(model, at[:-1]))
-        return f"unknown key {key!r}{closest(str(key), allowed) or ''}; allowed: {', '.join(allowed)}"
-    if detail["type"] == "missing":
-        return f"the key {key!r} is missing"
-    if detail["type"] == "literal_error":
-        found = str(detail["input"])
-        expected = detail["ctx"]["expected"]
-        return f"{key}: {found!r} is not allowed; allowed: {expected}"
-    return f"{key}: {detail['msg'][0].lower()}{detail['msg'][1:]}; found {detail['input']!r}"
+def read_value(text: str, origin: str) -> Any:
+    """One value from the command line, as YAML reads it. Raises UsageError."""
+    try:
+        values = yaml_values.read(text)
+    except RefusedError as error:
+        raise UsageError(f"{origin}: {error.problem.message}") from None
+    if values.problems:
+        raise UsageError(f"{origin}: {values.problems[0].message}")
+    return values.data
+
+
+def _check_part(here: Any, part: str | int, name: str, origin: str) -> None:
+    """Raises UsageError where a part of a dotted key leads nowhere; `name` is of what it leads into."""
+    if isinstance(here, list):
+        if not (isinstance(part, int) and part < len(here)):
+            entries = f"{len(here)} entr{'y' if len(here) == 1 else 'ies'}"
+            raise UsageError(f"{origin}: {name} has {entries}, numbered from 0; there is no {shown(part)}")
+    elif not isinstance(here, dict):
+        raise UsageError(f"{origin}: {name} is a single value ({shown(here)}), which has no {shown(part)}")
+
+
+def _name(at: Location) -> str:
+    """The last key of a location; an entry of a list by its number, counted from 1."""
+    keys = [part for part in at if isinstance(part, str)]
+    key = keys[-1] if keys else "the file"
+    return f"{key}, entry {at[-1] + 1}" if at and isinstance(at[-1], int) else key
 
 
 def _fields(model: Any, at: Location) -> list[str]:
@@ -181,16 +204,3 @@ def _inner_model(annotation: Any) -> Any:
         if (inner := _inner_model(argument)) is not None:
             return inner
     return None
-
-
-def _drop(data: Any, at: Location) -> bool:
-    for part in at[:-1]:
-        try:
-            data = data[part]
-        except (KeyError, IndexError, TypeError):
-            return False
-    try:
-        del data[at[-1]]
-    except (KeyError, IndexError, TypeError):
-        return False
-    return True

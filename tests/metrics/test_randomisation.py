@@ -295,7 +295,7 @@ def test_other_labels(evaluation: Evaluation) -> None:
 
 
 def test_bad_input(evaluation: Evaluation) -> None:
-    with pytest.raises(UsageError, match="1 or more"):
+    with pytest.raises(UsageError, match="at least 1 is needed"):
         compute("mprt", evaluation, layers=0)
     with pytest.raises(UsageError, match="similarity"):
         metrics["mprt"].bind({"similarity": "cosine"})

@@ -148,7 +148,7 @@ def test_nothing_is_left_behind(evaluation: Evaluation) -> None:
 
 def test_bad_input(evaluation: Evaluation) -> None:
     for parameters in ({"samples": 0}, {"radius": 0.0}, {"radius": -1.0}):
-        with pytest.raises(UsageError, match="must be positive"):
+        with pytest.raises(UsageError, match=r"(at least 1|more than 0) is needed"):
             compute("max_sensitivity", evaluation, **parameters)
     with pytest.raises(UsageError, match="method"):
         compute("max_sensitivity", Evaluation(evaluation.forward, evaluation.pairs, evaluation.maps))

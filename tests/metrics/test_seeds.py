@@ -282,7 +282,7 @@ def test_an_object_free_image_counts(batch: tuple[Forward, Pairs, Tensor]) -> No
     [
         ("seed_miou", {"thresholds": [0.3, 0.2]}, "increasing"),
         ("seed_miou", {"thresholds": []}, "at least one"),
-        ("seed_miou_k", {"fraction": 20.0}, "between 0 and 1"),
+        ("seed_miou_k", {"fraction": 20.0}, "at most 1 is allowed"),
     ],
 )
 def test_bad_parameters(

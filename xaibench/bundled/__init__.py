@@ -23,7 +23,7 @@ def names() -> tuple[str, ...]:
 
 def recipe_path(name: str) -> Path:
     if name not in names():
-        raise UsageError(unknown("bundled model", name, names()))
+        raise UsageError(unknown("bundled model", name, names()) + "; or give the path of a .yaml recipe")
     return FOLDER / f"{name}.yaml"
 
 

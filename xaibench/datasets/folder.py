@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from xaibench.bounds import InnerFraction
 from xaibench.datasets.base import VOID, Dataset, Sample, dataset
 from xaibench.datasets.files import UNREADABLE, length, read_image, reason
 from xaibench.datasets.holdout import hold_out as held_out
@@ -55,7 +56,7 @@ class folder(Dataset):
 
     def __init__(
         self, *, data_root: Path, split: str = ALL, labels: str = "labels.csv", masks: str | None = None,
-        hold_out: float | None = None, seed: int = 0,
+        hold_out: InnerFraction | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(split=split)
         self.root = Path(data_root)

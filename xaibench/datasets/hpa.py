@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from xaibench.bounds import InnerFraction
 from xaibench.datasets.base import Dataset, Sample, dataset
 from xaibench.datasets.files import decode, find_root, length
 from xaibench.datasets.holdout import Split, rows_of
@@ -161,7 +162,7 @@ class hpa(Stained):
     separator = " "
 
     def __init__(
-        self, *, data_root: Path, split: Split = "val", channels: Channels = "rgb", hold_out: float = 0.2,
+        self, *, data_root: Path, split: Split = "val", channels: Channels = "rgb", hold_out: InnerFraction = 0.2,
         seed: int = 0, labels: str = "train.csv", images: str = "train",
     ) -> None:  # fmt: skip
         super().__init__(

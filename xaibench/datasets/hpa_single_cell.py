@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from xaibench.bounds import InnerFraction
 from xaibench.datasets.base import dataset
 from xaibench.datasets.holdout import Split
 from xaibench.datasets.hpa import ATLAS, Channels, Stained
@@ -46,7 +47,7 @@ class hpa_single_cell(Stained):
     separator = "|"
 
     def __init__(
-        self, *, data_root: Path, split: Split = "val", channels: Channels = "rgb", hold_out: float = 0.2,
+        self, *, data_root: Path, split: Split = "val", channels: Channels = "rgb", hold_out: InnerFraction = 0.2,
         seed: int = 0, labels: str = "train.csv", images: str = "train",
     ) -> None:  # fmt: skip
         super().__init__(

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from xaibench.bounds import InnerFraction
 from xaibench.datasets.base import Dataset, Sample, dataset
 from xaibench.datasets.files import find_root, length, read_image
 from xaibench.datasets.holdout import Split, rows_of
@@ -45,7 +46,7 @@ class planet(Dataset):
     licence = "Kaggle's copies are under the rules of the competition."
     folders = ("planet", "planet-understanding-the-amazon-from-space")
 
-    def __init__(self, *, data_root: Path, split: Split = "val", hold_out: float = 0.3, seed: int = 0) -> None:
+    def __init__(self, *, data_root: Path, split: Split = "val", hold_out: InnerFraction = 0.3, seed: int = 0) -> None:
         super().__init__(split=split)
         origin = f"the archive of {self.address}"
         root = find_root(self.name, Path(data_root), self.folders, TABLE, origin)

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Ge, Le
 from PIL import Image
 
+from xaibench.bounds import Natural
 from xaibench.datasets.base import Dataset, Sample, dataset
 
 Floats = npt.NDArray[np.float64]
@@ -33,6 +35,7 @@ MIN_RADIUS, MAX_RADIUS = 12.0, 22.0
 MIN_VISIBLE = 0.5  # of an object's area; a placement that hides more of any object is drawn again
 PLACEMENTS = 30
 REVISION = "1"
+Samples = Annotated[int, Ge(1), Le(1_000_000)]  # ids have six digits
 
 # A shape is an inside test on coordinates (x, y) in units of its radius, y pointing down.
 
@@ -68,7 +71,7 @@ class shapes(Dataset):
 
     Args:
         split: train (12,000 images), val or test (1,000 each)
-        samples: another number of them; None: all of the split
+        samples: another number of them, up to 1,000,000; None: all of the split
         seed: of everything that is drawn; every leaderboard here uses 0
     """
 
@@ -76,7 +79,7 @@ class shapes(Dataset):
     licence = "Made by code that is Apache-2.0."
 
     def __init__(
-        self, *, split: Literal["train", "val", "test"] = "test", samples: int | None = None, seed: int = 0
+        self, *, split: Literal["train", "val", "test"] = "test", samples: Samples | None = None, seed: Natural = 0
     ) -> None:
         super().__init__(split=split)
         self.samples = SPLITS[split] if samples is None else samples
@@ -89,6 +92,9 @@ class shapes(Dataset):
     @property
     def revision(self) -> str:
         return hashlib.sha256(repr((REVISION, self.seed)).encode()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return self.samples
 
     @property
     def ids(self) -> list[str]:

@@ -6,7 +6,7 @@ metrics that need what the data set lacks.
 """
 
 from xaibench.suite.choosing import Globs, quick, select
-from xaibench.suite.files import find_suite, load_suite, shipped_suites
+from xaibench.suite.files import find_suite, load_suite, read_suite, shipped_suites
 from xaibench.suite.schema import (
     BoundMethod,
     BoundMetric,
@@ -19,5 +19,5 @@ from xaibench.suite.schema import (
 
 __all__ = [
     "BoundMethod", "BoundMetric", "Globs", "MetricNamed", "ModelSection", "Suite", "bind_metrics", "find_suite",
-    "load_suite", "parse_metrics", "quick", "select", "shipped_suites",
+    "load_suite", "parse_metrics", "quick", "read_suite", "select", "shipped_suites",
 ]  # fmt: skip

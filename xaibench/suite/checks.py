@@ -1,104 +1,117 @@
-"""What can be said about a suite without a model or data on disk: names, parameters, needs."""
+"""What can be said about a suite's file without a model or data on disk: names, parameters, needs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from xaibench import registry
+from xaibench import bundled, registry
 from xaibench.errors import unknown
-from xaibench.suite.schema import Kind, Suite
-from xaibench.yamlfile import Document, Location
+from xaibench.suite.entries import entries, options_of, spelled_out, texts
+from xaibench.yaml_values import Location
+from xaibench.yamlfile import Document
 
 
-def check_names(suite: Suite, document: Document) -> None:
-    """Names, parameters and needs that can be checked without a model or data on disk."""
-    has_masks, single_label = _check_dataset(suite, document)
-    _check_models(suite, document)
-    labels: set[str] = set()
-    for index, method in enumerate(suite.methods):
-        at = ("methods", index)
-        _check_label(method.label, labels, "methods", document, at)
-        if method.name not in registry.methods:
-            document.add((*at, "name"), registry.methods.unknown(method.name))
-            continue
-        _check_parameters(registry.methods[method.name], method.parameters, document, at)
-        if "masks" in registry.methods[method.name].needs and not has_masks:
-            document.add(at, f"method {method.name!r} needs masks, which {_dataset_words(suite)} does not have")
-    _check_metrics(suite, document, has_masks)
-    if suite.explain == "target" and not single_label:
-        document.add(("explain",), f"explain: target needs one target label per image; {suite.dataset.name} is multi-label; "
+@dataclass(frozen=True)
+class _Dataset:
+    """What the suite's data set has, as far as its options say; True where it is not known."""
+
+    name: str = ""
+    single_label: bool = True
+    has_masks: bool = True
+    described: str = ""
+    remedy: str = ""  # how it gets masks
+
+
+def check_names(document: Document) -> None:
+    """Note what is wrong with names, parameters and needs. What is malformed is skipped; the schema reports it."""
+    data = document.data
+    dataset = _check_dataset(document)
+    labels = {
+        "models": _check_models(document),
+        "methods": _check_methods(document, dataset),
+        "metrics": _check_metrics(document, dataset),
+    }
+    if data.get("explain") == "target" and not dataset.single_label:
+        document.add(("explain",), f"explain: target needs one target label per image; {dataset.name} is multi-label; "
                      "use detected or present")  # fmt: skip
-    reference = suite.leaderboard.reference
-    if reference is not None and reference not in labels:
-        document.add(("leaderboard", "reference"), unknown("method", reference, labels))
-    for index, model in enumerate(suite.models):
-        _check_globs(model.methods, labels, document, ("models", index, "methods"))
-    _check_quick(suite, "methods", labels, document)
-    _check_quick(suite, "models", {model.label for model in suite.models}, document)
+    for model in entries(data, "models"):
+        chosen = [((*model.at, *at), glob) for at, glob in texts(model.given, "methods")]
+        _check_chosen("methods", chosen, labels["methods"], document)
+    for section, known in labels.items():
+        _check_chosen(section, texts(data, "quick", section), known, document)
+    references = texts(data, "leaderboard", "reference")
+    _check_chosen("methods", references, labels["methods"], document, globs=False)
+    _check_chosen("metrics", texts(data, "leaderboard", "rank_by"), labels["metrics"], document, globs=False)
 
 
-def _check_quick(suite: Suite, kind: Kind, labels: set[str], document: Document) -> None:
-    _check_globs(getattr(suite.quick, kind, []), labels, document, ("quick", kind))
+def _check_dataset(document: Document) -> _Dataset:
+    given = spelled_out(document.data.get("dataset"))
+    if not isinstance(given, Mapping) or not isinstance(name := given.get("name"), str):
+        return _Dataset()
+    if name not in registry.datasets:
+        document.add(("dataset", "name"), registry.datasets.unknown(name))
+        return _Dataset(name)
+    entry = registry.datasets[name]
+    options = {key: value for key, value in options_of(given).items() if (key, value) != ("split", None)}
+    root = {"data_root": Path()} if "data_root" in entry.parameters else {}
+    _check_parameters(entry, options | root, document, ("dataset",))
+    words = ", ".join(f"{key}: {value}" for key, value in options.items())
+    remedy = ""
+    if "masks" in entry.parameters:
+        remedy = f"; give the data set masks: {'true' if entry.annotations['masks'] is bool else 'FOLDER'}"
+    described = f"data set {name!r}" + (f" ({words})" if words else "")
+    return _Dataset(name, entry.single_label, entry.masks_with(options), described, remedy)
 
 
-def _check_globs(globs: Sequence[str], labels: set[str], document: Document, at: Location) -> None:
-    """Each must choose something; `at` ends with what is chosen, in the plural."""
-    for index, glob in enumerate(globs):
-        if not any(fnmatch(label, glob) for label in labels):
-            document.add((*at, index), unknown(str(at[-1]).removesuffix("s"), glob, labels))
-
-
-def _check_metrics(suite: Suite, document: Document, has_masks: bool) -> None:
-    labels: set[str] = set()
-    groups = registry.metric_groups()
-    for index, metric in enumerate(suite.metrics):
-        at = ("metrics", index)
-        if metric.name not in registry.metrics and metric.name not in groups:
-            document.add((*at, "name"), unknown("metric", metric.name, [*registry.metrics, *groups]))
-            continue
-        for name in groups.get(metric.name, [metric.name]):
-            entry = registry.metrics[name]
-            _check_label(name if metric.name in groups else metric.label, labels, "metrics", document, at)
-            _check_parameters(entry, metric.parameters, document, at)
-            if "masks" in entry.needs and not has_masks:
-                document.add(at, f"metric {name!r} needs masks, which {_dataset_words(suite)} does not have")
-    for index, label in enumerate(suite.leaderboard.rank_by):
-        if label not in labels:
-            document.add(("leaderboard", "rank_by", index), unknown("metric", label, labels))
-    _check_quick(suite, "metrics", labels, document)
-
-
-def _check_dataset(suite: Suite, document: Document) -> tuple[bool, bool]:
-    """Whether the data set has masks and is single-label, as far as its options say (True where it is unknown)."""
-    if suite.dataset.name not in registry.datasets:
-        document.add(("dataset", "name"), registry.datasets.unknown(suite.dataset.name))
-        return True, True
-    entry = registry.datasets[suite.dataset.name]
-    given = suite.dataset.options | ({} if suite.dataset.split is None else {"split": suite.dataset.split})
-    if "data_root" in entry.parameters:
-        given["data_root"] = Path()
-    _check_parameters(entry, given, document, ("dataset",))
-    return entry.masks_with(given), entry.single_label
-
-
-def _check_models(suite: Suite, document: Document) -> None:
-    from xaibench import bundled
+def _check_models(document: Document) -> set[str]:
     from xaibench.models import known_model, model_names
 
     labels: set[str] = set()
-    for index, model in enumerate(suite.models):
-        _check_label(model.label, labels, "models", document, ("models", index))
+    for model in entries(document.data, "models"):
+        _check_label(model.label, labels, "models", document, model.at)
         if model.name not in bundled.names() and not known_model(model.name):
-            document.add(("models", index, "name"), unknown("model", model.name, [*bundled.names(), *model_names()]))
-        if "in_chans" in model.options:
-            document.add(("models", index, "options", "in_chans"), "in_chans stands beside the model's name, not among "
+            sentence = unknown("model", model.name, [*bundled.names(), *model_names()])
+            document.add((*model.at, "name"), f"{sentence}; see `xaibench list models`")
+        if isinstance(options := model.given.get("options"), Mapping) and "in_chans" in options:
+            document.add((*model.at, "options", "in_chans"), "in_chans stands beside the model's name, not among "
                          "its options", key=True)  # fmt: skip
-        if model.extra_channels is not None and model.in_chans in (None, 3):
-            document.add(("models", index, "extra_channels"), "extra_channels makes other than 3 channels; give in_chans",
+        if model.given.get("extra_channels") is not None and model.given.get("in_chans") in (None, 3):
+            document.add((*model.at, "extra_channels"), "extra_channels makes other than 3 channels; give in_chans",
                          key=True)  # fmt: skip
+    return labels
+
+
+def _check_methods(document: Document, dataset: _Dataset) -> set[str]:
+    labels: set[str] = set()
+    for method in entries(document.data, "methods"):
+        _check_label(method.label, labels, "methods", document, method.at)
+        if method.name not in registry.methods:
+            document.add((*method.at, "name"), registry.methods.unknown(method.name))
+            continue
+        _check_parameters(registry.methods[method.name], method.given, document, method.at)
+        _check_masks(registry.methods[method.name], "method", dataset, document, method.at)
+    return labels
+
+
+def _check_metrics(document: Document, dataset: _Dataset) -> set[str]:
+    labels: set[str] = set()
+    groups = registry.metric_groups()
+    for metric in entries(document.data, "metrics"):
+        if metric.name not in registry.metrics and metric.name not in groups:
+            document.add((*metric.at, "name"), registry.metrics.unknown(metric.name))
+            labels.add(metric.label)
+            continue
+        parameters = {key: value for key, value in metric.given.items() if key != "explain"}
+        for name in groups.get(metric.name, [metric.name]):
+            label = name if metric.name in groups else metric.label
+            _check_label(label, labels, "metrics", document, metric.at)
+            _check_parameters(registry.metrics[name], parameters, document, metric.at)
+            _check_masks(registry.metrics[name], "metric", dataset, document, metric.at)
+    return labels
 
 
 def _check_label(label: str, labels: set[str], what: str, document: Document, at: Location) -> None:
@@ -109,10 +122,31 @@ def _check_label(label: str, labels: set[str], what: str, document: Document, at
 
 def _check_parameters(entry: registry.Entry, given: Mapping[str, Any], document: Document, at: Location) -> None:
     for key, sentence in entry.problems(given).items():
-        document.add((*at, key), sentence, key=True)
+        document.add((*at, key), sentence, key=entry.renamed.get(key, key) not in entry.parameters)
 
 
-def _dataset_words(suite: Suite) -> str:
-    chosen = {**({"split": suite.dataset.split} if suite.dataset.split else {}), **suite.dataset.options}
-    words = ", ".join(f"{key}: {value}" for key, value in chosen.items())
-    return f"data set {suite.dataset.name!r}" + (f" ({words})" if words else "")
+def _check_masks(
+    entry: registry.Method | registry.Metric, kind: str, dataset: _Dataset, document: Document, at: Location
+) -> None:
+    if "masks" in entry.needs and not dataset.has_masks:
+        document.add(at, f"{kind} {entry.name!r} needs masks, which {dataset.described} does not have{dataset.remedy}")
+
+
+def _check_chosen(
+    section: str, chosen: Iterable[tuple[Location, str]], labels: set[str], document: Document, *, globs: bool = True
+) -> None:
+    """Labels (or globs) of the suite's own models, methods or metrics: each must choose something, if there is any."""
+    if not labels:
+        return
+    kind = section.removesuffix("s")
+    registered: dict[str, Container[str]] = {
+        "models": bundled.names(), "methods": registry.methods, "metrics": registry.metrics
+    }  # fmt: skip
+    for at, name in chosen:
+        if name in labels or (globs and any(fnmatch(label, name) for label in labels)):
+            continue
+        if name in registered[section]:
+            own = ", ".join(sorted(labels))
+            document.add(at, f"{kind} {name!r} is not among the {section} of this suite, which are: {own}")
+        else:
+            document.add(at, unknown(kind, name, labels))

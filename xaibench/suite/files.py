@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,27 +12,20 @@ from xaibench.suite.checks import check_names
 from xaibench.suite.schema import Suite
 from xaibench.yamlfile import Document
 
-# in place of what is missing or wrong, so that one report names every problem of a file
-STAND_INS = {
-    "name": "unnamed",
-    "dataset": {"name": "shapes"},
-    "models": ["shapes-resnet"],
-    "methods": ["cam"],
-    "metrics": ["sparseness"],
-}
-
 
 def find_suite(name: str) -> Path:
     """The file of a suite: a path, or the bare name of one that is shipped."""
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or "/" in name:
-        if not path.is_file():
-            raise UsageError(f"suite {name}: no such file")
-        return path
-    shipped = shipped_suites()
-    if name not in shipped:
+    shipped, path = shipped_suites(), Path(name)
+    if name in shipped:
+        return shipped[name]
+    if os.path.isdir(name):
+        raise UsageError(f"suite {name}: this is a folder; give the path of a .yaml file, or a shipped suite: "
+                         f"{', '.join(shipped)}")  # fmt: skip
+    if path.suffix not in (".yaml", ".yml") and "/" not in name:
         raise UsageError(unknown("suite", name, shipped) + "; or give the path of a .yaml file")
-    return shipped[name]
+    if not os.path.isfile(name):
+        raise UsageError(f"suite {name}: no such file")
+    return path
 
 
 def shipped_suites() -> dict[str, Path]:
@@ -40,14 +34,24 @@ def shipped_suites() -> dict[str, Path]:
     return {file.stem: file for file in sorted(files)}
 
 
+def read_suite(path: Path) -> Suite:
+    """A suite whose keys and types are checked, but no name: nothing is looked up. Raises ProblemsError."""
+    return _read(Document.read(path), names=False)
+
+
 def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     """Read and check a suite. Raises ProblemsError with every problem of the file."""
     document = Document.read(path)
     for assignment in overrides:
         document.override(assignment)
-    suite = document.validate(Suite, STAND_INS)
-    if suite is not None:
-        check_names(suite, document)
+    return _read(document, names=True)
+
+
+def _read(document: Document, *, names: bool) -> Suite:
+    suite = document.validate(Suite)
+    if names:
+        check_names(document)
     document.raise_problems()
     assert suite is not None
+    suite._document = document
     return suite

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,17 +13,51 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from xaibench import registry
-from xaibench.errors import UsageError, unknown
+from xaibench.bounds import Count, Fraction, Natural, Positive, PositiveFraction
+from xaibench.errors import UsageError, XaibenchError
+from xaibench.reasons import reason, shown
 from xaibench.registry import PairRule
+from xaibench.suite.entries import entries, listed, spelled_out
+from xaibench.yamlfile import Document
 
-Kind = Literal["models", "methods", "metrics"]
 Precision = Literal["float32", "float64"]
+
+LONGEST_NAME = 100  # it becomes part of a file's name
+LARGEST_SIDE = 8192
+
+
+def _label(value: str) -> str:
+    if not re.search(r"\w", value):
+        raise ValueError("at least one letter or digit is needed")
+    if value != value.strip() or not value.isprintable():
+        raise ValueError("one line without blanks around it is needed")
+    return value
+
+
+def _file_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise ValueError("letters, digits, '.', '_' and '-' are allowed, a letter or digit first")
+    return value
+
+
+def _entry(value: Any) -> Any:
+    if not isinstance(value, str | Mapping | pydantic.BaseModel):
+        raise ValueError("a name, or a mapping with `name`, is needed")
+    return spelled_out(value)
+
+
+Label = Annotated[str, pydantic.StringConstraints(max_length=LONGEST_NAME), pydantic.AfterValidator(_label)]
+FileName = Annotated[str, pydantic.StringConstraints(max_length=LONGEST_NAME), pydantic.AfterValidator(_file_name)]
+Side = Annotated[int, pydantic.Field(ge=1, le=LARGEST_SIDE)]
+SEVERAL = (pydantic.BeforeValidator(listed), pydantic.Field(min_length=1))  # one that stands alone is a list of one
+Bare = pydantic.BeforeValidator(_entry)  # a bare name stands for `{name: ...}`
+Names = Annotated[list[str], pydantic.BeforeValidator(listed)]
 
 
 class Section(pydantic.BaseModel):
     """A part of a suite; unknown keys are refused."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class Named(pydantic.BaseModel):
@@ -30,7 +66,7 @@ class Named(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="allow", frozen=True, populate_by_name=True)
 
     name: str
-    as_: str | None = pydantic.Field(None, alias="as")
+    as_: Label | None = pydantic.Field(None, alias="as")
 
     @property
     def label(self) -> str:
@@ -61,11 +97,11 @@ class DatasetNamed(pydantic.BaseModel):
 class InputSection(Section):
     """Input geometry; what is left out comes from the model's own configuration."""
 
-    size: int | tuple[int, int] | None = None
+    size: Side | tuple[Side, Side] | None = None
     resize: Literal["squash", "shortest_crop", "fit_pad", "none"] | None = None
     mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    crop: float | None = None
+    std: tuple[Positive, ...] | None = None
+    crop: PositiveFraction | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
 
 
@@ -78,17 +114,17 @@ class ModelSection(Section):
     """
 
     name: str
-    as_: str | None = pydantic.Field(None, alias="as")
+    as_: Label | None = pydantic.Field(None, alias="as")
     checkpoint: Path | None = None
     pretrained: bool = False
-    num_classes: int | None = None
-    in_chans: int | None = pydantic.Field(None, ge=1)
+    num_classes: Count | None = None
+    in_chans: Count | None = None
     extra_channels: Literal["copy_first", "mean", "zero"] | None = None
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     layer: str | None = None
     input: InputSection = InputSection()
     options: dict[str, Any] = {}
-    methods: list[str] = ["*"]
+    methods: Names = ["*"]
 
     @property
     def label(self) -> str:
@@ -96,48 +132,59 @@ class ModelSection(Section):
 
 
 class LeaderboardSection(Section):
-    """How the table reads: `reference` is the method others are compared with, `rank_by` the metrics that rank."""
+    """`reference` is the method that others are to be compared with, `rank_by` the metrics that rank.
+
+    Both are recorded in `suite.resolved.json` for a coming `compare`; today they change nothing.
+    """
 
     reference: str | None = None
-    rank_by: list[str] = []
+    rank_by: Names = []
 
 
 class QuickSection(Section):
     """A representative part of the suite, for a first look (`run --quick`): labels of what is kept, or globs."""
 
-    models: list[str] = ["*"]
-    methods: list[str] = ["*"]
-    metrics: list[str] = ["*"]
-
-
-def _entries(value: Any) -> Any:
-    """A bare name stands for `{name: ...}`."""
-    if not isinstance(value, list):
-        return [value]
-    return [{"name": item} if isinstance(item, str) else item for item in value]
-
-
-Listed = pydantic.BeforeValidator(_entries)
+    models: Names = ["*"]
+    methods: Names = ["*"]
+    metrics: Names = ["*"]
 
 
 class Suite(Section):
     """A validated suite."""
 
-    name: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: FileName
     title: str = ""
     description: str = ""
     source: str = ""
-    seed: int = 0
-    dataset: Annotated[DatasetNamed, pydantic.BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)]
-    models: Annotated[list[ModelSection], Listed, pydantic.Field(min_length=1)]
+    seed: Natural = 0
+    dataset: Annotated[DatasetNamed, Bare]
+    models: Annotated[list[Annotated[ModelSection, Bare]], *SEVERAL]
     explain: PairRule = "detected"
-    threshold: float = pydantic.Field(0.5, ge=0, le=1)
+    threshold: Fraction = 0.5
     precision: Precision = "float32"
-    methods: Annotated[list[Named], Listed, pydantic.Field(min_length=1)]
-    metrics: Annotated[list[MetricNamed], Listed, pydantic.Field(min_length=1)]
+    methods: Annotated[list[Annotated[Named, Bare]], *SEVERAL]
+    metrics: Annotated[list[Annotated[MetricNamed, Bare]], *SEVERAL]
     leaderboard: LeaderboardSection = LeaderboardSection()
     quick: QuickSection | None = None
-    max_bad_samples: int = pydantic.Field(0, ge=0)
+    max_bad_samples: Natural = 0
+
+    _document: Document | None = pydantic.PrivateAttr(None)
+
+    def place(self, section: str, label: str = "", key: str = "") -> str:
+        """`file:line:column` of a section, of its entry of this label, or of a key of that; "" without a file."""
+        if self._document is None:
+            return ""
+        at = next((entry.at for entry in entries(self._document.data, section) if entry.label == label), (section,))
+        return self._document.place((*at, key) if key else at)
+
+    @contextmanager
+    def locating(self, section: str, label: str) -> Iterator[None]:
+        """Errors that are raised inside get the place of an entry, or of the key of it that they are about."""
+        try:
+            yield
+        except XaibenchError as error:
+            error.at(self.place(section, label, error.key))
+            raise
 
     def bound_methods(self, model: ModelSection | None = None) -> list[BoundMethod]:
         """Methods (those of one model) with all parameters filled in, in the suite's order."""
@@ -188,7 +235,9 @@ def parse_metrics(entries: Sequence[str | Mapping[str, Any]], explain: PairRule 
         try:
             parsed.append(MetricNamed.model_validate({"name": entry} if isinstance(entry, str) else entry))
         except pydantic.ValidationError as error:
-            raise UsageError(f"metric {entry!r}: a name or a mapping with `name` is needed") from error
+            details = [detail for detail in error.errors(include_url=False) if detail["type"] != "missing" and detail["loc"]]
+            why = "; ".join(f"{detail['loc'][-1]}: {reason(detail)}" for detail in details)
+            raise UsageError(f"metric {shown(entry)}: {why or 'a name or a mapping with `name` is needed'}") from error
     return bind_metrics(parsed, explain)
 
 
@@ -198,7 +247,7 @@ def bind_metrics(entries: Sequence[MetricNamed], explain: PairRule) -> list[Boun
     groups = registry.metric_groups()
     for entry in entries:
         if entry.name not in registry.metrics and entry.name not in groups:
-            raise UsageError(unknown("metric", entry.name, [*registry.metrics, *groups]))
+            raise UsageError(registry.metrics.unknown(entry.name))
         for name in groups.get(entry.name, [entry.name]):
             metric = registry.metrics[name]
             label = name if entry.name in groups else entry.label

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from xaibench import bundled
 from xaibench.datasets import Dataset, load_dataset
 from xaibench.errors import UsageError
 from xaibench.kur import fold, regularise
@@ -254,7 +255,6 @@ def train(
 
 def _start(recipe: Recipe, data: Dataset) -> nn.Module:
     """The model before its first step."""
-    from xaibench import bundled
     from xaibench.models import create_module, load_checkpoint, stem_options
 
     options = {"num_classes": len(data.class_names)} | stem_options(recipe.model.options, recipe.model.in_chans)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from xaibench.bounds import Natural
 from xaibench.preprocess import ExtraChannels, Interpolation, Preprocess, Resize
 from xaibench.yamlfile import Document
 
@@ -80,7 +81,7 @@ class Recipe(Section):
     """Everything that decides the trained weights."""
 
     name: str
-    seed: int = 0
+    seed: Natural = 0
     dataset: DataSection
     model: ModelSection
     input: InputSection

@@ -328,7 +328,8 @@ class UsageHead(nn.Module):
 @pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "no_inverse", "hooked_weight_norm"])
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 def test_parametrised_layers_become_random(kind: str) -> None:
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 20))
     if kind == "no_inverse":
         parametrize.register_parametrization(module[4], "weight", UsageHead())
     elif kind == "hooked_weight_norm":
@@ -343,7 +344,7 @@ def test_parametrised_layers_become_random(kind: str) -> None:
     random.logits(images)  # a hook computes the weight when it runs
     found = random.module[4].weight.detach()
     correlation = torch.corrcoef(torch.stack([found.flatten(), trained.flatten()]))[0, 1]
-    assert correlation.abs() < 0.6
+    assert correlation.abs() < 0.3
     assert torch.equal(module[4].weight.detach(), trained)
     maps = xaibench.explain(classifier, images, Pairs([0, 1], [0, 3]), method="cam")
     table = xaibench.evaluate(classifier, images, Pairs([0, 1], [0, 3]), maps, ["mprt"], method="cam")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from xaibench import registry
+from xaibench.core import registry
 from xaibench.datasets import Dataset
 from xaibench.leaderboard import ARROWS
 from xaibench.listing import parameter_words

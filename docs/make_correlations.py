@@ -20,9 +20,9 @@ import pandas as pd
 import seaborn as sns
 
 from xaibench import scores
-from xaibench.aggregation import find_aggregation
+from xaibench.core.aggregation import find_aggregation
+from xaibench.core.seeding import stable_seed
 from xaibench.leaderboard import ARROWS
-from xaibench.seeding import stable_seed
 from xaibench.suite import BoundMetric, load_suite
 
 DOCS = Path(__file__).parent

@@ -15,7 +15,7 @@ import torch
 from matplotlib.colors import LinearSegmentedColormap
 
 import xaibench
-from xaibench import registry
+from xaibench.core import registry
 from xaibench.leaderboard import ARROWS, Leaderboard
 from xaibench.loading import collate, geometry
 from xaibench.suite import find_suite, load_suite, quick

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
+from xaibench.core.timm_import import import_torchvision
 from xaibench.models import create_module
-from xaibench.timm_import import import_torchvision
 
 LABELS = 5
 STEPS = 20

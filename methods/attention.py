@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, einsum
 
 from xaibench.blocks import Pool, own_gradients
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
+from xaibench.core.registry import method
 from xaibench.forward import Forward, Pairs
-from xaibench.registry import method
 
 
 @method(needs=("attention",), source="chefer2021, baseline", cost="1 forward")

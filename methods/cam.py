@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, einsum
 from torch.nn import functional as F
 
-from xaibench.bounds import Count, NotNegative
-from xaibench.errors import IncompatibleError
+from xaibench.core.bounds import Count, NotNegative
+from xaibench.core.errors import IncompatibleError
+from xaibench.core.registry import method
 from xaibench.forward import Forward, Pairs
-from xaibench.registry import method
 
 
 @method(needs=("features", "linear_head"), source="zhou2016, eq. 2", cost="1 forward")

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xaibench.bounds import Count, Positive
+from xaibench.core.bounds import Count, Positive
+from xaibench.core.registry import method
 from xaibench.forward import Forward, Pairs
-from xaibench.registry import method
 
 
 @method(source="xaibench; a coin per cell", cost="none", control=True)

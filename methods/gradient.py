@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaibench.bounds import AtLeastTwo, Count, NotNegative, ProperFraction
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.core.bounds import AtLeastTwo, Count, NotNegative, ProperFraction
+from xaibench.core.errors import IncompatibleError, UsageError
+from xaibench.core.registry import method
 from xaibench.forward import Forward, Pairs
 from xaibench.methods.cam import grad_cam
-from xaibench.registry import method
 from xaibench.rewire import Rule, every, keep, positive_gradient, rewired
 
 Reduce = Literal["sum", "max", "abs_sum"]

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, einsum
 
+from xaibench.core.registry import method
 from xaibench.forward import Forward, Pairs
-from xaibench.registry import method
 
 
 def minmax(own: Tensor, others: Tensor, count: Tensor) -> Tensor:

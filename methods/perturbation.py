@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, einsum
 from torch.nn import functional as F
 
-from xaibench.bounds import AtLeastTwo, Count, Positive, PositiveFraction
-from xaibench.errors import UsageError
+from xaibench.core.bounds import AtLeastTwo, Count, Positive, PositiveFraction
+from xaibench.core.errors import UsageError
+from xaibench.core.registry import method
 from xaibench.forward import Forward, Pairs
-from xaibench.registry import method
 
 
 @method(source="zeiler2014; captum", cost="1 + windows forwards for all labels of an image")

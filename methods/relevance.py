@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaibench.bounds import NotNegative, OneOrMore
-from xaibench.errors import IncompatibleError
+from xaibench.core.bounds import NotNegative, OneOrMore
+from xaibench.core.errors import IncompatibleError
+from xaibench.core.registry import method
 from xaibench.forward import Forward, Pairs
-from xaibench.registry import method
 from xaibench.rewire import Rule, keep, normalisations, rewired
 
 Bias = Literal["weight", "kept"]

@@ -22,9 +22,9 @@ from typing import Literal
 from torch import Tensor, einsum
 
 from xaibench.blocks import Blocks, check_patch_embedding
-from xaibench.bounds import NotNegative
+from xaibench.core.bounds import NotNegative
+from xaibench.core.registry import method
 from xaibench.forward import Forward, Hook, Pairs, Plan
-from xaibench.registry import method
 from xaibench.relprop import Rules, attention_relevance, pixel_relevance
 from xaibench.surrogate import Rule, relevance_hooks
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, einsum, nn
 from torch.nn import functional as F
 
+from xaibench.core.registry import method
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.registry import method
 
 
 @method(needs=("features", "gradients"), source="chen2020", cost="1 forward, 1 backward per label to the layer")

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xaibench import registry
-from xaibench.bounds import Count, NotNegative, Positive
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.core import registry
+from xaibench.core.bounds import Count, NotNegative, Positive
+from xaibench.core.errors import IncompatibleError, UsageError
+from xaibench.core.registry import method
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.registry import method
 
 Explain = Callable[[Tensor, Pairs, Tensor], Tensor]
 RENAMED = {"method": "base"}

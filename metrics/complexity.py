@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xaibench import ranking
+from xaibench.core import rank_statistics
+from xaibench.core.registry import metric
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
-from xaibench.registry import metric
 
 
 @metric(
@@ -109,7 +109,7 @@ def adcc_parts(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
     rows = torch.arange(len(pairs), device=mask.device)
     kept = forward.images[pairs.image] * mask[:, None]
     again = evaluation.mask_of(evaluation.explain(kept, Pairs(rows, pairs.label), pairs.image))
-    coherency = (ranking.pearson(mask.flatten(1), again.flatten(1)) + 1) / 2
+    coherency = (rank_statistics.pearson(mask.flatten(1), again.flatten(1)) + 1) / 2
     return coherency, mask.mean((1, 2)), drop
 
 

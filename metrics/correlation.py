@@ -20,11 +20,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xaibench.bounds import AtLeastTwo, Count, InnerFraction, Positive, PositiveFraction
-from xaibench.chunks import map_chunks
+from xaibench.core.bounds import AtLeastTwo, Count, InnerFraction, Positive, PositiveFraction
+from xaibench.core.chunks import map_chunks
+from xaibench.core.registry import metric
 from xaibench.evaluation import Evaluation
 from xaibench.perturb import Removal, Score, Static, Units, clean, read, remover, units
-from xaibench.registry import metric
 
 Similarity = Literal["pearson", "spearman"]
 Choose = Callable[[Tensor, Tensor], Tensor]  # pair [n], sample [n] -> removed bool [n, c, H, W]

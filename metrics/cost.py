@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaibench.bounds import Count
+from xaibench.core.bounds import Count
+from xaibench.core.registry import metric
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
-from xaibench.registry import metric
 
 COST = "the method once more, image by image"
 MEBIBYTE = 1 << 20

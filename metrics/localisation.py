@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xaibench import ranking
-from xaibench.bounds import Count, Natural
+from xaibench.core import rank_statistics
+from xaibench.core.bounds import Count, Natural
+from xaibench.core.registry import metric
 from xaibench.evaluation import Evaluation
-from xaibench.registry import metric
 
 
 @metric(
@@ -119,7 +119,7 @@ def relevance_rank(evaluation: Evaluation) -> Tensor:
     small objects decide on few pixels.
     """
     area = evaluation.truth.sum((1, 2))
-    return ranking.expected_hits(*_pixels(evaluation), area).where(_defined(evaluation), torch.nan) / area
+    return rank_statistics.expected_hits(*_pixels(evaluation), area).where(_defined(evaluation), torch.nan) / area
 
 
 @metric(
@@ -145,7 +145,7 @@ def top_k_intersection(evaluation: Evaluation, *, k: Count = 100, concept_influe
     in.
     """
     area, counted = evaluation.truth.sum((1, 2)), evaluation.valid.sum((1, 2))
-    share = ranking.expected_hits(*_pixels(evaluation), torch.full_like(area, k)) / k
+    share = rank_statistics.expected_hits(*_pixels(evaluation), torch.full_like(area, k)) / k
     share = share.where(_defined(evaluation), torch.nan)
     return share * counted / area if concept_influence else share
 
@@ -168,7 +168,7 @@ def localisation_auc(evaluation: Evaluation) -> Tensor:
     Rankings change with resizing only; it is a matter of ranks. Criticism: a large background flatters it, and it does
     not see how concentrated the relevance is.
     """
-    return ranking.roc_auc(*_pixels(evaluation)).where(_defined(evaluation), torch.nan)
+    return rank_statistics.roc_auc(*_pixels(evaluation)).where(_defined(evaluation), torch.nan)
 
 
 @metric(
@@ -189,7 +189,7 @@ def average_precision(evaluation: Evaluation) -> Tensor:
     Rankings change with resizing and ties. Criticism: chance is the object's share of the image, so that small and
     large objects do not compare.
     """
-    return ranking.average_precision(*_pixels(evaluation)).where(_defined(evaluation), torch.nan)
+    return rank_statistics.average_precision(*_pixels(evaluation)).where(_defined(evaluation), torch.nan)
 
 
 def _pixels(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,8 +22,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from xaibench.core.registry import metric
 from xaibench.evaluation import Evaluation, Labels, Normalise, Probe, Space
-from xaibench.registry import metric
 
 Average = Literal["label_macro", "mean"]
 AverageF1 = Literal["label_macro_f1", "f1_of_macro", "f1_of_mean"]

@@ -19,10 +19,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xaibench.bounds import AtLeastTwo, Count, NotNegative, Odd, Positive, PositiveFraction
+from xaibench.core.bounds import AtLeastTwo, Count, NotNegative, Odd, Positive, PositiveFraction
+from xaibench.core.registry import metric
 from xaibench.evaluation import Evaluation
 from xaibench.perturb import Baseline, Curve, Order, Removal, Score, Static, Unit
-from xaibench.registry import metric
 
 CURVE = "a forward per pair and step, shared by all with the same order, baseline, unit and steps"
 BOTH = f"two curves; {CURVE}"

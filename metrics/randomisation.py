@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from xaibench import ranking
-from xaibench.bounds import Count
 from xaibench.classifier import Classifier
-from xaibench.errors import UsageError
+from xaibench.core import rank_statistics
+from xaibench.core.bounds import Count
+from xaibench.core.errors import UsageError
+from xaibench.core.registry import metric
+from xaibench.core.seeding import stable_seed
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
-from xaibench.registry import metric
-from xaibench.seeding import stable_seed
 
 Similarity = Literal["spearman", "ssim", "pearson"]
 BINS = 100
@@ -249,7 +249,7 @@ def _unit_ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "spearman": lambda a, b: ranking.spearman(a.flatten(1), b.flatten(1)),
-    "pearson": lambda a, b: ranking.pearson(a.flatten(1), b.flatten(1)),
+    "spearman": lambda a, b: rank_statistics.spearman(a.flatten(1), b.flatten(1)),
+    "pearson": lambda a, b: rank_statistics.pearson(a.flatten(1), b.flatten(1)),
     "ssim": _unit_ssim,
 }

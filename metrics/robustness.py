@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from xaibench.bounds import Count, NotNegative, Positive
+from xaibench.core.bounds import Count, NotNegative, Positive
+from xaibench.core.registry import PER_IMAGE, metric
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
-from xaibench.registry import PER_IMAGE, metric
 
 COST = "`samples` explanations, shared by all of one radius"
 COST_OUTPUT = f"{COST}; `samples` forwards"

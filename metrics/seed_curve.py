@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xaibench.aggregation import Array, aggregation, mean_of_defined
+from xaibench.core.aggregation import Array, aggregation, mean_of_defined
 
 WITHIN = 0.02  # of the best mean IoU: "within 2 points"
 HEADER = 2  # numbers before the thresholds in a row: of classes, of thresholds

@@ -20,12 +20,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xaibench.bounds import Fraction
+from xaibench.core.bounds import Fraction
+from xaibench.core.errors import UsageError
+from xaibench.core.registry import metric
 from xaibench.datasets.base import VOID
-from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.metrics.seed_curve import rows_of
-from xaibench.registry import metric
 
 BACKGROUND, UNKNOWN = 0, VOID
 SWEEP = tuple(step / 20 for step in range(20))

@@ -16,9 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xaibench import ranking
+from xaibench.core import rank_statistics
+from xaibench.core.registry import metric
 from xaibench.evaluation import Evaluation
-from xaibench.registry import metric
 
 Truth = Literal["label", "foreground"]
 PROTOCOL = "chefer2021, sec. 4.2; official imagenet_seg_eval.py"
@@ -88,7 +88,7 @@ def map(evaluation: Evaluation, *, truth: Truth = "label") -> Tensor:
     gt, labelled, defined = _truth(evaluation, truth)
     r = _unit(evaluation).flatten(1)
     scores = torch.cat([1 - r, r], 1).nan_to_num(0)  # a constant map scores neither class
-    precision = ranking.average_precision(scores, torch.cat([~gt, gt], 1), torch.cat([labelled, labelled], 1))
+    precision = rank_statistics.average_precision(scores, torch.cat([~gt, gt], 1), torch.cat([labelled, labelled], 1))
     return precision.where(defined[:, 0], torch.nan)
 
 

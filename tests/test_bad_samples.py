@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.test_cli import call
-from xaibench import registry
+from xaibench.core import registry
 from xaibench.records import PART_SIZE
 
 COUNT = PART_SIZE + 4  # two parts
@@ -161,7 +161,7 @@ import numpy as np
 from PIL import Image
 
 from xaibench.datasets import Dataset, Sample, dataset
-from xaibench.errors import SampleError, closest
+from xaibench.core.errors import SampleError, closest
 
 
 @dataset(classes=("cat", "dog"), splits=("all",), source="test")

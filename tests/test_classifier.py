@@ -13,7 +13,7 @@ from torch import nn
 import xaibench
 from xaibench.classifier import Classifier
 from xaibench.classifier_loading import load_classifier
-from xaibench.errors import IncompatibleError, MissingError, UsageError
+from xaibench.core.errors import IncompatibleError, MissingError, UsageError
 from xaibench.models import create_module, read_checkpoint
 
 QUICK = [

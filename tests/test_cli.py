@@ -237,7 +237,7 @@ def test_failed_cells_end_with_3(
     )
     suite.write_text(SUITE.replace("raw_attention", "always_fails"))
     arguments = ["run", suite, "--out", tmp_path / "run", "--progress", "none", "--plugin", plugin]
-    from xaibench import registry
+    from xaibench.core import registry
 
     monkeypatch.setattr(registry.methods, "_entries", dict(registry.methods._entries))
     assert call(monkeypatch, *arguments) == 3

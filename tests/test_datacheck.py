@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.datasets.test_voc import truncate, write_tree
 from tests.test_cli import call
-from xaibench import registry
+from xaibench.core import registry
 from xaibench.datasets.shapes import shapes
 from xaibench.datasets.voc import voc12
 
@@ -234,7 +234,7 @@ import numpy as np
 from PIL import Image
 
 from xaibench.datasets import Dataset, Sample, dataset
-from xaibench.errors import SampleError
+from xaibench.core.errors import SampleError
 
 
 @dataset(classes=("a", "b"), splits=("all",), source="test")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xaibench import registry
+from xaibench.core import registry
 
 DOCS = Path(__file__).parent.parent / "docs"
 KEY = re.compile(r"\b[a-z]+(?:19|20)\d\d[a-z]*\b")

@@ -21,7 +21,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from xaibench import load_dataset, registry
+from xaibench import load_dataset
+from xaibench.core import registry
 from xaibench.models import create_module
 from xaibench.suite import Suite, load_suite, shipped_suites
 from xaibench.training import Recipe, read_recipe

@@ -8,7 +8,7 @@ import torch
 import xaibench
 from tests.methods.test_invariances import PAIRS, build, images, mask
 from tests.test_forward import count_passes
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
 from xaibench.evaluation import Evaluation, unit
 from xaibench.forward import Forward
 from xaibench.preprocess import Preprocess

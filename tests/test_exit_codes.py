@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from xaibench import registry, run_command
+from xaibench import run_command
+from xaibench.core import registry
+from xaibench.core.tracebacks import place
 from xaibench.exit_codes import MEANING, explained
-from xaibench.tracebacks import place
 
 from .test_cli import SUITE, call
 

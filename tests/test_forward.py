@@ -8,7 +8,7 @@ from torch import Tensor
 
 import xaibench
 from tests.methods.test_invariances import PAIRS, build, images
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs, Plan
 
 
@@ -57,7 +57,7 @@ def test_a_suite_of_last_layer_methods_costs_one_backbone_pass() -> None:
         "d_minmax_grad_cam", "vgatt",
     ]  # fmt: skip
     plan = Plan()
-    methods = [xaibench.registry.methods[name] for name in names]
+    methods = [xaibench.core.registry.methods[name] for name in names]
     for method in methods:
         plan = plan | Plan.of(classifier, method.needs, method.bind({}))
     forward = Forward(classifier, images(), plan=plan)

@@ -11,7 +11,7 @@ from torch import nn
 
 import xaibench
 from tests.conftest import Golden
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
 from xaibench.kur import fold, regularise
 from xaibench.models import create_module
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
 from xaibench.leaderboard import COLUMNS, Leaderboard
 
 

@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 
 import xaibench
-from xaibench import loading, registry
+from xaibench import loading
+from xaibench.core import registry
+from xaibench.core.errors import SampleError, UsageError, WorkerError
 from xaibench.datasets import Dataset, Sample, load_dataset
-from xaibench.errors import SampleError, UsageError, WorkerError
 from xaibench.loading import Batch, Reader, batches, chunks, collate, read_ahead, worker_count
 from xaibench.preprocess import Preprocess
 from xaibench.regions import GroundTruth, Regions

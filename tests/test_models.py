@@ -15,9 +15,9 @@ import xaibench
 from xaibench import models, pretrained
 from xaibench.classifier import Classifier
 from xaibench.classifier_loading import load_classifier
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
+from xaibench.core.timm_import import import_timm
 from xaibench.models import create_module, load_checkpoint, state_hash, stem_for
-from xaibench.timm_import import import_timm
 from xaibench.training import read_recipe, train
 
 RULES: dict[str, Any] = {

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from xaibench import registry
-from xaibench.errors import UsageError
+from xaibench.core import registry
+from xaibench.core.errors import UsageError
+from xaibench.core.rank_statistics import tied
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.imputation import impute
 from xaibench.measuring import measure
 from xaibench.perturb import Baseline, Removal, Unit, blur, remover, units
 from xaibench.preprocess import Preprocess
-from xaibench.ranking import tied
 from xaibench.regions import GroundTruth
 from xaibench.suite import parse_metrics
 from xaibench.superpixels import slic

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from xaibench import plugins, registry
-from xaibench.errors import UsageError
-from xaibench.plugins import load_plugin
+from xaibench.core import plugins, registry
+from xaibench.core.errors import UsageError
+from xaibench.core.plugins import load_plugin
 
 GOOD = """\
 from xaibench import method
@@ -54,7 +54,7 @@ def test_timm_can_be_imported(tmp_path: Path) -> None:
     """In a fresh process, where nothing has imported timm before."""
     plugin = tmp_path / "with_timm.py"
     plugin.write_text("import timm\nimport sys\nprint('imported', 'torchvision' in sys.modules)\n")
-    code = f"from xaibench.plugins import load_plugin; load_plugin({str(plugin)!r})"
+    code = f"from xaibench.core.plugins import load_plugin; load_plugin({str(plugin)!r})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "imported True\n"
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
 from xaibench.preprocess import Preprocess
 
 

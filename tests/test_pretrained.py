@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from xaibench import models, pretrained
-from xaibench.errors import MissingError, UsageError
+from xaibench.core.errors import MissingError, UsageError
+from xaibench.core.timm_import import import_timm
 from xaibench.models import create_module, known_model
-from xaibench.timm_import import import_timm
 
 from .test_cli import SUITE, call
 

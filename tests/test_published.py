@@ -13,7 +13,7 @@ import pytest
 
 from tests.test_docs import BIBLIOGRAPHY, DOCS, KEY
 from xaibench.cli import main
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
 from xaibench.leaderboard import COLUMNS as SCORE_COLUMNS
 from xaibench.leaderboard import Leaderboard
 from xaibench.published import PER_WHOLE, Comparison, convert, metric_units, published_files, read_published

@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from tests.methods.test_invariances import build, images
-from xaibench import registry
+from xaibench.core import registry
+from xaibench.core.errors import SampleError, UsageError
 from xaibench.datasets import Sample
-from xaibench.errors import SampleError, UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.loading import Batch, collate

@@ -10,10 +10,10 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 
 import xaibench
-from xaibench import registry
-from xaibench.bounds import words
-from xaibench.errors import UsageError
-from xaibench.registry import Entry
+from xaibench.core import registry
+from xaibench.core.bounds import words
+from xaibench.core.errors import UsageError
+from xaibench.core.registry import Entry
 
 OUTSIDE = {Ge: lambda bound: bound.ge - 1, Gt: lambda bound: bound.gt, Le: lambda bound: bound.le + 1, Lt: lambda b: b.lt}
 

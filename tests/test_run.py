@@ -20,10 +20,10 @@ from PIL import Image
 from torch import Tensor
 
 import xaibench
-from xaibench import registry
+from xaibench.core import registry
+from xaibench.core.errors import SampleError, UsageError
 from xaibench.datasets import Dataset, Sample, dataset
 from xaibench.datasets.shapes import shapes
-from xaibench.errors import SampleError, UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.records import PART_SIZE

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xaibench.aggregation import aggregation, find_aggregation
-from xaibench.errors import UsageError
+from xaibench.core.aggregation import aggregation, find_aggregation
+from xaibench.core.errors import UsageError
 from xaibench.scores import score
 
 

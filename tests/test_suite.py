@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
+from xaibench.core.yaml_document import ProblemsError
 from xaibench.suite import Suite, find_suite, load_suite, parse_metrics, quick, read_suite, select, shipped_suites
-from xaibench.yamlfile import ProblemsError
 
 GOOD = """\
 name: demo

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from xaibench.timm_import import KNOWN_ERROR, import_timm
+from xaibench.core.timm_import import KNOWN_ERROR, import_timm
 
 # As torchvision does it: the compiled library defines the operators, and Python registers a fake kernel for one of them.
 DEFINE = "library = torch.library.Library('torchvision', 'DEF')\nlibrary.define('nms(Tensor dets) -> Tensor')\n"
@@ -20,7 +20,7 @@ def imported(folder: Path, source: str, code: str) -> str:
     package.mkdir()
     (package / "ops.py").write_text("")
     (package / "__init__.py").write_text(f"import torch\nfrom torchvision import ops\nprint('executed')\n{source}")
-    code = f"import sys, torch\nfrom xaibench import timm_import\n{code}"
+    code = f"import sys, torch\nfrom xaibench.core import timm_import\n{code}"
     environment = os.environ | {"PYTHONPATH": str(folder)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr

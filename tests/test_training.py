@@ -22,8 +22,9 @@ from safetensors.torch import load_file
 
 from xaibench import bundled
 from xaibench.classifier_loading import load_classifier
+from xaibench.core.errors import UsageError
+from xaibench.core.yaml_document import ProblemsError
 from xaibench.datasets import load_dataset
-from xaibench.errors import UsageError
 from xaibench.training import (
     AugmentSection,
     Epoch,
@@ -38,7 +39,6 @@ from xaibench.training import (
 )
 from xaibench.training.log import draw_curves
 from xaibench.training.quality import quality
-from xaibench.yamlfile import ProblemsError
 
 RECIPE = """\
 name: small

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from xaibench.api import evaluate, explain, run
     from xaibench.classifier import Classifier
     from xaibench.classifier_loading import load_classifier
+    from xaibench.core.pairs import Pairs
+    from xaibench.core.registry import method, metric
     from xaibench.datasets import Dataset, Sample, load_dataset
     from xaibench.evaluation import Evaluation
     from xaibench.forward import Forward
-    from xaibench.pairs import Pairs
-    from xaibench.registry import method, metric
 
 try:
     __version__ = version("xaibench")
@@ -33,9 +33,9 @@ _HOMES = {
     "load_dataset": "datasets",
     "Evaluation": "evaluation",
     "Forward": "forward",
-    "Pairs": "pairs",
-    "method": "registry",
-    "metric": "registry",
+    "Pairs": "core.pairs",
+    "method": "core.registry",
+    "metric": "core.registry",
 }
 
 __all__ = [

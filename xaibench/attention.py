@@ -48,7 +48,7 @@ class Attention:
 
 def find_attention(module: nn.Module) -> Attention | str:
     """The attention of `module`, or the reason (a clause) why it cannot be read."""
-    from xaibench.timm_import import import_timm
+    from xaibench.core.timm_import import import_timm
 
     import_timm()
     from timm.models.vision_transformer import Attention as TimmAttention

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xaibench.attention import find_patch_embedding
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
 
 Pool = Literal["mean", "head"]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from xaibench.anatomy import Anatomies, Anatomy, dissect, output_logits
 from xaibench.attention import Attention, find_attention, find_blocks, find_patch_embedding
-from xaibench.chunks import map_chunks
-from xaibench.errors import IncompatibleError, UsageError, closest
+from xaibench.core.chunks import map_chunks
+from xaibench.core.errors import IncompatibleError, UsageError, closest
 from xaibench.models import state_hash
 from xaibench.preprocess import Preprocess
 
@@ -203,7 +203,7 @@ class Classifier:
         return self._blocks
 
     def offers(self) -> set[str]:
-        """Which of `xaibench.registry.NEEDS` this model has (masks come from the data set)."""
+        """Which of `xaibench.core.registry.NEEDS` this model has (masks come from the data set)."""
         offered = {"features", "gradients", "input_gradients"}
         if self.anatomy.head is not None:
             offered.add("linear_head")

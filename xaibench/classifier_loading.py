@@ -12,7 +12,8 @@ from torch import nn
 from xaibench import bundled
 from xaibench.anatomy import Anatomies
 from xaibench.classifier import Activation, Classifier
-from xaibench.errors import UsageError, about
+from xaibench.core.errors import UsageError, about
+from xaibench.core.timm_import import import_timm
 from xaibench.models import (
     STEM,
     create_module,
@@ -23,7 +24,6 @@ from xaibench.models import (
     stem_options,
 )
 from xaibench.preprocess import ExtraChannels, Preprocess
-from xaibench.timm_import import import_timm
 
 if TYPE_CHECKING:
     from xaibench.model_cache import ModelCache

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from xaibench.errors import MissingError, UsageError, closest
+from xaibench.core.errors import MissingError, UsageError, closest
 
 Suites = Annotated[list[str], typer.Argument(metavar="SUITE", help="Suite files, or names of shipped suites.")]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the data sets.")]

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from xaibench import bundled
 from xaibench.cli_options import check_patterns, check_place
+from xaibench.core.errors import MissingError, UsageError, XaibenchError
 from xaibench.display import WIDE, Bars, ProgressMode, err, out, print_leaderboard
-from xaibench.errors import MissingError, UsageError, XaibenchError
 from xaibench.exit_codes import naming
 from xaibench.suite import find_suite, load_suite
 
@@ -107,7 +107,7 @@ def _methods_for(classifier: Classifier, patterns: Sequence[str]) -> tuple[list[
 
     A method that is named by itself stays, so that what is wrong with it is an error.
     """
-    from xaibench import registry
+    from xaibench.core import registry
 
     check_patterns("--method", patterns, list(registry.methods), "the methods")
     chosen: dict[str, None] = {}
@@ -154,8 +154,8 @@ def validate(names: Sequence[str], *, data_root: Path | None, overrides: Sequenc
 
 
 def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+    from xaibench.core.errors import IncompatibleError
     from xaibench.datasets import load_dataset
-    from xaibench.errors import IncompatibleError
     from xaibench.preparing import Settings
     from xaibench.records import Records
     from xaibench.runner import Runner

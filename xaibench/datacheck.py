@@ -18,12 +18,12 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from xaibench import registry
+from xaibench.core import registry
+from xaibench.core.errors import UsageError, XaibenchError
+from xaibench.core.yaml_document import read_value
 from xaibench.datasets import Dataset, load_dataset
 from xaibench.datasets.base import root_of
 from xaibench.display import Bars, out
-from xaibench.errors import UsageError, XaibenchError
-from xaibench.yamlfile import read_value
 
 SHOWN = 5  # of the missing files and bad samples
 BATCH = 64

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xaibench.chunks import map_chunks
 from xaibench.classifier import Classifier
-from xaibench.errors import UsageError
+from xaibench.core.chunks import map_chunks
+from xaibench.core.errors import UsageError
+from xaibench.core.rank_statistics import comparable, tied
 from xaibench.forward import Forward, Pairs
 from xaibench.perturb import Curve, Order, Removal, curve
-from xaibench.ranking import comparable, tied
 
 Normalise = Literal["native", "resized"]
 Space = Literal["model", "pixels"]
@@ -87,7 +87,7 @@ class Evaluation:
 
     @cached_property
     def ranked(self) -> Tensor:
-        """float32 [P, H, W]: the relevance as rankings compare it; see `xaibench.ranking.comparable`."""
+        """float32 [P, H, W]: the relevance as rankings compare it; see `xaibench.core.rank_statistics.comparable`."""
         return comparable(self.relevance.flatten(1)).view(self.relevance.shape)
 
     @cached_property

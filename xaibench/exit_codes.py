@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from xaibench.errors import XaibenchError
-from xaibench.tracebacks import place, reason
+from xaibench.core.errors import XaibenchError
+from xaibench.core.tracebacks import place, reason
 
 MEANING = {
     0: "ok",

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaibench import bundled, registry
+from xaibench import bundled
 from xaibench.classifier import NOT_RELU, Classifier
+from xaibench.core import registry
+from xaibench.core.errors import IncompatibleError, SampleError, UsageError, unknown
 from xaibench.datasets.files import read_image
-from xaibench.errors import IncompatibleError, SampleError, UsageError, unknown
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.measuring import check_maps, explainer

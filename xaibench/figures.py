@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xaibench.cli_options import check_place
-from xaibench.errors import MissingError, UsageError
+from xaibench.core.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,15 +13,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xaibench.anatomy import output_logits
 from xaibench.attention import SUFFIX, exposed
-from xaibench.chunks import map_chunks
 from xaibench.classifier import Classifier
-from xaibench.errors import UsageError
+from xaibench.core.chunks import map_chunks
+from xaibench.core.errors import UsageError
+from xaibench.core.pairs import Pairs
+from xaibench.core.registry import PairRule
+from xaibench.core.seeding import stable_seed
 from xaibench.gradients import Gradients
-from xaibench.pairs import Pairs
 from xaibench.plan import Plan
 from xaibench.regions import GroundTruth
-from xaibench.registry import PairRule
-from xaibench.seeding import stable_seed
 
 __all__ = ["Forward", "Hook", "Pairs", "Plan"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
 
 
 class KernelUsage(nn.Module):

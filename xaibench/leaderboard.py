@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
+from xaibench.core.seeding import stable_seed
 from xaibench.scores import score
-from xaibench.seeding import stable_seed
 
 if TYPE_CHECKING:
     from rich.table import Table

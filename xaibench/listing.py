@@ -12,9 +12,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 from rich.markup import escape
 from rich.table import Table
 
-from xaibench import bounds, bundled, registry
+from xaibench import bundled
+from xaibench.core import bounds, registry
+from xaibench.core.errors import UsageError, closest, unknown
 from xaibench.display import out
-from xaibench.errors import UsageError, closest, unknown
 from xaibench.suite import load_suite, read_suite, shipped_suites
 
 RECORDED = "recorded for a coming `compare`; changes nothing today"

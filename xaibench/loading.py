@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from xaibench.classifier import Classifier
+from xaibench.core.errors import SampleError, UsageError, WorkerError, XaibenchError
 from xaibench.datasets import Dataset, Sample
-from xaibench.errors import SampleError, UsageError, WorkerError, XaibenchError
 from xaibench.preprocess import Preprocess
 from xaibench.regions import GroundTruth, Regions
 

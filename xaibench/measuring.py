@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xaibench.aggregation import find_aggregation
-from xaibench.errors import UsageError
+from xaibench.core.aggregation import find_aggregation
+from xaibench.core.errors import UsageError
+from xaibench.core.registry import PER_IMAGE
 from xaibench.evaluation import Evaluation, Explainer
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.registry import PER_IMAGE
 from xaibench.suite import BoundMethod, BoundMetric
 
 

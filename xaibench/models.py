@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaibench.errors import MissingError, UsageError, unknown
+from xaibench.core.errors import MissingError, UsageError, unknown
+from xaibench.core.timm_import import import_timm
 from xaibench.preprocess import ExtraChannels
 from xaibench.pretrained import create_pretrained
-from xaibench.timm_import import import_timm
 
 STEM = 3  # input channels of the checkpoints that `extra_channels` starts from
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
 
 Resize = Literal["squash", "shortest_crop", "fit_pad", "none"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from xaibench.errors import MissingError, UsageError
-from xaibench.timm_import import import_timm
+from xaibench.core.errors import MissingError, UsageError
+from xaibench.core.timm_import import import_timm
 
 SECONDS = 5  # to the first answer of the server
 FILES = ("model.safetensors", "pytorch_model.bin")  # what timm looks for

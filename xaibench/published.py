@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xaibench.errors import UsageError, unknown
+from xaibench.core.errors import UsageError, unknown
 from xaibench.leaderboard import Leaderboard
 from xaibench.suite import load_suite, shipped_suites
 

@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from xaibench.atomic_files import whole_file, write_text
+from xaibench.core.atomic_files import whole_file, write_text
 
 SCHEMA_VERSION = 1
 PART_SIZE = 64  # samples; a killed run loses at most this many

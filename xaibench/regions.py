@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xaibench.core.errors import SampleError, UsageError
+from xaibench.core.pairs import Pairs
 from xaibench.datasets.base import Sample
-from xaibench.errors import SampleError, UsageError
-from xaibench.pairs import Pairs
 from xaibench.preprocess import Preprocess
 
 BYTE_VOID, VOID = 255, -1  # of a mask of bytes, and of every mask inside

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xaibench.blocks import Blocks, check_patch_embedding
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
 from xaibench.forward import Forward, Pairs
 
 Rules = Literal["ours", "orig"]

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.table import Table
 
 from xaibench.cli_options import check_patterns
+from xaibench.core.errors import MissingError, UsageError
 from xaibench.display import Bars, ProgressMode, err, out, print_leaderboard
-from xaibench.errors import MissingError, UsageError
 from xaibench.exit_codes import naming
 from xaibench.leaderboard import plural
 from xaibench.preparing import Settings

@@ -16,8 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from xaibench.atomic_files import write_text
-from xaibench.errors import UsageError
+from xaibench.core.atomic_files import write_text
+from xaibench.core.errors import UsageError
 from xaibench.leaderboard import Leaderboard, collect
 from xaibench.preparing import Settings
 from xaibench.records import Records

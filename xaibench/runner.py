@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from xaibench.core.errors import SampleError, UsageError, XaibenchError
+from xaibench.core.tracebacks import place
 from xaibench.datasets import load_dataset
-from xaibench.errors import SampleError, UsageError, XaibenchError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.loading import Batch, Reader, batches, chunks, geometry, worker_count
@@ -21,7 +22,6 @@ from xaibench.measuring import check_maps, error_row, explainer, measure
 from xaibench.preparing import Key, Prepared, Settings, prepare
 from xaibench.records import Records, part_of, parts_of, rows_of
 from xaibench.suite import BoundMethod, BoundMetric, ModelSection, Suite
-from xaibench.tracebacks import place
 
 Rows = list[dict[str, Any]]
 MOST_LISTED = 20  # bad samples in one message; bad_samples.csv has all

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from xaibench.aggregation import Aggregation, Array, find_aggregation
+from xaibench.core.aggregation import Aggregation, Array, find_aggregation
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95

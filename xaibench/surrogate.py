@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaibench.errors import IncompatibleError
+from xaibench.core.errors import IncompatibleError
 from xaibench.forward import Forward, Hook
 from xaibench.rewire import keep
 

@@ -44,7 +44,7 @@ def bench_a_suite_of_ten_last_layer_methods(
     """All ten on one shared pass."""
     classifier, images, pairs = network
     names = [*FAMILY, "grad_cam_pp", "hires_cam", "layer_cam", "vgatt"]
-    methods = [xaibench.registry.methods[name] for name in names]
+    methods = [xaibench.core.registry.methods[name] for name in names]
     plan = xaibench.forward.Plan()
     for method in methods:
         plan = plan | xaibench.forward.Plan.of(classifier, method.needs, method.bind({}))

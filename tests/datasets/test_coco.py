@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 
 import xaibench
-from xaibench import registry
+from xaibench.core import registry
+from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.datasets import Dataset, Sample, load_dataset
 from xaibench.datasets.coco import CATEGORIES, CLASSES, Crowd, Overlap
-from xaibench.errors import MissingError, SampleError, UsageError
 
 Bools = npt.NDArray[np.bool_]
 CROWDS: tuple[Crowd, ...] = get_args(Crowd)

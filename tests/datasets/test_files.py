@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 
+from xaibench.core.errors import MissingError, SampleError
 from xaibench.datasets.files import decode, find_root, read_image
-from xaibench.errors import MissingError, SampleError
 
 Bytes = npt.NDArray[np.uint8]
 ORIENTATION = 274  # of EXIF

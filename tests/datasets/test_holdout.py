@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xaibench.core.errors import UsageError
 from xaibench.datasets.holdout import hold_out, rows_of
-from xaibench.errors import UsageError
 
 Labels = npt.NDArray[np.uint8]
 # positives of the 40,479 chips of Planet, by tag

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 import xaibench
-from xaibench import registry
+from xaibench.core import registry
+from xaibench.core.errors import MissingError, SampleError, UsageError
+from xaibench.core.yaml_document import ProblemsError
 from xaibench.datasets import Dataset, hpa, hpa_single_cell, load_dataset
-from xaibench.errors import MissingError, SampleError, UsageError
 from xaibench.suite import load_suite
-from xaibench.yamlfile import ProblemsError
 
 STAINS = ("red", "green", "blue", "yellow")
 SIZE = {"a-1": (40, 30), "b-2": (24, 36), "c-3": (32, 32), "d-4": (20, 20), "e-5": (28, 28)}

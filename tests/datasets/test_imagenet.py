@@ -16,10 +16,10 @@ from PIL import Image
 from scipy.io import savemat
 
 import xaibench
-from xaibench import registry
+from xaibench.core import registry
+from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.datasets import Dataset, load_dataset
 from xaibench.datasets.imagenet import class_names, labels, read_order, synsets
-from xaibench.errors import MissingError, SampleError, UsageError
 
 # photograph: its wnid and label, copied out of a list of the 1000 classes by hand
 CLASSES = {1: ("n01440764", 0), 2: ("n02110341", 251), 3: ("n02012849", 134), 4: ("n15075141", 999), 7: ("n01440764", 0)}
@@ -127,7 +127,7 @@ def test_names_that_two_classes_share_stay_apart() -> None:
 
 def test_listing_data_sets_imports_nothing_heavy() -> None:
     script = (
-        "import sys; from xaibench import registry; entry = registry.datasets['imagenet'];"
+        "import sys; from xaibench.core import registry; entry = registry.datasets['imagenet'];"
         "assert len(entry.classes) == 1000; assert not {'timm', 'torch', 'h5py', 'pycocotools'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

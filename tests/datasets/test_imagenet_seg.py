@@ -21,10 +21,10 @@ import numpy.typing as npt
 import pytest
 
 import xaibench
-from xaibench import registry
+from xaibench.core import registry
+from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.datasets import Dataset, load_dataset
 from xaibench.datasets.imagenet import class_names
-from xaibench.errors import MissingError, SampleError, UsageError
 from xaibench.preprocess import Preprocess
 
 # id: label, (width, height). A pug is label 254: its mask value 255 is void in a mask of bytes. The last is no class

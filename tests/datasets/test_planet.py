@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 import xaibench
-from xaibench import registry
+from xaibench.core import registry
+from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.datasets import Dataset, Sample, load_dataset
 from xaibench.datasets.planet import CLASSES
-from xaibench.errors import MissingError, SampleError, UsageError
 
 TAGS = {
     "train_0": "haze primary", "train_1": "agriculture clear primary water", "train_2": "clear primary",

@@ -8,9 +8,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from xaibench.core.errors import UsageError
 from xaibench.datasets import Sample, load_dataset
 from xaibench.datasets.shapes import CLASSES, PARTNER, SIZE, draw
-from xaibench.errors import UsageError
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 import xaibench
-from xaibench import registry
+from xaibench.core import registry
+from xaibench.core.errors import MissingError, SampleError, UsageError
+from xaibench.core.yaml_document import ProblemsError
 from xaibench.datasets import Dataset, Sample, load_dataset
 from xaibench.datasets.voc import CLASSES, MASK_COLOURS, MASK_VALUES, Difficult, read_mask, read_objects
-from xaibench.errors import MissingError, SampleError, UsageError
 from xaibench.suite import find_suite, load_suite
-from xaibench.yamlfile import ProblemsError
 
 Mask = npt.NDArray[np.uint8]
 RULES: tuple[Difficult, ...] = get_args(Difficult)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import xaibench
 from tests.methods.vit import CONFIGURATIONS, classifier, first_pooled, images, some_pairs
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.core.errors import IncompatibleError, UsageError
 
 METHODS = ("raw_attention", "attention_rollout", "generic_attention", "attention_grad_cam", "getam", "legrad")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import xaibench
 from tests.conftest import Golden
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
 from xaibench.models import create_module
 

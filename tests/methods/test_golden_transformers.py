@@ -10,7 +10,7 @@ import pytest
 
 import xaibench
 from tests.conftest import GoldenTransformer
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.core.errors import IncompatibleError, UsageError
 
 TOLERANCE = 1e-6  # of the largest value; attention and gradients
 LRP_TOLERANCE = 1e-5  # of each map's own largest value

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
 
 PAIRS = Pairs([1, 0, 1], [3, 0, 2])
@@ -74,7 +74,7 @@ def test_integrated_gradients_costs_steps_forwards(classifier: xaibench.Classifi
     try:
         with torch.no_grad():
             forward = Forward(classifier, images)
-            xaibench.registry.methods["integrated_gradients"].function(forward, Pairs([0] * 4, range(4)), steps=7)
+            xaibench.core.registry.methods["integrated_gradients"].function(forward, Pairs([0] * 4, range(4)), steps=7)
     finally:
         handle.remove()
     assert passes == [2] * 7

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import xaibench
-from xaibench import registry
+from xaibench.core import registry
+from xaibench.core.timm_import import import_timm
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.regions import GroundTruth
-from xaibench.timm_import import import_timm
 
 CLOSE = 1e-5
 SINGLE = 0.9999  # cosine of float32 and float64 maps

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
 from xaibench.forward import Forward, Pairs
 
 PAIRS = Pairs([1, 0, 1], [3, 0, 2])

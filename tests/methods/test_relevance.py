@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import xaibench
 from tests.conftest import Golden
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
 from xaibench.models import create_module
 
@@ -229,6 +229,6 @@ def test_the_normalisation_is_merged_for_the_pass_only(images: Tensor) -> None:
     logits = classifier.logits(images)
     forward = Forward(classifier, images)
     with torch.no_grad():
-        xaibench.registry.methods["lrp"].function(forward, PAIRS)
+        xaibench.core.registry.methods["lrp"].function(forward, PAIRS)
     assert torch.equal(classifier.logits(images), logits)
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import xaibench
 from tests.methods.vit import CONFIGURATIONS, classifier, first_pooled, images, some_pairs
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.surrogate import gamma_rule, linear_norm, secant
 
 METHODS = ("attn_lrp", "cp_lrp")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import xaibench
-from xaibench.errors import IncompatibleError
+from xaibench.core.errors import IncompatibleError
 from xaibench.models import create_module
 
 ATTENTION = ("raw_attention", "attention_rollout", "generic_attention", "attention_grad_cam", "getam", "legrad")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import xaibench
 from tests.methods.vit import CONFIGURATIONS, classifier, first_pooled, images, some_pairs
 from xaibench import relprop
-from xaibench.errors import IncompatibleError, UsageError
-from xaibench.timm_import import import_timm
+from xaibench.core.errors import IncompatibleError, UsageError
+from xaibench.core.timm_import import import_timm
 
 METHODS = ("transformer_lrp", "lrp_rollout", "partial_lrp", "full_lrp")
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import xaibench
 from tests.conftest import GOLDEN
-from xaibench import registry
-from xaibench.errors import IncompatibleError, UsageError
+from xaibench.core import registry
+from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
 from xaibench.methods.wrappers import cut, merge
 from xaibench.models import create_module

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import xaibench
-from xaibench import registry
-from xaibench.errors import IncompatibleError
+from xaibench.core import registry
+from xaibench.core.errors import IncompatibleError
 from xaibench.models import create_module
 
 FROM_ATTENTION = {"raw_attention", "attention_rollout", "generic_attention", "attention_grad_cam", "getam", "legrad"}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from xaibench.timm_import import import_timm
+from xaibench.core.timm_import import import_timm
 
 CLASSES = 5
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import xaibench
 from tests.metrics.golden_set import GOLDEN_SET, any_classifier
+from xaibench.core.errors import UsageError
 from xaibench.datasets.base import VOID
-from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.methods.controls import oracle, random

@@ -62,7 +62,7 @@ def test_detection_weighted_numbers(cnn: Golden, key: str) -> None:
 
 
 def own(name: str, evaluation: Evaluation) -> torch.Tensor:
-    value: torch.Tensor = xaibench.registry.metrics[name].function(evaluation)
+    value: torch.Tensor = xaibench.core.registry.metrics[name].function(evaluation)
     return value
 
 

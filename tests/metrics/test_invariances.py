@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import xaibench
 from tests.methods.test_invariances import IDS, PAIRS, build, images, mask
 from tests.methods.test_invariances import Net as ColourNet
-from xaibench import registry
-from xaibench.aggregation import find_aggregation
+from xaibench.core import registry
+from xaibench.core.aggregation import find_aggregation
 from xaibench.datasets.base import VOID
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs

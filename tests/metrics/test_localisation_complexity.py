@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.metrics.golden_set import GOLDEN_SET, any_evaluation
+from xaibench.core.errors import UsageError
+from xaibench.core.registry import metrics
 from xaibench.datasets.base import VOID
-from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.measuring import statistics
 from xaibench.metrics.complexity import tied_fraction
-from xaibench.registry import metrics
 from xaibench.suite import BoundMetric
 
 Array = npt.NDArray[Any]

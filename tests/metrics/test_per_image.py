@@ -10,8 +10,8 @@ import pytest
 
 import xaibench
 from tests.metrics.golden_set import any_classifier
+from xaibench.core.registry import PER_IMAGE
 from xaibench.preprocess import Preprocess
-from xaibench.registry import PER_IMAGE
 
 LIMIT = 6
 SUITE = """

@@ -14,14 +14,14 @@ from torch.nn.utils import parametrizations, parametrize
 import xaibench
 from tests.metrics.golden_set import GOLDEN_SET, any_classifier
 from tests.metrics.test_robustness import compute, gradient
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
+from xaibench.core.rank_statistics import pearson, spearman
+from xaibench.core.registry import metrics
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.methods.cam import cam
 from xaibench.methods.controls import edges
 from xaibench.metrics import randomisation
-from xaibench.ranking import pearson, spearman
-from xaibench.registry import metrics
 
 NAMES = ("mprt", "efficient_mprt", "random_logit")
 NOT_COVERED = {

@@ -11,12 +11,12 @@ from torch import Tensor
 
 import xaibench
 from tests.metrics.golden_set import GOLDEN_SET, any_classifier
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
+from xaibench.core.registry import metrics
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.measuring import statistics
 from xaibench.metrics import robustness
-from xaibench.registry import metrics
 from xaibench.suite import BoundMetric
 
 NAMES = ("max_sensitivity", "avg_sensitivity", "relative_input_stability", "relative_output_stability")

@@ -15,8 +15,8 @@ from torch import Tensor
 import xaibench
 from tests.conftest import GOLDEN
 from tests.metrics.golden_set import any_classifier
+from xaibench.core.errors import UsageError
 from xaibench.datasets.base import VOID as UNKNOWN
-from xaibench.errors import UsageError
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.measuring import measure

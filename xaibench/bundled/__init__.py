@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xaibench.errors import MissingError, UsageError, unknown
+from xaibench.core.errors import MissingError, UsageError, unknown
 
 if TYPE_CHECKING:
     from xaibench.training import Recipe
@@ -48,6 +48,6 @@ def card(name: str) -> dict[str, Any]:
 
 
 def classes(name: str) -> tuple[str, ...]:
-    from xaibench import registry
+    from xaibench.core import registry
 
     return tuple(registry.datasets[recipe(name).dataset.name].classes)

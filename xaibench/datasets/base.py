@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from xaibench import registry
-from xaibench.errors import MissingError, UsageError
+from xaibench.core import registry
+from xaibench.core.errors import MissingError, UsageError
 
 VOID = 255
 WIDE_VOID = -1  # in masks of int16, which hold more labels than a byte

@@ -23,9 +23,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.datasets.base import VOID, Dataset, Sample, dataset
 from xaibench.datasets.files import read_image
-from xaibench.errors import MissingError, SampleError, UsageError
 
 Crowd = Literal["keep", "drop"]
 Overlap = Literal["void", "painter"]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from xaibench.errors import MissingError, SampleError
+from xaibench.core.errors import MissingError, SampleError
 
 # what Pillow and expat raise on a broken file
 UNREADABLE = (OSError, SyntaxError, ValueError, LookupError, Image.DecompressionBombError)

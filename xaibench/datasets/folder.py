@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from xaibench.bounds import InnerFraction
+from xaibench.core.bounds import InnerFraction
+from xaibench.core.errors import MissingError, SampleError, UsageError, closest, unknown
 from xaibench.datasets.base import VOID, Dataset, Sample, dataset
 from xaibench.datasets.files import UNREADABLE, length, read_image, reason
 from xaibench.datasets.holdout import hold_out as held_out
 from xaibench.datasets.tables import Row, check_unique, label_index, label_table, read_table
-from xaibench.errors import MissingError, SampleError, UsageError, closest, unknown
 
 IMAGE, LABELS, SPLIT = "image", "labels", "split"
 CLASS_FILE = "classes.txt"

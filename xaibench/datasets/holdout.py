@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
 
 Split = Literal["train", "val", "trainval"]
 Bools = npt.NDArray[np.bool_]

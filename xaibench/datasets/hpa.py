@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from xaibench.bounds import InnerFraction
+from xaibench.core.bounds import InnerFraction
+from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.datasets.base import Dataset, Sample, dataset
 from xaibench.datasets.files import decode, find_root, length
 from xaibench.datasets.holdout import Split, rows_of
 from xaibench.datasets.tables import Row, check_unique, label_table, read_table
-from xaibench.errors import MissingError, SampleError, UsageError
 
 Channels = Literal["rgb", "rgby", "green"]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from xaibench.bounds import InnerFraction
+from xaibench.core.bounds import InnerFraction
 from xaibench.datasets.base import dataset
 from xaibench.datasets.holdout import Split
 from xaibench.datasets.hpa import ATLAS, Channels, Stained

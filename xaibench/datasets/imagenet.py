@@ -23,9 +23,9 @@ from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 
+from xaibench.core.errors import MissingError, UsageError, closest
 from xaibench.datasets.base import Dataset, Sample, dataset
 from xaibench.datasets.files import UNREADABLE, read_image, reason
-from xaibench.errors import MissingError, UsageError, closest
 
 COUNT = 1000
 PHOTOGRAPHS = {".jpeg", ".jpg", ".png"}
@@ -37,7 +37,7 @@ ARCHIVE = "ILSVRC2012_img_val.tar"
 
 @cache
 def _timm_info() -> Any:
-    from xaibench.timm_import import import_timm
+    from xaibench.core.timm_import import import_timm
 
     import_timm()
     from timm.data import ImageNetInfo

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.datasets.base import Dataset, Sample, dataset
 from xaibench.datasets.files import reason
 from xaibench.datasets.imagenet import COUNT, ClassNames, labels
-from xaibench.errors import MissingError, SampleError, UsageError
 
 FILE = "gtsegs_ijcv.mat"
 FIELDS = ("img", "gt", "id")

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from xaibench.bounds import InnerFraction
+from xaibench.core.bounds import InnerFraction
+from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.datasets.base import Dataset, Sample, dataset
 from xaibench.datasets.files import find_root, length, read_image
 from xaibench.datasets.holdout import Split, rows_of
 from xaibench.datasets.tables import Row, check_unique, label_index, label_table, read_table
-from xaibench.errors import MissingError, SampleError, UsageError
 
 CLASSES = (
     "agriculture", "artisinal_mine", "bare_ground", "blooming", "blow_down", "clear", "cloudy", "conventional_mine",

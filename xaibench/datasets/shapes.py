@@ -20,7 +20,7 @@ import numpy.typing as npt
 from annotated_types import Ge, Le
 from PIL import Image
 
-from xaibench.bounds import Natural
+from xaibench.core.bounds import Natural
 from xaibench.datasets.base import Dataset, Sample, dataset
 
 Floats = npt.NDArray[np.float64]

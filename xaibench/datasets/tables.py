@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from xaibench.errors import UsageError, closest
+from xaibench.core.errors import UsageError, closest
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from xaibench.core.errors import MissingError, SampleError, UsageError, closest
 from xaibench.datasets.base import VOID, Dataset, Sample, dataset
 from xaibench.datasets.files import UNREADABLE, read_image, reason
-from xaibench.errors import MissingError, SampleError, UsageError, closest
 
 Difficult = Literal["positive", "ignore", "negative"]
 Bools = npt.NDArray[np.bool_]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from xaibench.chunks import map_chunks
+from xaibench.core.chunks import map_chunks
 
 if TYPE_CHECKING:
     from xaibench.evaluation import Evaluation

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
 
 Static = Literal["zero", "black", "mean", "min", "blur", "noise", "road"]
 Baseline = Literal["zero", "black", "mean", "min", "blur", "noise", "road", "running_mean"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
 from xaibench.imputation import impute
 from xaibench.perturb.removal import Removal
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from xaibench.core.rank_statistics import comparable
 from xaibench.perturb.removal import Unit
-from xaibench.ranking import comparable
 from xaibench.superpixels import grid_cells, slic
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Units:
     def ranks(self, values: Tensor, order: Literal["morf", "lerf"]) -> Tensor:
         """int32 [P, c, H, W]: 0 for the unit removed first; units are compared by their mean of values [P, c, H, W].
 
-        Values are compared by `xaibench.ranking.comparable`; units without a pixel come last.
+        Values are compared by `xaibench.core.rank_statistics.comparable`; units without a pixel come last.
         """
         last = -torch.inf if order == "morf" else torch.inf
         means = self.sums(values) / self.sizes  # exact where a unit is one pixel

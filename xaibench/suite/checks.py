@@ -8,11 +8,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from xaibench import bundled, registry
-from xaibench.errors import unknown
+from xaibench import bundled
+from xaibench.core import registry
+from xaibench.core.errors import unknown
+from xaibench.core.yaml_document import Document
+from xaibench.core.yaml_values import Location
 from xaibench.suite.entries import entries, options_of, spelled_out, texts
-from xaibench.yaml_values import Location
-from xaibench.yamlfile import Document
 
 
 @dataclass(frozen=True)

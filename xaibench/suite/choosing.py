@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from typing import TypeVar
 
-from xaibench import registry
-from xaibench.errors import UsageError
+from xaibench.core import registry
+from xaibench.core.errors import UsageError
 from xaibench.suite.schema import LeaderboardSection, MetricNamed, ModelSection, Named, Suite
 
 Globs = str | Sequence[str]

@@ -7,10 +7,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from xaibench.errors import UsageError, unknown
+from xaibench.core.errors import UsageError, unknown
+from xaibench.core.yaml_document import Document
 from xaibench.suite.checks import check_names
 from xaibench.suite.schema import Suite
-from xaibench.yamlfile import Document
 
 
 def find_suite(name: str) -> Path:

@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from xaibench import registry
-from xaibench.bounds import Count, Fraction, Natural, Positive, PositiveFraction
-from xaibench.errors import UsageError, XaibenchError
-from xaibench.reasons import reason, shown
-from xaibench.registry import PairRule
+from xaibench.core import registry
+from xaibench.core.bounds import Count, Fraction, Natural, Positive, PositiveFraction
+from xaibench.core.errors import UsageError, XaibenchError
+from xaibench.core.reasons import reason, shown
+from xaibench.core.registry import PairRule
+from xaibench.core.yaml_document import Document
 from xaibench.suite.entries import entries, listed, spelled_out
-from xaibench.yamlfile import Document
 
 Precision = Literal["float32", "float64"]
 

@@ -23,8 +23,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from xaibench import bundled
+from xaibench.core.errors import UsageError
 from xaibench.datasets import Dataset, load_dataset
-from xaibench.errors import UsageError
 from xaibench.kur import fold, regularise
 from xaibench.training.examples import Examples
 from xaibench.training.log import Log

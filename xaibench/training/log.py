@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from xaibench.atomic_files import write_text
+from xaibench.core.atomic_files import write_text
 
 if TYPE_CHECKING:
     from xaibench.training.fit import Epoch

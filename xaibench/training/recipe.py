@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from xaibench.bounds import Natural
+from xaibench.core.bounds import Natural
+from xaibench.core.yaml_document import Document
 from xaibench.preprocess import ExtraChannels, Interpolation, Preprocess, Resize
-from xaibench.yamlfile import Document
 
 
 class Section(pydantic.BaseModel):

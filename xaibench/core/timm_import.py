@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from xaibench.errors import MissingError
+from xaibench.core.errors import MissingError
 
 KNOWN_ERROR = "operator torchvision::nms does not exist"
 SCHEMAS = (

@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from xaibench import registry
-from xaibench.errors import MissingError, UsageError, XaibenchError
-from xaibench.tracebacks import place, reason
+from xaibench.core import registry
+from xaibench.core.errors import MissingError, UsageError, XaibenchError
+from xaibench.core.tracebacks import place, reason
 
-GROUP = "xaibench.plugins"
+GROUP = "xaibench.core.plugins"
 STANDS_ALONE = (XaibenchError, ImportError, ValueError)  # their messages need no name of a class before them
 
 
@@ -65,7 +65,7 @@ _entry_points_loaded = False
 
 
 def load_entry_points() -> None:
-    """Import what installed packages offer to the group `xaibench.plugins`, once.
+    """Import what installed packages offer to the group `xaibench.core.plugins`, once.
 
     One that fails is left out, with a warning on stderr that names its distribution: somebody else's package must not
     stop every command.
@@ -93,7 +93,7 @@ def load_entry_points() -> None:
 
 def _prepare() -> None:
     """What a plugin may rely on: timm can be imported, and a name of xaibench's own is taken already."""
-    from xaibench.timm_import import import_torchvision
+    from xaibench.core.timm_import import import_torchvision
 
     with suppress(MissingError):  # a plugin without timm does not need it
         import_torchvision()

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from xaibench.errors import UsageError, unknown
+from xaibench.core.errors import UsageError, unknown
 
 Array = npt.NDArray[np.float64]
 Value = Callable[[Array], Array]
@@ -67,7 +67,7 @@ def find_aggregation(name: str) -> Aggregation:
     A name that is none of the general ones belongs to a metric, so the metrics are imported before it is called unknown.
     """
     if name not in _aggregations:
-        from xaibench.registry import metrics
+        from xaibench.core.registry import metrics
 
         metrics.load()
     if name not in _aggregations:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from xaibench.errors import UsageError
+from xaibench.core.errors import UsageError
 
 
 class Pairs:

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
 
-from xaibench.errors import UsageError, closest, unknown
-from xaibench.reasons import reasons, shown
+from xaibench.core.errors import UsageError, closest, unknown
+from xaibench.core.reasons import reasons, shown
 
 # What a method may need and a Classifier (or a batch) may offer. `xaibench.classifier.Classifier.offers` says which.
 NEEDS = {
@@ -241,7 +241,7 @@ class Registry(Generic[E]):
         """Import the modules of the package, and the plugins that are installed."""
         if self._loaded:
             return
-        from xaibench.plugins import load_entry_points
+        from xaibench.core.plugins import load_entry_points
 
         self._loaded = True
         package = importlib.import_module(self.package)

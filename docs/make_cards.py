@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from xaibench.core import registry
-from xaibench.datasets import Dataset
+from xaibench.data import Dataset
 from xaibench.leaderboard import ARROWS
 from xaibench.listing import parameter_words
 

@@ -16,8 +16,8 @@ from matplotlib.colors import LinearSegmentedColormap
 
 import xaibench
 from xaibench.core import registry
+from xaibench.data.loader import collate, geometry
 from xaibench.leaderboard import ARROWS, Leaderboard
-from xaibench.loading import collate, geometry
 from xaibench.suite import find_suite, load_suite, quick
 
 ROOT = Path(__file__).parent.parent

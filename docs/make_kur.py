@@ -21,7 +21,7 @@ import seaborn as sns
 
 import xaibench
 from xaibench import bundled
-from xaibench.datasets.shapes import PARTNER
+from xaibench.data.datasets.shapes import PARTNER
 from xaibench.leaderboard import ARROWS
 
 ROOT = Path(__file__).parent.parent

@@ -23,7 +23,7 @@ from torch import Tensor
 from xaibench.core.bounds import Fraction
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import metric
-from xaibench.datasets.base import VOID
+from xaibench.data.dataset import VOID
 from xaibench.evaluation import Evaluation
 from xaibench.metrics.seed_curve import rows_of
 

@@ -160,7 +160,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xaibench.datasets import Dataset, Sample, dataset
+from xaibench.data import Dataset, Sample, dataset
 from xaibench.core.errors import SampleError, closest
 
 

@@ -338,7 +338,7 @@ def test_list_suites_looks_nothing_up() -> None:
         "import sys; sys.argv = ['xaibench', 'list', 'suites']\n"
         "from xaibench.cli import main\n"
         "try: main()\nexcept SystemExit: pass\n"
-        "heavy = {'torch', 'timm', 'numpy', 'pandas', 'pyarrow', 'scipy', 'PIL', 'xaibench.methods', 'xaibench.datasets'}\n"
+        "heavy = {'torch', 'timm', 'numpy', 'pandas', 'pyarrow', 'scipy', 'PIL', 'xaibench.methods', 'xaibench.data'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

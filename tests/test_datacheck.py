@@ -20,8 +20,8 @@ from PIL import Image
 from tests.datasets.test_voc import truncate, write_tree
 from tests.test_cli import call
 from xaibench.core import registry
-from xaibench.datasets.shapes import shapes
-from xaibench.datasets.voc import voc12
+from xaibench.data.datasets.shapes import shapes
+from xaibench.data.datasets.voc import voc12
 
 ARCHIVE = "VOCtrainval_11-May-2012.tar"
 MASK, XML, JPG = (
@@ -233,7 +233,7 @@ PLUGIN = '''
 import numpy as np
 from PIL import Image
 
-from xaibench.datasets import Dataset, Sample, dataset
+from xaibench.data import Dataset, Sample, dataset
 from xaibench.core.errors import SampleError
 
 

@@ -9,10 +9,10 @@ import xaibench
 from tests.methods.test_invariances import PAIRS, build, images, mask
 from tests.test_forward import count_passes
 from xaibench.core.errors import UsageError
+from xaibench.data.ground_truth import GroundTruth
+from xaibench.data.preprocess import Preprocess
 from xaibench.evaluation import Evaluation, unit
 from xaibench.forward import Forward
-from xaibench.preprocess import Preprocess
-from xaibench.regions import GroundTruth
 from xaibench.suite import parse_metrics
 
 

@@ -14,10 +14,10 @@ from torch import nn
 
 import xaibench
 from xaibench import figures
+from xaibench.data.preprocess import Preprocess
 from xaibench.explain_image import Explained, choose_labels, explain_image, forward_of, stages, vgatt_by_depth
 from xaibench.forward import Forward
 from xaibench.models import create_module
-from xaibench.preprocess import Preprocess
 
 from .test_cli import call
 

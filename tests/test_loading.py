@@ -17,13 +17,12 @@ import torch
 from PIL import Image
 
 import xaibench
-from xaibench import loading
 from xaibench.core import registry
 from xaibench.core.errors import SampleError, UsageError, WorkerError
-from xaibench.datasets import Dataset, Sample, load_dataset
-from xaibench.loading import Batch, Reader, batches, chunks, collate, read_ahead, worker_count
-from xaibench.preprocess import Preprocess
-from xaibench.regions import GroundTruth, Regions
+from xaibench.data import Dataset, Sample, load_dataset, loader
+from xaibench.data.ground_truth import GroundTruth, Regions
+from xaibench.data.loader import Batch, Reader, batches, chunks, collate, read_ahead, worker_count
+from xaibench.data.preprocess import Preprocess
 
 SQUARE = Preprocess((32, 32))
 ENTRY = registry.DatasetEntry("made_up", Dataset, "test", 1, ("a", "b"), ("test",), masks=True)
@@ -216,11 +215,11 @@ def test_the_death_of_a_worker_is_one_sentence() -> None:
     coming: Future[Any] = Future()
     coming.set_exception(RuntimeError("DataLoader worker (pid(s) 77) exited unexpectedly"))
     with pytest.raises(WorkerError, match=r"died \(DataLoader worker \(pid\(s\) 77\).*--workers.*same command goes on"):
-        loading._result(coming)
+        loader._result(coming)
     coming = Future()
     coming.set_exception(RuntimeError("of a plug-in"))
     with pytest.raises(RuntimeError, match=r"\Aof a plug-in\Z"):
-        loading._result(coming)
+        loader._result(coming)
 
 
 @pytest.mark.slow
@@ -239,12 +238,12 @@ def test_a_worker_that_is_killed() -> None:
 
 @pytest.mark.slow
 def test_where_processes_cannot_be_forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "START", "forkserver")
+    monkeypatch.setattr(loader, "START", "forkserver")
     dataset = load_dataset("shapes", samples=5)
     assert all(map(same, read(dataset, 0), read(dataset, 1)))
     with pytest.raises(UsageError, match=r"made_up cannot be sent to worker processes .*; use --workers 0"):
         read(MadeUp(), 1)
-    monkeypatch.setattr(loading, "START", None)
+    monkeypatch.setattr(loader, "START", None)
     assert worker_count(None, "cuda", 1000) == 0
 
 
@@ -252,13 +251,13 @@ def test_where_processes_cannot_be_forked(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_as_many_workers_as_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "START", "fork")
+    monkeypatch.setattr(loader, "START", "fork")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     assert [worker_count(None, "cuda", batches) for batches in (0, 1, 3, 8, 1000)] == [0, 0, 1, 4, 5]
     assert [worker_count(None, "cpu", batches) for batches in (0, 1000)] == [0, 0]
     assert [worker_count(asked, device, 1) for asked in (0, 3) for device in ("cpu", "cuda")] == [0, 0, 3, 3]
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert worker_count(None, "cuda", 1000) == loading.MOST_WORKERS
+    assert worker_count(None, "cuda", 1000) == loader.MOST_WORKERS
 
 
 def test_a_reader_is_asked_for_ranges() -> None:

@@ -14,13 +14,13 @@ import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import UsageError
 from xaibench.core.rank_statistics import tied
+from xaibench.data.ground_truth import GroundTruth
+from xaibench.data.preprocess import Preprocess
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.imputation import impute
 from xaibench.measuring import measure
 from xaibench.perturb import Baseline, Removal, Unit, blur, remover, units
-from xaibench.preprocess import Preprocess
-from xaibench.regions import GroundTruth
 from xaibench.suite import parse_metrics
 from xaibench.superpixels import slic
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from xaibench.core.errors import UsageError
-from xaibench.preprocess import Preprocess
+from xaibench.data.preprocess import Preprocess
 
 
 def picture(width: int, height: int) -> tuple[Image.Image, np.ndarray]:

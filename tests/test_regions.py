@@ -11,12 +11,12 @@ from torch import Tensor
 from tests.methods.test_invariances import build, images
 from xaibench.core import registry
 from xaibench.core.errors import SampleError, UsageError
-from xaibench.datasets import Sample
+from xaibench.data import Sample
+from xaibench.data.ground_truth import GroundTruth, Regions
+from xaibench.data.loader import Batch, collate
+from xaibench.data.preprocess import Preprocess
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
-from xaibench.loading import Batch, collate
-from xaibench.preprocess import Preprocess
-from xaibench.regions import GroundTruth, Regions
 from xaibench.suite import parse_metrics
 
 HEIGHT, WIDTH = 24, 32  # of the small networks

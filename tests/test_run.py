@@ -22,8 +22,8 @@ from torch import Tensor
 import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import SampleError, UsageError
-from xaibench.datasets import Dataset, Sample, dataset
-from xaibench.datasets.shapes import shapes
+from xaibench.data import Dataset, Sample, dataset
+from xaibench.data.datasets.shapes import shapes
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.records import PART_SIZE
@@ -110,7 +110,7 @@ def test_the_second_run_computes_nothing(done: tuple[Path, Run], monkeypatch: py
 
 def test_the_scores_are_those_of_the_api(done: tuple[Path, Run]) -> None:
     """The same numbers without runner, records and batches."""
-    from xaibench.loading import collate
+    from xaibench.data.loader import collate
     from xaibench.suite import load_suite
 
     folder, result = done

@@ -24,7 +24,7 @@ from xaibench import bundled
 from xaibench.classifier_loading import load_classifier
 from xaibench.core.errors import UsageError
 from xaibench.core.yaml_document import ProblemsError
-from xaibench.datasets import load_dataset
+from xaibench.data import load_dataset
 from xaibench.training import (
     AugmentSection,
     Epoch,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from xaibench.classifier_loading import load_classifier
     from xaibench.core.pairs import Pairs
     from xaibench.core.registry import method, metric
-    from xaibench.datasets import Dataset, Sample, load_dataset
+    from xaibench.data import Dataset, Sample, load_dataset
     from xaibench.evaluation import Evaluation
     from xaibench.forward import Forward
 
@@ -28,9 +28,9 @@ _HOMES = {
     "run": "api",
     "Classifier": "classifier",
     "load_classifier": "classifier_loading",
-    "Dataset": "datasets",
-    "Sample": "datasets",
-    "load_dataset": "datasets",
+    "Dataset": "data",
+    "Sample": "data",
+    "load_dataset": "data",
     "Evaluation": "evaluation",
     "Forward": "forward",
     "Pairs": "core.pairs",

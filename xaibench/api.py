@@ -14,12 +14,12 @@ from xaibench.classifier import Classifier
 from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.core.registry import PairRule
+from xaibench.data.ground_truth import GroundTruth
 from xaibench.evaluation import Evaluation, Explainer
 from xaibench.forward import Forward, Pairs, Plan, check_images
 from xaibench.measuring import check_maps, explainer, measure
 from xaibench.preparing import Settings
 from xaibench.records import rows_of
-from xaibench.regions import GroundTruth
 from xaibench.rundir import Run, run_suite
 from xaibench.runner import Progress
 from xaibench.scores import score

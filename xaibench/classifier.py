@@ -17,8 +17,8 @@ from xaibench.anatomy import Anatomies, Anatomy, dissect, output_logits
 from xaibench.attention import Attention, find_attention, find_blocks, find_patch_embedding
 from xaibench.core.chunks import map_chunks
 from xaibench.core.errors import IncompatibleError, UsageError, closest
+from xaibench.data.preprocess import Preprocess
 from xaibench.models import state_hash
-from xaibench.preprocess import Preprocess
 
 Activation = Literal["sigmoid", "softmax"]
 # by class name, for timm has classes of its own beside torch's

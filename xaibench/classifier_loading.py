@@ -14,6 +14,7 @@ from xaibench.anatomy import Anatomies
 from xaibench.classifier import Activation, Classifier
 from xaibench.core.errors import UsageError, about
 from xaibench.core.timm_import import import_timm
+from xaibench.data.preprocess import ExtraChannels, Preprocess
 from xaibench.models import (
     STEM,
     create_module,
@@ -23,7 +24,6 @@ from xaibench.models import (
     state_hash,
     stem_options,
 )
-from xaibench.preprocess import ExtraChannels, Preprocess
 
 if TYPE_CHECKING:
     from xaibench.model_cache import ModelCache

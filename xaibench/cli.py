@@ -211,11 +211,11 @@ def data_check(
     plugin: Plugin = None,
 ) -> None:
     """Is NAME complete on disk? What is missing, where it comes from, its licence. Downloads nothing. Exit 4: incomplete."""
-    from xaibench import datacheck
     from xaibench.cli_options import worker_number
+    from xaibench.data import disk_check
 
     _plugins(plugin)
-    code = datacheck.run(
+    code = disk_check.run(
         name,
         data_root=data_root,
         splits=split or [],

@@ -155,7 +155,7 @@ def validate(names: Sequence[str], *, data_root: Path | None, overrides: Sequenc
 
 def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     from xaibench.core.errors import IncompatibleError
-    from xaibench.datasets import load_dataset
+    from xaibench.data import load_dataset
     from xaibench.preparing import Settings
     from xaibench.records import Records
     from xaibench.runner import Runner

@@ -15,7 +15,7 @@ from xaibench import bundled
 from xaibench.classifier import NOT_RELU, Classifier
 from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, SampleError, UsageError, unknown
-from xaibench.datasets.files import read_image
+from xaibench.data.reading.image_files import read_image
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.measuring import check_maps, explainer

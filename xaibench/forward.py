@@ -19,9 +19,9 @@ from xaibench.core.errors import UsageError
 from xaibench.core.pairs import Pairs
 from xaibench.core.registry import PairRule
 from xaibench.core.seeding import stable_seed
+from xaibench.data.ground_truth import GroundTruth
 from xaibench.gradients import Gradients
 from xaibench.plan import Plan
-from xaibench.regions import GroundTruth
 
 __all__ = ["Forward", "Hook", "Pairs", "Plan"]
 

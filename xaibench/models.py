@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xaibench.core.errors import MissingError, UsageError, unknown
 from xaibench.core.timm_import import import_timm
-from xaibench.preprocess import ExtraChannels
+from xaibench.data.preprocess import ExtraChannels
 from xaibench.pretrained import create_pretrained
 
 STEM = 3  # input channels of the checkpoints that `extra_channels` starts from

@@ -10,7 +10,7 @@ from xaibench import bundled
 from xaibench.classifier import Classifier
 from xaibench.classifier_loading import load_classifier
 from xaibench.core.errors import IncompatibleError, UsageError
-from xaibench.datasets import Dataset
+from xaibench.data import Dataset
 from xaibench.records import Cell, digest
 from xaibench.suite import BoundMethod, BoundMetric, ModelSection, Suite
 

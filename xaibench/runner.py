@@ -14,10 +14,10 @@ import torch
 
 from xaibench.core.errors import SampleError, UsageError, XaibenchError
 from xaibench.core.tracebacks import place
-from xaibench.datasets import load_dataset
+from xaibench.data import load_dataset
+from xaibench.data.loader import Batch, Reader, batches, chunks, geometry, worker_count
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.loading import Batch, Reader, batches, chunks, geometry, worker_count
 from xaibench.measuring import check_maps, error_row, explainer, measure
 from xaibench.preparing import Key, Prepared, Settings, prepare
 from xaibench.records import Records, part_of, parts_of, rows_of

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from tests.benchmarks.conftest import report, seconds
-from xaibench.datasets import Dataset, load_dataset
-from xaibench.loading import chunks, read_ahead
-from xaibench.preprocess import Preprocess
+from xaibench.data import Dataset, load_dataset
+from xaibench.data.loader import chunks, read_ahead
+from xaibench.data.preprocess import Preprocess
 
 COUNT = 2000
 BATCH = 16

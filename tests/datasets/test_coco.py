@@ -20,8 +20,8 @@ from PIL import Image
 import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
-from xaibench.datasets import Dataset, Sample, load_dataset
-from xaibench.datasets.coco import CATEGORIES, CLASSES, Crowd, Overlap
+from xaibench.data import Dataset, Sample, load_dataset
+from xaibench.data.datasets.coco import CATEGORIES, CLASSES, Crowd, Overlap
 
 Bools = npt.NDArray[np.bool_]
 CROWDS: tuple[Crowd, ...] = get_args(Crowd)

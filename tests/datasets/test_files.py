@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 
 from xaibench.core.errors import MissingError, SampleError
-from xaibench.datasets.files import decode, find_root, read_image
+from xaibench.data.reading.image_files import decode, find_root, read_image
 
 Bytes = npt.NDArray[np.uint8]
 ORIENTATION = 274  # of EXIF

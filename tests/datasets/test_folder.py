@@ -16,7 +16,7 @@ import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.core.yaml_document import ProblemsError
-from xaibench.datasets import Dataset, load_dataset
+from xaibench.data import Dataset, load_dataset
 from xaibench.suite import load_suite
 
 SIZE = {"a/1.jpg": (40, 30), "a/2.png": (24, 36), "b/3.jpg": (32, 32), "b/4.png": (20, 20)}

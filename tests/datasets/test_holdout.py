@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xaibench.core.errors import UsageError
-from xaibench.datasets.holdout import hold_out, rows_of
+from xaibench.data.reading.stratified_split import hold_out, rows_of
 
 Labels = npt.NDArray[np.uint8]
 # positives of the 40,479 chips of Planet, by tag

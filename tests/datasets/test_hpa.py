@@ -19,7 +19,8 @@ import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.core.yaml_document import ProblemsError
-from xaibench.datasets import Dataset, hpa, hpa_single_cell, load_dataset
+from xaibench.data import Dataset, load_dataset
+from xaibench.data.datasets import hpa, hpa_single_cell
 from xaibench.suite import load_suite
 
 STAINS = ("red", "green", "blue", "yellow")

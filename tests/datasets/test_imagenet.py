@@ -18,8 +18,8 @@ from scipy.io import savemat
 import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
-from xaibench.datasets import Dataset, load_dataset
-from xaibench.datasets.imagenet import class_names, labels, read_order, synsets
+from xaibench.data import Dataset, load_dataset
+from xaibench.data.datasets.imagenet import class_names, labels, read_order, synsets
 
 # photograph: its wnid and label, copied out of a list of the 1000 classes by hand
 CLASSES = {1: ("n01440764", 0), 2: ("n02110341", 251), 3: ("n02012849", 134), 4: ("n15075141", 999), 7: ("n01440764", 0)}

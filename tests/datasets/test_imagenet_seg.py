@@ -23,9 +23,9 @@ import pytest
 import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
-from xaibench.datasets import Dataset, load_dataset
-from xaibench.datasets.imagenet import class_names
-from xaibench.preprocess import Preprocess
+from xaibench.data import Dataset, load_dataset
+from xaibench.data.datasets.imagenet import class_names
+from xaibench.data.preprocess import Preprocess
 
 # id: label, (width, height). A pug is label 254: its mask value 255 is void in a mask of bytes. The last is no class
 SAMPLES = {
@@ -150,7 +150,7 @@ def test_a_pickled_copy_reads_the_same(root: Path) -> None:
 
 PASS = """\
 import resource, sys
-from xaibench.datasets import load_dataset
+from xaibench.data import load_dataset
 dataset = load_dataset("imagenet_seg", data_root=sys.argv[1])
 for index in range(5):
     dataset[index]

@@ -15,8 +15,8 @@ from PIL import Image
 import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
-from xaibench.datasets import Dataset, Sample, load_dataset
-from xaibench.datasets.planet import CLASSES
+from xaibench.data import Dataset, Sample, load_dataset
+from xaibench.data.datasets.planet import CLASSES
 
 TAGS = {
     "train_0": "haze primary", "train_1": "agriculture clear primary water", "train_2": "clear primary",

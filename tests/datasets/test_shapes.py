@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from xaibench.core.errors import UsageError
-from xaibench.datasets import Sample, load_dataset
-from xaibench.datasets.shapes import CLASSES, PARTNER, SIZE, draw
+from xaibench.data import Sample, load_dataset
+from xaibench.data.datasets.shapes import CLASSES, PARTNER, SIZE, draw
 
 
 @pytest.fixture(scope="module")

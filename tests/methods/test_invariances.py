@@ -16,8 +16,8 @@ from torch.nn import functional as F
 import xaibench
 from xaibench.core import registry
 from xaibench.core.timm_import import import_timm
+from xaibench.data.ground_truth import GroundTruth
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.regions import GroundTruth
 
 CLOSE = 1e-5
 SINGLE = 0.9999  # cosine of float32 and float64 maps

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import xaibench
 from tests.conftest import GOLDEN
+from xaibench.data.ground_truth import GroundTruth
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
-from xaibench.regions import GroundTruth
 
 MAKERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "conv2d": lambda d: nn.Conv2d(d["in"], d["out"], d["k"], d["stride"], d["pad"]),

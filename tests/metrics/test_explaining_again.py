@@ -12,13 +12,13 @@ from torch import Tensor
 import xaibench
 from tests.metrics.golden_set import GOLDEN_SET, any_classifier
 from xaibench.core.errors import UsageError
-from xaibench.datasets.base import VOID
+from xaibench.data.dataset import VOID
+from xaibench.data.ground_truth import GroundTruth
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.methods.controls import oracle, random
 from xaibench.methods.gradient import input_x_gradient
 from xaibench.metrics.complexity import adcc, adcc_parts
-from xaibench.regions import GroundTruth
 
 
 def method(forward: Forward, pairs: Pairs) -> Tensor:

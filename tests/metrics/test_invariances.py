@@ -19,13 +19,13 @@ from tests.methods.test_invariances import IDS, PAIRS, build, images, mask
 from tests.methods.test_invariances import Net as ColourNet
 from xaibench.core import registry
 from xaibench.core.aggregation import find_aggregation
-from xaibench.datasets.base import VOID
+from xaibench.data.dataset import VOID
+from xaibench.data.ground_truth import GroundTruth
+from xaibench.data.preprocess import Preprocess
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.measuring import statistics
 from xaibench.methods.gradient import input_x_gradient
-from xaibench.preprocess import Preprocess
-from xaibench.regions import GroundTruth
 from xaibench.suite import BoundMetric
 
 CLOSE = 1e-5

@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.metrics.golden_set import GOLDEN_SET, any_evaluation
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import metrics
-from xaibench.datasets.base import VOID
+from xaibench.data.dataset import VOID
 from xaibench.evaluation import Evaluation
 from xaibench.measuring import statistics
 from xaibench.metrics.complexity import tied_fraction

@@ -11,7 +11,7 @@ import pytest
 import xaibench
 from tests.metrics.golden_set import any_classifier
 from xaibench.core.registry import PER_IMAGE
-from xaibench.preprocess import Preprocess
+from xaibench.data.preprocess import Preprocess
 
 LIMIT = 6
 SUITE = """

@@ -16,14 +16,14 @@ import xaibench
 from tests.conftest import GOLDEN
 from tests.metrics.golden_set import any_classifier
 from xaibench.core.errors import UsageError
-from xaibench.datasets.base import VOID as UNKNOWN
+from xaibench.data.dataset import VOID as UNKNOWN
+from xaibench.data.ground_truth import VOID, GroundTruth
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.measuring import measure
 from xaibench.metrics.seed_curve import seed_curve
 from xaibench.metrics.seeds import fraction_seeds, threshold_seeds
 from xaibench.records import rows_of
-from xaibench.regions import VOID, GroundTruth
 from xaibench.scores import Score, moments, score
 from xaibench.suite import BoundMetric, parse_metrics
 

@@ -15,12 +15,12 @@ from tests.conftest import GOLDEN
 from tests.metrics.golden_set import any_classifier, any_evaluation
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import metrics
-from xaibench.datasets.base import VOID
+from xaibench.data.dataset import VOID
+from xaibench.data.ground_truth import GroundTruth
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.measuring import Measured, measure, statistics
 from xaibench.records import rows_of
-from xaibench.regions import GroundTruth
 from xaibench.scores import Score, score
 from xaibench.suite import BoundMetric, parse_metrics
 

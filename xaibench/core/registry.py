@@ -279,7 +279,7 @@ class Registry(Generic[E]):
 
 methods: Registry[Method] = Registry("method", "xaibench.methods")
 metrics: Registry[Metric] = Registry("metric", "xaibench.metrics")
-datasets: Registry[DatasetEntry] = Registry("dataset", "xaibench.datasets")
+datasets: Registry[DatasetEntry] = Registry("dataset", "xaibench.data.datasets")
 
 
 def method(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xaibench.datasets import Dataset
-from xaibench.preprocess import Preprocess
+from xaibench.data import Dataset
+from xaibench.data.preprocess import Preprocess
 from xaibench.training.recipe import AugmentSection
 
 

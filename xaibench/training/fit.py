@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from xaibench import bundled
 from xaibench.core.errors import UsageError
-from xaibench.datasets import Dataset, load_dataset
+from xaibench.data import Dataset, load_dataset
 from xaibench.kur import fold, regularise
 from xaibench.training.examples import Examples
 from xaibench.training.log import Log

@@ -9,7 +9,7 @@ import pydantic
 
 from xaibench.core.bounds import Natural
 from xaibench.core.yaml_document import Document
-from xaibench.preprocess import ExtraChannels, Interpolation, Preprocess, Resize
+from xaibench.data.preprocess import ExtraChannels, Interpolation, Preprocess, Resize
 
 
 class Section(pydantic.BaseModel):

@@ -21,7 +21,7 @@ from annotated_types import Ge, Le
 from PIL import Image
 
 from xaibench.core.bounds import Natural
-from xaibench.datasets.base import Dataset, Sample, dataset
+from xaibench.data.dataset import Dataset, Sample, dataset
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

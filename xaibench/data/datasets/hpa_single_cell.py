@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xaibench.core.bounds import InnerFraction
-from xaibench.datasets.base import dataset
-from xaibench.datasets.holdout import Split
-from xaibench.datasets.hpa import ATLAS, Channels, Stained
+from xaibench.data.dataset import dataset
+from xaibench.data.datasets.hpa import ATLAS, Channels, Stained
+from xaibench.data.reading.stratified_split import Split
 
 CLASSES = (
     "Nucleoplasm", "Nuclear membrane", "Nucleoli", "Nucleoli fibrillar center", "Nuclear speckles", "Nuclear bodies",

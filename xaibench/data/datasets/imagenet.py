@@ -24,8 +24,8 @@ from typing import Any, ClassVar, Literal, overload
 import numpy as np
 
 from xaibench.core.errors import MissingError, UsageError, closest
-from xaibench.datasets.base import Dataset, Sample, dataset
-from xaibench.datasets.files import UNREADABLE, read_image, reason
+from xaibench.data.dataset import Dataset, Sample, dataset
+from xaibench.data.reading.image_files import UNREADABLE, read_image, reason
 
 COUNT = 1000
 PHOTOGRAPHS = {".jpeg", ".jpg", ".png"}

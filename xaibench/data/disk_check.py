@@ -21,8 +21,8 @@ from rich.table import Table
 from xaibench.core import registry
 from xaibench.core.errors import UsageError, XaibenchError
 from xaibench.core.yaml_document import read_value
-from xaibench.datasets import Dataset, load_dataset
-from xaibench.datasets.base import root_of
+from xaibench.data import Dataset, load_dataset
+from xaibench.data.dataset import root_of
 from xaibench.display import Bars, out
 
 SHOWN = 5  # of the missing files and bad samples
@@ -173,8 +173,8 @@ def _look_up(
 
 def _bad(dataset: Dataset, workers: int | None, bars: Bars | None) -> Iterator[str]:
     """A sentence for each sample that cannot be read, by the loader of a run."""
-    from xaibench.loading import chunks, most_workers, read_ahead
-    from xaibench.preprocess import Preprocess
+    from xaibench.data.loader import chunks, most_workers, read_ahead
+    from xaibench.data.preprocess import Preprocess
 
     # read in full, but what a model would see of it does not matter here
     geometry = Preprocess((1, 1), mean=(0.0,) * dataset.channels, std=(1.0,) * dataset.channels)

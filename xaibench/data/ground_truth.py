@@ -12,8 +12,8 @@ from torch import Tensor
 
 from xaibench.core.errors import SampleError, UsageError
 from xaibench.core.pairs import Pairs
-from xaibench.datasets.base import Sample
-from xaibench.preprocess import Preprocess
+from xaibench.data.dataset import Sample
+from xaibench.data.preprocess import Preprocess
 
 BYTE_VOID, VOID = 255, -1  # of a mask of bytes, and of every mask inside
 BYTE_LABELS = 254  # labels that a mask of bytes can hold beside background and void

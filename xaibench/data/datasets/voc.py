@@ -22,8 +22,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from xaibench.core.errors import MissingError, SampleError, UsageError, closest
-from xaibench.datasets.base import VOID, Dataset, Sample, dataset
-from xaibench.datasets.files import UNREADABLE, read_image, reason
+from xaibench.data.dataset import VOID, Dataset, Sample, dataset
+from xaibench.data.reading.image_files import UNREADABLE, read_image, reason
 
 Difficult = Literal["positive", "ignore", "negative"]
 Bools = npt.NDArray[np.bool_]

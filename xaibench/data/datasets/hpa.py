@@ -23,10 +23,10 @@ from PIL import Image
 
 from xaibench.core.bounds import InnerFraction
 from xaibench.core.errors import MissingError, SampleError, UsageError
-from xaibench.datasets.base import Dataset, Sample, dataset
-from xaibench.datasets.files import decode, find_root, length
-from xaibench.datasets.holdout import Split, rows_of
-from xaibench.datasets.tables import Row, check_unique, label_table, read_table
+from xaibench.data.dataset import Dataset, Sample, dataset
+from xaibench.data.reading.image_files import decode, find_root, length
+from xaibench.data.reading.label_tables import Row, check_unique, label_table, read_table
+from xaibench.data.reading.stratified_split import Split, rows_of
 
 Channels = Literal["rgb", "rgby", "green"]
 

@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xaibench.core.errors import MissingError, SampleError, UsageError
-from xaibench.datasets.base import VOID, Dataset, Sample, dataset
-from xaibench.datasets.files import read_image
+from xaibench.data.dataset import VOID, Dataset, Sample, dataset
+from xaibench.data.reading.image_files import read_image
 
 Crowd = Literal["keep", "drop"]
 Overlap = Literal["void", "painter"]

@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from xaibench.core.bounds import InnerFraction
 from xaibench.core.errors import MissingError, SampleError, UsageError
-from xaibench.datasets.base import Dataset, Sample, dataset
-from xaibench.datasets.files import find_root, length, read_image
-from xaibench.datasets.holdout import Split, rows_of
-from xaibench.datasets.tables import Row, check_unique, label_index, label_table, read_table
+from xaibench.data.dataset import Dataset, Sample, dataset
+from xaibench.data.reading.image_files import find_root, length, read_image
+from xaibench.data.reading.label_tables import Row, check_unique, label_index, label_table, read_table
+from xaibench.data.reading.stratified_split import Split, rows_of
 
 CLASSES = (
     "agriculture", "artisinal_mine", "bare_ground", "blooming", "blow_down", "clear", "cloudy", "conventional_mine",

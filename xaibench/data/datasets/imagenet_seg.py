@@ -21,9 +21,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from xaibench.core.errors import MissingError, SampleError, UsageError
-from xaibench.datasets.base import Dataset, Sample, dataset
-from xaibench.datasets.files import reason
-from xaibench.datasets.imagenet import COUNT, ClassNames, labels
+from xaibench.data.dataset import Dataset, Sample, dataset
+from xaibench.data.datasets.imagenet import COUNT, ClassNames, labels
+from xaibench.data.reading.image_files import reason
 
 FILE = "gtsegs_ijcv.mat"
 FIELDS = ("img", "gt", "id")

@@ -14,10 +14,10 @@ from PIL import Image
 
 from xaibench.core.bounds import InnerFraction
 from xaibench.core.errors import MissingError, SampleError, UsageError, closest, unknown
-from xaibench.datasets.base import VOID, Dataset, Sample, dataset
-from xaibench.datasets.files import UNREADABLE, length, read_image, reason
-from xaibench.datasets.holdout import hold_out as held_out
-from xaibench.datasets.tables import Row, check_unique, label_index, label_table, read_table
+from xaibench.data.dataset import VOID, Dataset, Sample, dataset
+from xaibench.data.reading.image_files import UNREADABLE, length, read_image, reason
+from xaibench.data.reading.label_tables import Row, check_unique, label_index, label_table, read_table
+from xaibench.data.reading.stratified_split import hold_out as held_out
 
 IMAGE, LABELS, SPLIT = "image", "labels", "split"
 CLASS_FILE = "classes.txt"

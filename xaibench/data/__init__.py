@@ -1,5 +1,5 @@
 """Data sets: sequences of `Sample`. One file per data set; `load_dataset` finds them by name."""
 
-from xaibench.datasets.base import Dataset, Sample, dataset, load_dataset
+from xaibench.data.dataset import Dataset, Sample, dataset, load_dataset
 
 __all__ = ["Dataset", "Sample", "dataset", "load_dataset"]

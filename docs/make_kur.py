@@ -20,9 +20,9 @@ import pandas as pd
 import seaborn as sns
 
 import xaibench
-from xaibench import bundled
 from xaibench.data.datasets.shapes import PARTNER
 from xaibench.leaderboard import ARROWS
+from xaibench.models import bundled
 
 ROOT = Path(__file__).parent.parent
 PAGE, FIGURE = ROOT / "docs" / "kur.md", ROOT / "docs" / "images" / "kur-correlations.png"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import xaibench
 from xaibench.core.timm_import import import_torchvision
-from xaibench.models import create_module
+from xaibench.models.architectures import create_module
 
 LABELS = 5
 STEPS = 20

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import xaibench
 from xaibench.forward import Pairs
-from xaibench.models import create_module
+from xaibench.models.architectures import create_module
 
 if not hasattr(np, "trapz"):  # Quantus 0.6.0 calls it; numpy 2.4 has it no more
     setattr(np, "trapz", np.trapezoid)  # noqa: B010 - a plain assignment reads as a use of what is gone

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from xaibench.classifier import Classifier
 from xaibench.core import rank_statistics
 from xaibench.core.bounds import Count
 from xaibench.core.errors import UsageError
@@ -31,6 +30,7 @@ from xaibench.core.registry import metric
 from xaibench.core.seeding import stable_seed
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
+from xaibench.models.classifier import Classifier
 
 Similarity = Literal["spearman", "ssim", "pearson"]
 BINS = 100

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import xaibench
 from xaibench.core.timm_import import import_timm
-from xaibench.models import create_module
+from xaibench.models.architectures import create_module
 
 hypothesis.settings.register_profile("no clock", deadline=None)  # machines are shared
 hypothesis.settings.load_profile("no clock")

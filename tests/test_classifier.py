@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import xaibench
-from xaibench.classifier import Classifier
-from xaibench.classifier_loading import load_classifier
 from xaibench.core.errors import IncompatibleError, MissingError, UsageError
-from xaibench.models import create_module, read_checkpoint
+from xaibench.models.architectures import create_module, read_checkpoint
+from xaibench.models.classifier import Classifier
+from xaibench.models.factory import load_classifier
 
 QUICK = [
     ("resnet18", "layer4", True),

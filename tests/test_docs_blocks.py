@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 
 from xaibench import load_dataset
 from xaibench.core import registry
-from xaibench.models import create_module
+from xaibench.models.architectures import create_module
+from xaibench.models.training import Recipe, read_recipe
 from xaibench.suite import Suite, load_suite, shipped_suites
-from xaibench.training import Recipe, read_recipe
 
 from .test_cli import call
 

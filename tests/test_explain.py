@@ -17,7 +17,7 @@ from xaibench import figures
 from xaibench.data.preprocess import Preprocess
 from xaibench.explain_image import Explained, choose_labels, explain_image, forward_of, stages, vgatt_by_depth
 from xaibench.forward import Forward
-from xaibench.models import create_module
+from xaibench.models.architectures import create_module
 
 from .test_cli import call
 

@@ -12,8 +12,8 @@ from torch import nn
 import xaibench
 from tests.conftest import Golden
 from xaibench.core.errors import UsageError
-from xaibench.kur import fold, regularise
-from xaibench.models import create_module
+from xaibench.models.architectures import create_module
+from xaibench.models.training.kernel_usage import fold, regularise
 
 
 def test_effective_kernel_and_logits_are_the_originals(cnn: Golden) -> None:

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 import xaibench
-from xaibench import classifier as classifiers
-from xaibench import model_cache
-from xaibench.anatomy import Anatomy
-from xaibench.classifier import Classifier
-from xaibench.classifier_loading import load_classifier
-from xaibench.model_cache import Identity, ModelCache
-from xaibench.models import create_module
+from xaibench.models import classifier as classifiers
+from xaibench.models import model_cache
+from xaibench.models.architectures import create_module
+from xaibench.models.classifier import Classifier
+from xaibench.models.factory import load_classifier
+from xaibench.models.model_cache import Identity, ModelCache
+from xaibench.models.structure import Anatomy
 
 SMALL: dict[str, Any] = {"num_classes": 4, "input": {"size": 64}}
 

@@ -19,7 +19,7 @@ import xaibench
 from tests.datasets.test_voc import OBJECTS, SIZE, drawn, palette_image, write_tree
 from tests.test_docs import BIBLIOGRAPHY, KEY
 from xaibench.cli import main
-from xaibench.models import create_module
+from xaibench.models.architectures import create_module
 from xaibench.rundir import Run
 from xaibench.suite import load_suite, shipped_suites
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from xaibench import models, pretrained
 from xaibench.core.errors import MissingError, UsageError
 from xaibench.core.timm_import import import_timm
-from xaibench.models import create_module, known_model
+from xaibench.models import architectures, pretrained
+from xaibench.models.architectures import create_module, known_model
 
 from .test_cli import SUITE, call
 
@@ -101,4 +101,4 @@ def test_tags_of_weights_are_a_part_of_the_name() -> None:
     assert known_model("shapes_vit")
     with pytest.raises(UsageError, match=r"unknown model 'resnet18\.no_such_tag'"):
         create_module("resnet18.no_such_tag")
-    assert torch.is_tensor(next(models.create_module("test_resnet").parameters()))
+    assert torch.is_tensor(next(architectures.create_module("test_resnet").parameters()))

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 
-from xaibench import bundled
-from xaibench.classifier_loading import load_classifier
 from xaibench.core.errors import UsageError
 from xaibench.core.yaml_document import ProblemsError
 from xaibench.data import load_dataset
-from xaibench.training import (
+from xaibench.models import bundled
+from xaibench.models.factory import load_classifier
+from xaibench.models.training import (
     AugmentSection,
     Epoch,
     Examples,
@@ -37,8 +37,8 @@ from xaibench.training import (
     read_recipe,
     train,
 )
-from xaibench.training.log import draw_curves
-from xaibench.training.quality import quality
+from xaibench.models.training.log import draw_curves
+from xaibench.models.training.quality import quality
 
 RECIPE = """\
 name: small

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xaibench.api import evaluate, explain, run
-    from xaibench.classifier import Classifier
-    from xaibench.classifier_loading import load_classifier
     from xaibench.core.pairs import Pairs
     from xaibench.core.registry import method, metric
     from xaibench.data import Dataset, Sample, load_dataset
     from xaibench.evaluation import Evaluation
     from xaibench.forward import Forward
+    from xaibench.models.classifier import Classifier
+    from xaibench.models.factory import load_classifier
 
 try:
     __version__ = version("xaibench")
@@ -26,8 +26,8 @@ _HOMES = {
     "explain": "api",
     "evaluate": "api",
     "run": "api",
-    "Classifier": "classifier",
-    "load_classifier": "classifier_loading",
+    "Classifier": "models.classifier",
+    "load_classifier": "models.factory",
     "Dataset": "data",
     "Sample": "data",
     "load_dataset": "data",

@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from xaibench.classifier import Classifier
 from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.core.registry import PairRule
@@ -18,6 +17,7 @@ from xaibench.data.ground_truth import GroundTruth
 from xaibench.evaluation import Evaluation, Explainer
 from xaibench.forward import Forward, Pairs, Plan, check_images
 from xaibench.measuring import check_maps, explainer, measure
+from xaibench.models.classifier import Classifier
 from xaibench.preparing import Settings
 from xaibench.records import rows_of
 from xaibench.rundir import Run, run_suite

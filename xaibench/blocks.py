@@ -7,9 +7,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from xaibench.attention import find_patch_embedding
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
+from xaibench.models.timm_vit import find_patch_embedding
 
 Pool = Literal["mean", "head"]
 

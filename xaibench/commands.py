@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from xaibench import bundled
 from xaibench.cli_options import check_patterns, check_place
 from xaibench.core.errors import MissingError, UsageError, XaibenchError
 from xaibench.display import WIDE, Bars, ProgressMode, err, out, print_leaderboard
 from xaibench.exit_codes import naming
+from xaibench.models import bundled
 from xaibench.suite import find_suite, load_suite
 
 if TYPE_CHECKING:
-    from xaibench.classifier import Classifier
+    from xaibench.models.classifier import Classifier
 
 TableFormat = Literal["table", "csv", "md"]
 
@@ -77,7 +77,7 @@ def explain(
     """Draw maps of one image, or with `all_layers` print and plot what those of vgatt leave unexplained."""
     from xaibench import explain_image as explaining
     from xaibench import figures
-    from xaibench.classifier_loading import load_classifier
+    from xaibench.models.factory import load_classifier
 
     if all_layers and list(patterns) != ["vgatt"]:
         raise UsageError(f"--layers all goes with --method vgatt, found --method {','.join(patterns)}")
@@ -198,8 +198,8 @@ def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> di
 def train(
     name: str, directory: Path, *, data_root: Path | None, device: str, workers: int, progress: ProgressMode
 ) -> None:
-    from xaibench.training import Epoch, read_recipe
-    from xaibench.training import train as fit
+    from xaibench.models.training import Epoch, read_recipe
+    from xaibench.models.training import train as fit
 
     path = Path(name) if name.endswith((".yaml", ".yml")) else bundled.recipe_path(name)
     if not path.is_file():
@@ -229,7 +229,7 @@ def train(
         )
     names = [weights.name, f"{recipe.name}.card.json", f"{recipe.name}.log.csv"]
     try:
-        from xaibench.training.log import draw_curves
+        from xaibench.models.training.log import draw_curves
 
         names.append(draw_curves(directory / f"{recipe.name}.log.csv", directory / f"{recipe.name}.curve.png").name)
     except ImportError:

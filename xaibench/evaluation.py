@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xaibench.classifier import Classifier
 from xaibench.core.chunks import map_chunks
 from xaibench.core.errors import UsageError
 from xaibench.core.rank_statistics import comparable, tied
 from xaibench.forward import Forward, Pairs
+from xaibench.models.classifier import Classifier
 from xaibench.perturb import Curve, Order, Removal, curve
 
 Normalise = Literal["native", "resized"]

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaibench import bundled
-from xaibench.classifier import NOT_RELU, Classifier
 from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, SampleError, UsageError, unknown
 from xaibench.data.reading.image_files import read_image
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.measuring import check_maps, explainer
+from xaibench.models import bundled
+from xaibench.models.classifier import NOT_RELU, Classifier
 from xaibench.suite import BoundMethod
 
 MOST_LABELS = 5

@@ -11,9 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from xaibench.anatomy import output_logits
-from xaibench.attention import SUFFIX, exposed
-from xaibench.classifier import Classifier
 from xaibench.core.chunks import map_chunks
 from xaibench.core.errors import UsageError
 from xaibench.core.pairs import Pairs
@@ -21,6 +18,9 @@ from xaibench.core.registry import PairRule
 from xaibench.core.seeding import stable_seed
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.gradients import Gradients
+from xaibench.models.classifier import Classifier
+from xaibench.models.structure import output_logits
+from xaibench.models.timm_vit import SUFFIX, exposed
 from xaibench.plan import Plan
 
 __all__ = ["Forward", "Hook", "Pairs", "Plan"]

@@ -12,10 +12,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 from rich.markup import escape
 from rich.table import Table
 
-from xaibench import bundled
 from xaibench.core import bounds, registry
 from xaibench.core.errors import UsageError, closest, unknown
 from xaibench.display import out
+from xaibench.models import bundled
 from xaibench.suite import load_suite, read_suite, shipped_suites
 
 RECORDED = "recorded for a coming `compare`; changes nothing today"
@@ -74,7 +74,7 @@ def _rows(kind: str, model: str | None) -> list[dict[str, Any]]:
 
 
 def _model_rows() -> list[dict[str, Any]]:
-    from xaibench.models import model_names
+    from xaibench.models.architectures import model_names
 
     rows = [
         {"name": name, "summary": f"bundled; {_card_words(bundled.card(name))}", "kind": "bundled"}
@@ -98,7 +98,7 @@ _classifiers: dict[str, Any] = {}
 
 def _classifier(model: str) -> Any:
     if model not in _classifiers:
-        from xaibench.classifier_loading import load_classifier
+        from xaibench.models.factory import load_classifier
 
         _classifiers[model] = load_classifier(model)
     return _classifiers[model]
@@ -131,7 +131,7 @@ def _card(name: str) -> dict[str, Any]:
             "name": name, "kind": "group of metrics", "documentation": "In a suite its name stands for all of them.",
             "metrics": {metric: registry.metrics[metric].summary for metric in groups[name]},
         }  # fmt: skip
-    from xaibench.models import known_model
+    from xaibench.models.architectures import known_model
 
     if name in bundled.names():
         return {"name": name, "kind": "bundled model", **{k: v for k, v in bundled.card(name).items() if k != "name"}}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from xaibench.classifier import Classifier
+from xaibench.models.classifier import Classifier
 
 
 @dataclass(frozen=True)

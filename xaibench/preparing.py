@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xaibench import bundled
-from xaibench.classifier import Classifier
-from xaibench.classifier_loading import load_classifier
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.data import Dataset
+from xaibench.models import bundled
+from xaibench.models.classifier import Classifier
+from xaibench.models.factory import load_classifier
 from xaibench.records import Cell, digest
 from xaibench.suite import BoundMethod, BoundMetric, ModelSection, Suite
 
@@ -119,7 +119,7 @@ def _facts(method: BoundMethod, metric: BoundMetric) -> dict[str, object]:
 
 def open_model(section: ModelSection, suite: Suite, dataset: Dataset, settings: Settings) -> Classifier:
     """A model of a suite, its checkpoint found beside the suite or below the data root, its labels those of the data."""
-    from xaibench import model_cache
+    from xaibench.models import model_cache
 
     labels = len(dataset.class_names)
     if section.num_classes not in (None, labels):

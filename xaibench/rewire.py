@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaibench.classifier import Classifier
+from xaibench.models.classifier import Classifier
 
 Rule = Callable[[nn.Module, Tensor, Tensor], Tensor]
 

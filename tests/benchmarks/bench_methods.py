@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import xaibench
-from xaibench.models import create_module
+from xaibench.models.architectures import create_module
 
 LABELS = 5
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import xaibench
 from xaibench.forward import Pairs
-from xaibench.models import create_module
+from xaibench.models.architectures import create_module
 
 IMAGES, STEPS, SAMPLES = 2, 8, 4
 BASELINE = {"baseline": "zero", "steps": STEPS}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import xaibench
-from xaibench.models import create_module
+from xaibench.models.architectures import create_module
 
 
 @pytest.fixture(scope="module")

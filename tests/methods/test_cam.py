@@ -12,7 +12,7 @@ import xaibench
 from tests.conftest import Golden
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
-from xaibench.models import create_module
+from xaibench.models.architectures import create_module
 
 
 class Smooth(nn.Module):

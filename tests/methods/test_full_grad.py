@@ -9,7 +9,7 @@ from torch import nn
 import xaibench
 from xaibench.forward import Forward, Pairs
 from xaibench.methods.vgatt import full_grad_terms
-from xaibench.models import create_module
+from xaibench.models.architectures import create_module
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "test_resnet"])

@@ -15,7 +15,7 @@ import xaibench
 from tests.conftest import Golden
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
-from xaibench.models import create_module
+from xaibench.models.architectures import create_module
 
 PAIRS = Pairs([1, 0, 1], [2, 0, 1])
 EPS = 1e-6

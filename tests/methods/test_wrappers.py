@@ -16,7 +16,7 @@ from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
 from xaibench.methods.wrappers import cut, merge
-from xaibench.models import create_module
+from xaibench.models.architectures import create_module
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError
-from xaibench.models import create_module
+from xaibench.models.architectures import create_module
 
 FROM_ATTENTION = {"raw_attention", "attention_rollout", "generic_attention", "attention_grad_cam", "getam", "legrad"}
 RELEVANCE = {"transformer_lrp", "lrp_rollout", "partial_lrp", "attn_lrp", "cp_lrp"}

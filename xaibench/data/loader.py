@@ -23,11 +23,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from xaibench.classifier import Classifier
 from xaibench.core.errors import SampleError, UsageError, WorkerError, XaibenchError
 from xaibench.data import Dataset, Sample
 from xaibench.data.ground_truth import GroundTruth, Regions
 from xaibench.data.preprocess import Preprocess
+from xaibench.models.classifier import Classifier
 
 # A forked worker is there after 0.05 s and shares what the data set has read; a spawned one imports torch for seconds,
 # needs a copy of the annotations and does not know the classes of a plug-in. macOS and Windows cannot fork safely.

@@ -8,11 +8,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from xaibench import bundled
 from xaibench.core import registry
 from xaibench.core.errors import unknown
 from xaibench.core.yaml_document import Document
 from xaibench.core.yaml_values import Location
+from xaibench.models import bundled
 from xaibench.suite.entries import entries, options_of, spelled_out, texts
 
 
@@ -69,7 +69,7 @@ def _check_dataset(document: Document) -> _Dataset:
 
 
 def _check_models(document: Document) -> set[str]:
-    from xaibench.models import known_model, model_names
+    from xaibench.models.architectures import known_model, model_names
 
     labels: set[str] = set()
     for model in entries(document.data, "models"):

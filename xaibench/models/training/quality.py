@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from xaibench.training.examples import Examples
+from xaibench.models.training.examples import Examples
 
 Floats = npt.NDArray[np.float64]
 

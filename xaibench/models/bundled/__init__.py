@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from xaibench.core.errors import MissingError, UsageError, unknown
 
 if TYPE_CHECKING:
-    from xaibench.training import Recipe
+    from xaibench.models.training import Recipe
 
 FOLDER = Path(__file__).parent
 
@@ -29,7 +29,7 @@ def recipe_path(name: str) -> Path:
 
 def recipe(name: str) -> Recipe:
     """The recipe that trained a bundled model."""
-    from xaibench.training import read_recipe
+    from xaibench.models.training import read_recipe
 
     return read_recipe(recipe_path(name))
 

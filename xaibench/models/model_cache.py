@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from xaibench.anatomy import Anatomies
+from xaibench.models.structure import Anatomies
 
 SIZE = 2  # modules; a suite compares few models, and device memory is dear
 

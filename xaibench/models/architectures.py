@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from xaibench.core.errors import MissingError, UsageError, unknown
 from xaibench.core.timm_import import import_timm
 from xaibench.data.preprocess import ExtraChannels
-from xaibench.pretrained import create_pretrained
+from xaibench.models.pretrained import create_pretrained
 
 STEM = 3  # input channels of the checkpoints that `extra_channels` starts from
 

@@ -10,7 +10,7 @@ import pandas as pd
 from xaibench.core.atomic_files import write_text
 
 if TYPE_CHECKING:
-    from xaibench.training.fit import Epoch
+    from xaibench.models.training.fit import Epoch
 
 
 class Log:

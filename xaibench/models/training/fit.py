@@ -22,14 +22,14 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from xaibench import bundled
 from xaibench.core.errors import UsageError
 from xaibench.data import Dataset, load_dataset
-from xaibench.kur import fold, regularise
-from xaibench.training.examples import Examples
-from xaibench.training.log import Log
-from xaibench.training.quality import Quality, evaluate
-from xaibench.training.recipe import Recipe
+from xaibench.models import bundled
+from xaibench.models.training.examples import Examples
+from xaibench.models.training.kernel_usage import fold, regularise
+from xaibench.models.training.log import Log
+from xaibench.models.training.quality import Quality, evaluate
+from xaibench.models.training.recipe import Recipe
 
 MEMORY = 2 << 30  # a data set below this many bytes is decoded once and kept
 
@@ -216,7 +216,7 @@ def train(
     """
     from safetensors.torch import save
 
-    from xaibench.models import STEM, seeded
+    from xaibench.models.architectures import STEM, seeded
 
     data = {
         split: load_dataset(recipe.dataset.name, data_root=data_root, split=split, **recipe.dataset.options)
@@ -255,7 +255,7 @@ def train(
 
 def _start(recipe: Recipe, data: Dataset) -> nn.Module:
     """The model before its first step."""
-    from xaibench.models import create_module, load_checkpoint, stem_options
+    from xaibench.models.architectures import create_module, load_checkpoint, stem_options
 
     options = {"num_classes": len(data.class_names)} | stem_options(recipe.model.options, recipe.model.in_chans)
     extra_channels = recipe.model.extra_channels

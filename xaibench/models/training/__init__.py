@@ -4,10 +4,10 @@ A recipe (YAML) says what is trained; `xaibench train recipe.yaml` writes weight
 seed, AP, F and thresholds per class, sha256), a log as CSV and its curves. The bundled models are made by exactly this.
 """
 
-from xaibench.training.examples import Examples, augmented
-from xaibench.training.fit import Epoch, masked_bce, train
-from xaibench.training.quality import Quality, average_precision, evaluate
-from xaibench.training.recipe import AugmentSection, Recipe, read_recipe
+from xaibench.models.training.examples import Examples, augmented
+from xaibench.models.training.fit import Epoch, masked_bce, train
+from xaibench.models.training.quality import Quality, average_precision, evaluate
+from xaibench.models.training.recipe import AugmentSection, Recipe, read_recipe
 
 __all__ = [
     "AugmentSection", "Epoch", "Examples", "Quality", "Recipe", "augmented", "average_precision", "evaluate", "masked_bce",

@@ -13,12 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from xaibench.anatomy import Anatomies, Anatomy, dissect, output_logits
-from xaibench.attention import Attention, find_attention, find_blocks, find_patch_embedding
 from xaibench.core.chunks import map_chunks
 from xaibench.core.errors import IncompatibleError, UsageError, closest
 from xaibench.data.preprocess import Preprocess
-from xaibench.models import state_hash
+from xaibench.models.architectures import state_hash
+from xaibench.models.structure import Anatomies, Anatomy, dissect, output_logits
+from xaibench.models.timm_vit import Attention, find_attention, find_blocks, find_patch_embedding
 
 Activation = Literal["sigmoid", "softmax"]
 # by class name, for timm has classes of its own beside torch's
@@ -69,7 +69,7 @@ class Classifier:
         self._layer = layer
         self._anatomy: Anatomy | None = None
         self._shapes: set[tuple[int, ...]] = set()  # of images that the model has run on
-        self.anatomies: Anatomies = {}  # classifiers of one module share it, see `xaibench.model_cache`
+        self.anatomies: Anatomies = {}  # classifiers of one module share it, see `xaibench.models.model_cache`
         if layer is not None:
             self._check_layer(layer)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xaibench.core.errors import IncompatibleError, UsageError
 
 if TYPE_CHECKING:
-    from xaibench.classifier import Classifier
+    from xaibench.models.classifier import Classifier
 
 LINEAR_HEAD_TOLERANCE = 1e-4  # of the largest logit: float32 rounding of a sum over a few thousand channels
 

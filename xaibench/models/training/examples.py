@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from xaibench.data import Dataset
 from xaibench.data.preprocess import Preprocess
-from xaibench.training.recipe import AugmentSection
+from xaibench.models.training.recipe import AugmentSection
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from xaibench import bundled
-from xaibench.anatomy import Anatomies
-from xaibench.classifier import Activation, Classifier
 from xaibench.core.errors import UsageError, about
 from xaibench.core.timm_import import import_timm
 from xaibench.data.preprocess import ExtraChannels, Preprocess
-from xaibench.models import (
+from xaibench.models import bundled
+from xaibench.models.architectures import (
     STEM,
     create_module,
     load_state,
@@ -24,9 +22,11 @@ from xaibench.models import (
     state_hash,
     stem_options,
 )
+from xaibench.models.classifier import Activation, Classifier
+from xaibench.models.structure import Anatomies
 
 if TYPE_CHECKING:
-    from xaibench.model_cache import ModelCache
+    from xaibench.models.model_cache import ModelCache
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -59,8 +59,8 @@ def load_classifier(
         input: any of size, resize, mean, std, crop, interpolation; the rest comes from the model's own configuration
         in_chans: number of input channels; None: 3
         extra_channels: the rule by which mean, std and the first convolution of a checkpoint of three channels are
-            made for another number (`copy_first`, `mean`, `zero`: see `xaibench.models.stem_for`). A checkpoint that
-            has `in_chans` channels is loaded as it is, and then the rule is that of mean and std alone
+            made for another number (`copy_first`, `mean`, `zero`: see `xaibench.models.architectures.stem_for`). A
+            checkpoint that has `in_chans` channels is loaded as it is, and then the rule is that of mean and std alone
         options: passed to the model's constructor
         precision: of weights and images, and so of maps and scores; float64 is slower
         seed: of the random weights of an untrained model
@@ -69,7 +69,7 @@ def load_classifier(
     Raises:
         UsageError, MissingError: an unknown name, an option it does not take, a checkpoint that is absent or unfit
     """
-    from xaibench.model_cache import Identity
+    from xaibench.models.model_cache import Identity
 
     own = name in bundled.names()
     if own:

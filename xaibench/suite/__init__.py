@@ -5,8 +5,7 @@ found in one go and reported with its line: unknown and duplicate keys, names, p
 metrics that need what the data set lacks.
 """
 
-from xaibench.suite.choosing import Globs, quick, select
-from xaibench.suite.files import find_suite, load_suite, read_suite, shipped_suites
+from xaibench.suite.load import find_suite, load_suite, read_suite, shipped_suites
 from xaibench.suite.schema import (
     BoundMethod,
     BoundMetric,
@@ -16,6 +15,7 @@ from xaibench.suite.schema import (
     bind_metrics,
     parse_metrics,
 )
+from xaibench.suite.selection import Globs, quick, select
 
 __all__ = [
     "BoundMethod", "BoundMetric", "Globs", "MetricNamed", "ModelSection", "Suite", "bind_metrics", "find_suite",

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, einsum
 
-from xaibench.blocks import Pool, own_gradients
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import method
 from xaibench.forward import Forward, Pairs
+from xaibench.forward.propagation.vit_blocks import Pool, own_gradients
 
 
 @method(needs=("attention",), source="chefer2021, baseline", cost="1 forward")

@@ -17,8 +17,8 @@ from xaibench.core.bounds import AtLeastTwo, Count, NotNegative, ProperFraction
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.core.registry import method
 from xaibench.forward import Forward, Pairs
+from xaibench.forward.propagation.backward_rules import Rule, every, keep, positive_gradient, rewired
 from xaibench.methods.cam import grad_cam
-from xaibench.rewire import Rule, every, keep, positive_gradient, rewired
 
 Reduce = Literal["sum", "max", "abs_sum"]
 

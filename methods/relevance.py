@@ -18,7 +18,7 @@ from xaibench.core.bounds import NotNegative, OneOrMore
 from xaibench.core.errors import IncompatibleError
 from xaibench.core.registry import method
 from xaibench.forward import Forward, Pairs
-from xaibench.rewire import Rule, keep, normalisations, rewired
+from xaibench.forward.propagation.backward_rules import Rule, keep, normalisations, rewired
 
 Bias = Literal["weight", "kept"]
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest logit: the rewired pass rounds differently

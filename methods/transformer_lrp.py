@@ -1,6 +1,6 @@
 """Layer-wise relevance propagation in transformers.
 
-The rules of chefer2021 (`xaibench.relprop`) come first, AttnLRP and CP-LRP (`xaibench.surrogate`) last. For the former:
+The rules of chefer2021 (`xaibench.forward.propagation.transformer_relprop`) come first, AttnLRP and CP-LRP (`xaibench.forward.propagation.attn_lrp_rules`) last. For the former:
 
 A^b = post-softmax attention of block b [heads, N, N], R_A^b its relevance, G^b = dS_c/dA^b, r = the row of tokens that
 the head reads (the class token). Relevance starts at 1, not at the logit, and walks down from the last block B; a
@@ -21,12 +21,12 @@ from typing import Literal
 
 from torch import Tensor, einsum
 
-from xaibench.blocks import Blocks, check_patch_embedding
 from xaibench.core.bounds import NotNegative
 from xaibench.core.registry import method
 from xaibench.forward import Forward, Hook, Pairs, Plan
-from xaibench.relprop import Rules, attention_relevance, pixel_relevance
-from xaibench.surrogate import Rule, relevance_hooks
+from xaibench.forward.propagation.attn_lrp_rules import Rule, relevance_hooks
+from xaibench.forward.propagation.transformer_relprop import Rules, attention_relevance, pixel_relevance
+from xaibench.forward.propagation.vit_blocks import Blocks, check_patch_embedding
 
 Level = Literal["tokens", "pixels"]
 

@@ -45,9 +45,9 @@ def bench_a_suite_of_ten_last_layer_methods(
     classifier, images, pairs = network
     names = [*FAMILY, "grad_cam_pp", "hires_cam", "layer_cam", "vgatt"]
     methods = [xaibench.core.registry.methods[name] for name in names]
-    plan = xaibench.forward.Plan()
+    plan = xaibench.forward.forward.Plan()
     for method in methods:
-        plan = plan | xaibench.forward.Plan.of(classifier, method.needs, method.bind({}))
+        plan = plan | xaibench.forward.forward.Plan.of(classifier, method.needs, method.bind({}))
 
     def suite() -> None:
         forward = xaibench.Forward(classifier, images, plan=plan)

@@ -45,7 +45,7 @@ def test_attention_gradients(transformer: GoldenTransformer) -> None:
     if key not in transformer.arrays:
         pytest.fail(f"{key} is missing")
     forward = xaibench.Forward(transformer.classifier, transformer.images)
-    first = transformer.pairs[xaibench.forward.torch.arange(0, len(transformer.pairs), 3)]
+    first = transformer.pairs[xaibench.forward.forward.torch.arange(0, len(transformer.pairs), 3)]
     close(forward.attention_gradients(first).numpy(), transformer.arrays[key])
 
 
@@ -112,7 +112,7 @@ def test_relevance_propagation(transformer: GoldenTransformer, key: str) -> None
 
 
 def test_relevance_of_every_attention_matrix(transformer: GoldenTransformer) -> None:
-    from xaibench.relprop import attention_relevance
+    from xaibench.forward.propagation.transformer_relprop import attention_relevance
 
     first = transformer.pairs[np.arange(0, len(transformer.pairs), 3)]
     forward = xaibench.Forward(transformer.classifier, transformer.images)

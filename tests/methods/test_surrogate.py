@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import xaibench
 from tests.methods.vit import CONFIGURATIONS, classifier, first_pooled, images, some_pairs
 from xaibench.core.errors import IncompatibleError, UsageError
-from xaibench.surrogate import gamma_rule, linear_norm, secant
+from xaibench.forward.propagation.attn_lrp_rules import gamma_rule, linear_norm, secant
 
 METHODS = ("attn_lrp", "cp_lrp")
 

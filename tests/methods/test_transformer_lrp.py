@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import xaibench
 from tests.methods.vit import CONFIGURATIONS, classifier, first_pooled, images, some_pairs
-from xaibench import relprop
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.core.timm_import import import_timm
+from xaibench.forward.propagation import transformer_relprop
 
 METHODS = ("transformer_lrp", "lrp_rollout", "partial_lrp", "full_lrp")
 
@@ -33,10 +33,10 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("rules", ["ours", "orig"])
-def test_linear_rule(rules: relprop.Rules) -> None:
+def test_linear_rule(rules: transformer_relprop.Rules) -> None:
     x, weight, relevance = random(2, 3, 5), random(4, 5, seed=1), random(3, 3, 4, seed=2)
     image = torch.tensor([0, 1, 1])
-    found = relprop.linear(x, weight, relevance, image, rules)
+    found = transformer_relprop.linear(x, weight, relevance, image, rules)
     for p in range(3):
         for n in range(3):
             expected = [0.0] * 5
@@ -57,15 +57,15 @@ def test_linear_rule(rules: relprop.Rules) -> None:
 def test_an_output_without_a_positive_term_passes_nothing_on(dtype: torch.dtype) -> None:
     x = random(1, 6, 3072).abs().to(dtype)
     weight = -random(8, 3072, seed=1).abs().to(dtype)
-    found = relprop.linear(x, weight, random(1, 6, 8, seed=2).to(dtype), torch.tensor([0]), "ours")
+    found = transformer_relprop.linear(x, weight, random(1, 6, 8, seed=2).to(dtype), torch.tensor([0]), "ours")
     assert (found == 0).all()
 
 
 @pytest.mark.parametrize("rules", ["ours", "orig"])
-def test_add_rule_sums_over_the_tensor_of_its_own_pair(rules: relprop.Rules) -> None:
+def test_add_rule_sums_over_the_tensor_of_its_own_pair(rules: transformer_relprop.Rules) -> None:
     skip, branch, relevance = random(2, 3, 4), random(2, 3, 4, seed=1), random(24, 3, 4, seed=2)
     image = torch.arange(24) % 2
-    found = relprop.add(skip, branch, relevance, image, rules)
+    found = transformer_relprop.add(skip, branch, relevance, image, rules)
     flipped = 0
     for p in range(24):
         m = skip[image[p]] + branch[image[p]]
@@ -83,14 +83,14 @@ def test_add_rule_sums_over_the_tensor_of_its_own_pair(rules: relprop.Rules) -> 
 def test_safe_division() -> None:
     b = torch.tensor([2.0, -2.0, 0.0, -1e-9, 1e-12], dtype=torch.float64)
     expected = [safe(1, float(value)) for value in b]
-    torch.testing.assert_close(relprop.inverse(b), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(transformer_relprop.inverse(b), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
 
 
 def test_clone_is_a_sum_but_where_the_value_is_zero() -> None:
     x = random(1, 2, 3)
     x[0, 0, 0] = 0
     first, second = random(2, 2, 3, seed=1), random(2, 2, 3, seed=2)
-    found = relprop.clone(x, first, second, torch.tensor([0, 0]))
+    found = transformer_relprop.clone(x, first, second, torch.tensor([0, 0]))
     assert (found[:, 0, 0] == 0).all()
     torch.testing.assert_close(found[:, 1], (first + second)[:, 1], rtol=1e-6, atol=1e-6)
 
@@ -101,7 +101,7 @@ def test_patch_rule() -> None:
     convolution = nn.Conv2d(3, 5, 2, stride=2).double().requires_grad_(False)
     convolution.weight.copy_(random(5, 3, 2, 2, seed=2))
     image = torch.tensor([1, 0, 1])
-    found = relprop.patches(pictures, convolution, relevance, image)
+    found = transformer_relprop.patches(pictures, convolution, relevance, image)
     torch.testing.assert_close(found.sum((1, 2)), relevance.sum((1, 2, 3)), rtol=1e-6, atol=1e-6)
     weight = convolution.weight
     for p, row, column in ((0, 0, 0), (1, 3, 5), (2, 1, 2)):

@@ -17,11 +17,11 @@ from xaibench.core.pairs import Pairs
 from xaibench.core.registry import PairRule
 from xaibench.core.seeding import stable_seed
 from xaibench.data.ground_truth import GroundTruth
-from xaibench.gradients import Gradients
+from xaibench.forward.gradients import Gradients
+from xaibench.forward.plan import Plan
 from xaibench.models.classifier import Classifier
 from xaibench.models.structure import output_logits
 from xaibench.models.timm_vit import SUFFIX, exposed
-from xaibench.plan import Plan
 
 __all__ = ["Forward", "Hook", "Pairs", "Plan"]
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from xaibench.core.errors import IncompatibleError
 from xaibench.forward import Forward, Hook
-from xaibench.rewire import keep
+from xaibench.forward.propagation.backward_rules import keep
 
 Rule = Literal["epsilon", "gamma"]
 STABILISER = 1e-6  # of the gamma rule, sign-aware

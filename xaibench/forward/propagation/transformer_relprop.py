@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaibench.blocks import Blocks, check_patch_embedding
 from xaibench.core.errors import UsageError
 from xaibench.forward import Forward, Pairs
+from xaibench.forward.propagation.vit_blocks import Blocks, check_patch_embedding
 
 Rules = Literal["ours", "orig"]
 EPS = 1e-9

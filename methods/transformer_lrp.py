@@ -1,6 +1,7 @@
 """Layer-wise relevance propagation in transformers.
 
-The rules of chefer2021 (`xaibench.forward.propagation.transformer_relprop`) come first, AttnLRP and CP-LRP (`xaibench.forward.propagation.attn_lrp_rules`) last. For the former:
+The rules of chefer2021 (`xaibench.forward.propagation.transformer_relprop`) come first, AttnLRP and CP-LRP
+(`xaibench.forward.propagation.attn_lrp_rules`) last. For the former:
 
 A^b = post-softmax attention of block b [heads, N, N], R_A^b its relevance, G^b = dS_c/dA^b, r = the row of tokens that
 the head reads (the class token). Relevance starts at 1, not at the logit, and walks down from the last block B; a

@@ -119,7 +119,7 @@ def road(
     percent: int, module: nn.Module, classifier: xaibench.Classifier, images: Tensor, pairs: Pairs, maps: Tensor
 ) -> dict[str, Work]:
     """The most relevant `percent` of the pixels imputed, one forward each."""
-    from xaibench.perturb import Removal
+    from xaibench.evaluation.perturbation import Removal
 
     metric = quantus.ROAD(percentages=[percent], noise=0.01, **QUIET)
     removal = Removal("road", steps=None, fractions=(percent / 100,))

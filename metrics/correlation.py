@@ -24,7 +24,7 @@ from xaibench.core.bounds import AtLeastTwo, Count, InnerFraction, Positive, Pos
 from xaibench.core.chunks import map_chunks
 from xaibench.core.registry import metric
 from xaibench.evaluation import Evaluation
-from xaibench.perturb import Removal, Score, Static, Units, clean, read, remover, units
+from xaibench.evaluation.perturbation import Removal, Score, Static, Units, clean, read, remover, units
 
 Similarity = Literal["pearson", "spearman"]
 Choose = Callable[[Tensor, Tensor], Tensor]  # pair [n], sample [n] -> removed bool [n, c, H, W]

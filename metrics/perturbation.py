@@ -1,6 +1,6 @@
 """What happens to the score while the image is taken apart in the order of the map.
 
-All metrics here are numbers of curves (`Evaluation.curve`, `xaibench.perturb.Removal`): two that name the same order,
+All metrics here are numbers of curves (`Evaluation.curve`, `xaibench.evaluation.perturbation.Removal`): two that name the same order,
 baseline, unit and steps share the forwards, and insertion with MoRF is deletion with LeRF read backwards.
 
 Only the ranking of a map counts, by a stable sort: equal pixels go in raster order (`Evaluation.tied` tells how many
@@ -22,7 +22,7 @@ from torch import Tensor
 from xaibench.core.bounds import AtLeastTwo, Count, NotNegative, Odd, Positive, PositiveFraction
 from xaibench.core.registry import metric
 from xaibench.evaluation import Evaluation
-from xaibench.perturb import Baseline, Curve, Order, Removal, Score, Static, Unit
+from xaibench.evaluation.perturbation import Baseline, Curve, Order, Removal, Score, Static, Unit
 
 CURVE = "a forward per pair and step, shared by all with the same order, baseline, unit and steps"
 BOTH = f"two curves; {CURVE}"

@@ -17,12 +17,12 @@ from xaibench.core.rank_statistics import tied
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.data.preprocess import Preprocess
 from xaibench.evaluation import Evaluation
+from xaibench.evaluation.measure import measure
+from xaibench.evaluation.perturbation import Baseline, Removal, Unit, blur, remover, units
+from xaibench.evaluation.perturbation.imputation import impute
+from xaibench.evaluation.perturbation.superpixels import slic
 from xaibench.forward import Forward, Pairs
-from xaibench.imputation import impute
-from xaibench.measuring import measure
-from xaibench.perturb import Baseline, Removal, Unit, blur, remover, units
 from xaibench.suite import parse_metrics
-from xaibench.superpixels import slic
 
 HEIGHT, WIDTH, LABELS = 12, 17, 4
 FAMILIES = [name for name in registry.metrics if registry.metrics[name].group in ("perturbation", "correlation")]
@@ -356,14 +356,14 @@ def test_imputation_solves_its_equations(shape: tuple[int, int], share: float) -
 
 def test_imputation_of_large_holes_needs_few_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of a 200 x 160 image in one piece; plain conjugate gradients take hundreds."""
-    monkeypatch.setattr("xaibench.imputation.ITERATIONS", 20)
+    monkeypatch.setattr("xaibench.evaluation.perturbation.imputation.ITERATIONS", 20)
     generator = torch.Generator().manual_seed(5)
     own = torch.randn(1, 3, 200, 160, generator=generator, dtype=torch.float64)
     removed = torch.zeros(1, 1, 200, 160, dtype=torch.bool)
     removed[:, :, 30:170, 20:140] = True
     short = impute(own, removed)
-    monkeypatch.setattr("xaibench.imputation.ITERATIONS", 500)
-    monkeypatch.setattr("xaibench.imputation.TOLERANCE", 1e-12)
+    monkeypatch.setattr("xaibench.evaluation.perturbation.imputation.ITERATIONS", 500)
+    monkeypatch.setattr("xaibench.evaluation.perturbation.imputation.TOLERANCE", 1e-12)
     torch.testing.assert_close(short, impute(own, removed), atol=1e-4, rtol=0)
 
 

@@ -15,8 +15,8 @@ from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.core.registry import PairRule
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.evaluation import Evaluation, Explainer
+from xaibench.evaluation.measure import check_maps, explainer, measure
 from xaibench.forward.forward import Forward, Pairs, Plan, check_images
-from xaibench.measuring import check_maps, explainer, measure
 from xaibench.models.classifier import Classifier
 from xaibench.preparing import Settings
 from xaibench.records import rows_of

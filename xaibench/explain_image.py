@@ -15,8 +15,8 @@ from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, SampleError, UsageError, unknown
 from xaibench.data.reading.image_files import read_image
 from xaibench.evaluation import Evaluation
+from xaibench.evaluation.measure import check_maps, explainer
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.measuring import check_maps, explainer
 from xaibench.models import bundled
 from xaibench.models.classifier import NOT_RELU, Classifier
 from xaibench.suite import BoundMethod

@@ -17,8 +17,8 @@ from xaibench.core.tracebacks import place
 from xaibench.data import load_dataset
 from xaibench.data.loader import Batch, Reader, batches, chunks, geometry, worker_count
 from xaibench.evaluation import Evaluation
+from xaibench.evaluation.measure import check_maps, error_row, explainer, measure
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.measuring import check_maps, error_row, explainer, measure
 from xaibench.preparing import Key, Prepared, Settings, prepare
 from xaibench.records import Records, part_of, parts_of, rows_of
 from xaibench.suite import BoundMethod, BoundMetric, ModelSection, Suite

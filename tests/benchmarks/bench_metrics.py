@@ -54,7 +54,7 @@ def bench_road(
 ) -> None:
     """Imputing this share of the pixels, for both orders, against the forwards of the imputed images alone."""
     classifier, images, pairs, maps = network
-    removal = xaibench.perturb.Removal("road", steps=None, fractions=(percent / 100,))
+    removal = xaibench.evaluation.perturbation.Removal("road", steps=None, fractions=(percent / 100,))
     twice = images.repeat(2, 1, 1, 1)
 
     def imputed() -> None:

@@ -20,6 +20,7 @@ import xaibench
 from tests.conftest import Golden
 from tests.metrics.open_set import ARRAYS, FACTS, attribution, classifier, evaluation, result, tensor
 from xaibench.evaluation import Evaluation
+from xaibench.evaluation.perturbation import Static, Units
 from xaibench.metrics.correlation import (
     average_ranks,
     blocks,
@@ -30,7 +31,6 @@ from xaibench.metrics.correlation import (
     noise_effects,
     squared_error,
 )
-from xaibench.perturb import Static, Units
 
 CORRELATION = 1e-5  # open.json allows 2e-3
 FAMILIES = ("complete", "faithfulness", "infidelity", "monotonicity", "non_sensitivity", "sensitivity_n", "sufficiency")

@@ -100,7 +100,7 @@ def test_masks_are_the_official_maps(cnn: Golden) -> None:
     for key, method in METHODS.items():
         maps = xaibench.explain(cnn.classifier, cnn.images, pairs, method=method)
         evaluation = Evaluation(xaibench.Forward(cnn.classifier, cnn.images), pairs, maps)
-        native = xaibench.evaluation.unit(evaluation.maps.relu()).unflatten(0, cnn.arrays["logits"].shape)
+        native = xaibench.evaluation.evaluation.unit(evaluation.maps.relu()).unflatten(0, cnn.arrays["logits"].shape)
         np.testing.assert_allclose(native.numpy(), cnn.arrays[f"metric/maps/{key}"], atol=1e-5)
 
 

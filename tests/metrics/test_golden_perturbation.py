@@ -17,9 +17,19 @@ from tests.conftest import GOLDEN
 from tests.metrics.open_set import ARRAYS, FACTS, attribution, classifier, evaluation, result, tensor
 from xaibench.data.preprocess import Preprocess
 from xaibench.evaluation import Evaluation
+from xaibench.evaluation.perturbation import (
+    Baseline,
+    Curve,
+    Order,
+    Removal,
+    Units,
+    remover,
+    running_mean,
+    substitute,
+    trace,
+)
 from xaibench.forward import Pairs
 from xaibench.metrics.perturbation import after_removal, flipping_area, segment_area
-from xaibench.perturb import Baseline, Curve, Order, Removal, Units, remover, running_mean, substitute, trace
 
 CURVE = 1e-5  # open.json allows 1e-4
 OTHER_CONVENTIONS = ("auc_conventions/latec", "auc_conventions/quantus", "auc_conventions/interpretdl_mean")

@@ -23,8 +23,8 @@ from xaibench.data.dataset import VOID
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.data.preprocess import Preprocess
 from xaibench.evaluation import Evaluation
+from xaibench.evaluation.measure import statistics
 from xaibench.forward import Forward, Pairs
-from xaibench.measuring import statistics
 from xaibench.methods.gradient import input_x_gradient
 from xaibench.suite import BoundMetric
 

@@ -18,7 +18,7 @@ from xaibench.core.errors import UsageError
 from xaibench.core.registry import metrics
 from xaibench.data.dataset import VOID
 from xaibench.evaluation import Evaluation
-from xaibench.measuring import statistics
+from xaibench.evaluation.measure import statistics
 from xaibench.metrics.complexity import tied_fraction
 from xaibench.suite import BoundMetric
 

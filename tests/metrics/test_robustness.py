@@ -14,8 +14,8 @@ from tests.metrics.golden_set import GOLDEN_SET, any_classifier
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import metrics
 from xaibench.evaluation import Evaluation
+from xaibench.evaluation.measure import statistics
 from xaibench.forward import Forward, Pairs
-from xaibench.measuring import statistics
 from xaibench.metrics import robustness
 from xaibench.suite import BoundMetric
 

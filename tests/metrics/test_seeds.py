@@ -19,8 +19,8 @@ from xaibench.core.errors import UsageError
 from xaibench.data.dataset import VOID as UNKNOWN
 from xaibench.data.ground_truth import VOID, GroundTruth
 from xaibench.evaluation import Evaluation
+from xaibench.evaluation.measure import measure
 from xaibench.forward import Forward, Pairs
-from xaibench.measuring import measure
 from xaibench.metrics.seed_curve import seed_curve
 from xaibench.metrics.seeds import fraction_seeds, threshold_seeds
 from xaibench.records import rows_of

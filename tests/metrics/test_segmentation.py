@@ -18,8 +18,8 @@ from xaibench.core.registry import metrics
 from xaibench.data.dataset import VOID
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.evaluation import Evaluation
+from xaibench.evaluation.measure import Measured, measure, statistics
 from xaibench.forward import Forward, Pairs
-from xaibench.measuring import Measured, measure, statistics
 from xaibench.records import rows_of
 from xaibench.scores import Score, score
 from xaibench.suite import BoundMetric, parse_metrics

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from xaibench.core.chunks import map_chunks
 from xaibench.core.errors import UsageError
 from xaibench.core.rank_statistics import comparable, tied
+from xaibench.evaluation.perturbation import Curve, Order, Removal, curve
 from xaibench.forward import Forward, Pairs
 from xaibench.models.classifier import Classifier
-from xaibench.perturb import Curve, Order, Removal, curve
 
 Normalise = Literal["native", "resized"]
 Space = Literal["model", "pixels"]

@@ -8,11 +8,11 @@ therefore taken apart from the top left to the bottom right by both orders. `Eva
 its values leave to this rule.
 """
 
-from xaibench.perturb.curves import Curve, curve, trace
-from xaibench.perturb.readings import Readings, Score, clean, read
-from xaibench.perturb.removal import Baseline, Order, Removal, Static, Unit
-from xaibench.perturb.replacements import Remove, blur, remover, running_mean, substitute
-from xaibench.perturb.units import Units, units
+from xaibench.evaluation.perturbation.baselines import Remove, blur, remover, running_mean, substitute
+from xaibench.evaluation.perturbation.curves import Curve, curve, trace
+from xaibench.evaluation.perturbation.outputs import Readings, Score, clean, read
+from xaibench.evaluation.perturbation.removal import Baseline, Order, Removal, Static, Unit
+from xaibench.evaluation.perturbation.units import Units, units
 
 __all__ = [
     "Baseline", "Curve", "Order", "Readings", "Removal", "Remove", "Score", "Static", "Unit", "Units", "blur", "clean",

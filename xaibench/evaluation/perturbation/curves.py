@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from xaibench.perturb.readings import Readings, Score, clean, read
-from xaibench.perturb.removal import Order, Removal
-from xaibench.perturb.replacements import Remove, remover, running_mean, substitute
-from xaibench.perturb.units import units
+from xaibench.evaluation.perturbation.baselines import Remove, remover, running_mean, substitute
+from xaibench.evaluation.perturbation.outputs import Readings, Score, clean, read
+from xaibench.evaluation.perturbation.removal import Order, Removal
+from xaibench.evaluation.perturbation.units import units
 
 if TYPE_CHECKING:
     from xaibench.evaluation import Evaluation

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from xaibench.core.rank_statistics import comparable
-from xaibench.perturb.removal import Unit
-from xaibench.superpixels import grid_cells, slic
+from xaibench.evaluation.perturbation.removal import Unit
+from xaibench.evaluation.perturbation.superpixels import grid_cells, slic
 
 if TYPE_CHECKING:
     from xaibench.evaluation import Evaluation

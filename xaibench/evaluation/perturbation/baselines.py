@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from xaibench.core.errors import UsageError
-from xaibench.imputation import impute
-from xaibench.perturb.removal import Removal
+from xaibench.evaluation.perturbation.imputation import impute
+from xaibench.evaluation.perturbation.removal import Removal
 
 if TYPE_CHECKING:
     from xaibench.evaluation import Evaluation

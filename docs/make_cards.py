@@ -10,8 +10,8 @@ from pathlib import Path
 
 from xaibench.core import registry
 from xaibench.data import Dataset
-from xaibench.leaderboard import ARROWS
 from xaibench.listing import parameter_words
+from xaibench.results.leaderboard import ARROWS
 
 DOCS = Path(__file__).parent
 HEAD = "<!-- made by `make docs` from the docstrings; change those -->\n\n"

@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from xaibench import scores
 from xaibench.core.aggregation import find_aggregation
 from xaibench.core.seeding import stable_seed
-from xaibench.leaderboard import ARROWS
+from xaibench.results import scores
+from xaibench.results.leaderboard import ARROWS
 from xaibench.suite import BoundMetric, load_suite
 
 DOCS = Path(__file__).parent

@@ -17,7 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap
 import xaibench
 from xaibench.core import registry
 from xaibench.data.loader import collate, geometry
-from xaibench.leaderboard import ARROWS, Leaderboard
+from xaibench.results.leaderboard import ARROWS, Leaderboard
 from xaibench.suite import find_suite, load_suite, quick
 
 ROOT = Path(__file__).parent.parent

@@ -21,8 +21,8 @@ import seaborn as sns
 
 import xaibench
 from xaibench.data.datasets.shapes import PARTNER
-from xaibench.leaderboard import ARROWS
 from xaibench.models import bundled
+from xaibench.results.leaderboard import ARROWS
 
 ROOT = Path(__file__).parent.parent
 PAGE, FIGURE = ROOT / "docs" / "kur.md", ROOT / "docs" / "images" / "kur-correlations.png"

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.test_cli import call
 from xaibench.core import registry
-from xaibench.records import PART_SIZE
+from xaibench.results.records import PART_SIZE
 
 COUNT = PART_SIZE + 4  # two parts
 SUITE = """\

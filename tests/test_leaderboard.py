@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from xaibench.core.errors import UsageError
-from xaibench.leaderboard import COLUMNS, Leaderboard
+from xaibench.results.leaderboard import COLUMNS, Leaderboard
 
 
 def scores(**changes: Any) -> pd.DataFrame:

@@ -14,9 +14,9 @@ import pytest
 from tests.test_docs import BIBLIOGRAPHY, DOCS, KEY
 from xaibench.cli import main
 from xaibench.core.errors import UsageError
-from xaibench.leaderboard import COLUMNS as SCORE_COLUMNS
-from xaibench.leaderboard import Leaderboard
-from xaibench.published import PER_WHOLE, Comparison, convert, metric_units, published_files, read_published
+from xaibench.results.leaderboard import COLUMNS as SCORE_COLUMNS
+from xaibench.results.leaderboard import Leaderboard
+from xaibench.results.published import PER_WHOLE, Comparison, convert, metric_units, published_files, read_published
 from xaibench.suite import load_suite, shipped_suites
 
 MINMAX = [f"minmax-cam-{data}" for data in ("planet", "coco17", "voc07", "voc12", "hpa")]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xaibench.records import SCHEMA, Cell, Records, parts_of, rows_of
+from xaibench.results.records import SCHEMA, Cell, Records, parts_of, rows_of
 
 FACTS = {"dataset": {"name": "d"}, "model": {"weights": "0"}, "method": {"name": "m"}, "metric": {"name": "k"}}
 CELL = Cell("d", "a/b", "m", "k", FACTS)

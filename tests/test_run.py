@@ -26,7 +26,7 @@ from xaibench.data import Dataset, Sample, dataset
 from xaibench.data.datasets.shapes import shapes
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
-from xaibench.records import PART_SIZE
+from xaibench.results.records import PART_SIZE
 from xaibench.rundir import Run
 
 SUITE = """\

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from xaibench.core.aggregation import aggregation, find_aggregation
 from xaibench.core.errors import UsageError
-from xaibench.scores import score
+from xaibench.results.scores import score
 
 
 def frame(rows: list[tuple[int, int, list[float]]]) -> pd.DataFrame:

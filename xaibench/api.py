@@ -19,10 +19,10 @@ from xaibench.evaluation.measure import check_maps, explainer, measure
 from xaibench.forward.forward import Forward, Pairs, Plan, check_images
 from xaibench.models.classifier import Classifier
 from xaibench.preparing import Settings
-from xaibench.records import rows_of
+from xaibench.results.records import rows_of
+from xaibench.results.scores import score
 from xaibench.rundir import Run, run_suite
 from xaibench.runner import Progress
-from xaibench.scores import score
 from xaibench.suite import BoundMethod, find_suite, load_suite, parse_metrics
 
 PairsLike = Pairs | PairRule

@@ -40,7 +40,7 @@ def leaderboard(runs: Sequence[Path], format: TableFormat | None, output: Path, 
         UsageError: an unknown ending
         MissingError: a place that cannot be written
     """
-    from xaibench.published import compare_published
+    from xaibench.results.published import compare_published
     from xaibench.rundir import read_leaderboard
 
     if output != STDOUT:
@@ -157,7 +157,7 @@ def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> di
     from xaibench.core.errors import IncompatibleError
     from xaibench.data import load_dataset
     from xaibench.preparing import Settings
-    from xaibench.records import Records
+    from xaibench.results.records import Records
     from xaibench.runner import Runner
 
     report: dict[str, Any] = {"suite": name, "problems": [], "notes": [], "exit_code": 0}

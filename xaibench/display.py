@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from xaibench.leaderboard import Leaderboard
-    from xaibench.published import Comparison
+    from xaibench.results.leaderboard import Leaderboard
+    from xaibench.results.published import Comparison
 
 ProgressMode = Literal["auto", "plain", "none"]
 PLAIN_SECONDS = 10.0  # between two plain progress lines

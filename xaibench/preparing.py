@@ -11,7 +11,7 @@ from xaibench.data import Dataset
 from xaibench.models import bundled
 from xaibench.models.classifier import Classifier
 from xaibench.models.factory import load_classifier
-from xaibench.records import Cell, digest
+from xaibench.results.records import Cell, digest
 from xaibench.suite import BoundMethod, BoundMetric, ModelSection, Suite
 
 Key = tuple[str, str]  # (method label, metric label)

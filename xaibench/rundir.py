@@ -18,9 +18,9 @@ import pandas as pd
 
 from xaibench.core.atomic_files import write_text
 from xaibench.core.errors import UsageError
-from xaibench.leaderboard import Leaderboard, collect
 from xaibench.preparing import Settings
-from xaibench.records import Records
+from xaibench.results.leaderboard import Leaderboard, collect
+from xaibench.results.records import Records
 from xaibench.runner import Outcome, Progress, Runner
 from xaibench.suite import Suite
 

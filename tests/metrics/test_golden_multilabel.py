@@ -16,7 +16,7 @@ from tests.conftest import GOLDEN, Golden
 from tests.metrics.golden_set import GOLDEN_SET
 from xaibench.evaluation import Evaluation, Probe
 from xaibench.forward import Pairs
-from xaibench.scores import score
+from xaibench.results.scores import score
 from xaibench.suite import parse_metrics
 
 COLUMNS = {

@@ -23,8 +23,8 @@ from xaibench.evaluation.measure import measure
 from xaibench.forward import Forward, Pairs
 from xaibench.metrics.seed_curve import seed_curve
 from xaibench.metrics.seeds import fraction_seeds, threshold_seeds
-from xaibench.records import rows_of
-from xaibench.scores import Score, moments, score
+from xaibench.results.records import rows_of
+from xaibench.results.scores import Score, moments, score
 from xaibench.suite import BoundMetric, parse_metrics
 
 CLASSES = 20

@@ -20,8 +20,8 @@ from xaibench.data.ground_truth import GroundTruth
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import Measured, measure, statistics
 from xaibench.forward import Forward, Pairs
-from xaibench.records import rows_of
-from xaibench.scores import Score, score
+from xaibench.results.records import rows_of
+from xaibench.results.scores import Score, score
 from xaibench.suite import BoundMetric, parse_metrics
 
 SIZE = 224

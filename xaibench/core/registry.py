@@ -168,7 +168,7 @@ class Method(Entry):
 
 @dataclass(frozen=True)
 class Metric(Entry):
-    """A metric: `function(evaluation, **parameters) -> Tensor [P]` (or [P, S], see `xaibench.scores`).
+    """A metric: `function(evaluation, **parameters) -> Tensor [P]` (or [P, S], see `xaibench.results.scores`).
 
     With `per="image"` the rows are the images of the batch, [B] or [B, S], also those without a pair.
     """

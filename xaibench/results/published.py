@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from xaibench.core.errors import UsageError, unknown
-from xaibench.leaderboard import Leaderboard
+from xaibench.results.leaderboard import Leaderboard
 from xaibench.suite import load_suite, shipped_suites
 
 if TYPE_CHECKING:

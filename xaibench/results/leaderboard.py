@@ -10,7 +10,7 @@ import pandas as pd
 
 from xaibench.core.errors import UsageError
 from xaibench.core.seeding import stable_seed
-from xaibench.scores import score
+from xaibench.results.scores import score
 
 if TYPE_CHECKING:
     from rich.table import Table

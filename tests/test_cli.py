@@ -12,7 +12,7 @@ import pytest
 import xaibench
 from xaibench import run as run_suite
 from xaibench.cli import main
-from xaibench.rundir import resolved
+from xaibench.runner.run_directory import resolved
 from xaibench.suite import load_suite, shipped_suites
 
 SUITE = """\

@@ -20,7 +20,7 @@ from tests.datasets.test_voc import OBJECTS, SIZE, drawn, palette_image, write_t
 from tests.test_docs import BIBLIOGRAPHY, KEY
 from xaibench.cli import main
 from xaibench.models.architectures import create_module
-from xaibench.rundir import Run
+from xaibench.runner.run_directory import Run
 from xaibench.suite import load_suite, shipped_suites
 
 SHIPPED = shipped_suites()

@@ -27,7 +27,7 @@ from xaibench.data.datasets.shapes import shapes
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.results.records import PART_SIZE
-from xaibench.rundir import Run
+from xaibench.runner.run_directory import Run
 
 SUITE = """\
 name: tiny
@@ -101,7 +101,7 @@ def test_the_second_run_computes_nothing(done: tuple[Path, Run], monkeypatch: py
         raise AssertionError("a forward pass was made")
 
     before = (folder / "run" / "leaderboard.csv").read_text()
-    monkeypatch.setattr("xaibench.runner.Forward", no_forward)
+    monkeypatch.setattr("xaibench.runner.loop.Forward", no_forward)
     again = run(folder)
     assert again.outcome.computed == 0
     assert (folder / "run" / "leaderboard.csv").read_text() == before

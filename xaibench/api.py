@@ -18,11 +18,11 @@ from xaibench.evaluation import Evaluation, Explainer
 from xaibench.evaluation.measure import check_maps, explainer, measure
 from xaibench.forward.forward import Forward, Pairs, Plan, check_images
 from xaibench.models.classifier import Classifier
-from xaibench.preparing import Settings
 from xaibench.results.records import rows_of
 from xaibench.results.scores import score
-from xaibench.rundir import Run, run_suite
-from xaibench.runner import Progress
+from xaibench.runner.cells import Settings
+from xaibench.runner.loop import Progress
+from xaibench.runner.run_directory import Run, run_suite
 from xaibench.suite import BoundMethod, find_suite, load_suite, parse_metrics
 
 PairsLike = Pairs | PairRule

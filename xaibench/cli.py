@@ -80,7 +80,7 @@ def run(
     """Evaluate every missing cell of SUITE, write records, print the leaderboard. The same command again goes on."""
     from xaibench import cli_options as options
     from xaibench import run_command
-    from xaibench.preparing import Settings
+    from xaibench.runner.cells import Settings
 
     _plugins(plugin)
     given = {"seed": seed, "precision": precision, "max_bad_samples": max_bad_samples}

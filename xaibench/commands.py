@@ -41,7 +41,7 @@ def leaderboard(runs: Sequence[Path], format: TableFormat | None, output: Path, 
         MissingError: a place that cannot be written
     """
     from xaibench.results.published import compare_published
-    from xaibench.rundir import read_leaderboard
+    from xaibench.runner.run_directory import read_leaderboard
 
     if output != STDOUT:
         check_place(output)
@@ -156,9 +156,9 @@ def validate(names: Sequence[str], *, data_root: Path | None, overrides: Sequenc
 def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     from xaibench.core.errors import IncompatibleError
     from xaibench.data import load_dataset
-    from xaibench.preparing import Settings
     from xaibench.results.records import Records
-    from xaibench.runner import Runner
+    from xaibench.runner.cells import Settings
+    from xaibench.runner.loop import Runner
 
     report: dict[str, Any] = {"suite": name, "problems": [], "notes": [], "exit_code": 0}
     try:

@@ -12,11 +12,11 @@ from xaibench.cli_options import check_patterns
 from xaibench.core.errors import MissingError, UsageError
 from xaibench.display import Bars, ProgressMode, err, out, print_leaderboard
 from xaibench.exit_codes import naming
-from xaibench.preparing import Settings
 from xaibench.results.leaderboard import plural
 from xaibench.results.records import Records
-from xaibench.rundir import BAD_SAMPLES, run_suite
-from xaibench.runner import Progress, Runner
+from xaibench.runner.cells import Settings
+from xaibench.runner.loop import Progress, Runner
+from xaibench.runner.run_directory import BAD_SAMPLES, run_suite
 from xaibench.suite import Suite, find_suite, load_suite, select
 from xaibench.suite import quick as quick_part
 

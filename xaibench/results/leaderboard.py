@@ -15,7 +15,7 @@ from xaibench.results.scores import score
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from xaibench.runner import Runner
+    from xaibench.runner.loop import Runner
 
 DECIMALS = 4
 ARROWS = {"higher": "↑", "lower": "↓"}

@@ -185,6 +185,6 @@ def compare_published(name: str, runs: Sequence[Path]) -> Comparison:
     Raises:
         UsageError: no such published numbers, or no such run
     """
-    from xaibench.rundir import read_leaderboard
+    from xaibench.runner.run_directory import read_leaderboard
 
     return Comparison(name, read_leaderboard(runs))

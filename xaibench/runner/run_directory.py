@@ -18,10 +18,10 @@ import pandas as pd
 
 from xaibench.core.atomic_files import write_text
 from xaibench.core.errors import UsageError
-from xaibench.preparing import Settings
 from xaibench.results.leaderboard import Leaderboard, collect
 from xaibench.results.records import Records
-from xaibench.runner import Outcome, Progress, Runner
+from xaibench.runner.cells import Settings
+from xaibench.runner.loop import Outcome, Progress, Runner
 from xaibench.suite import Suite
 
 BAD_SAMPLES = "bad_samples.csv"

@@ -19,8 +19,8 @@ from xaibench.data.loader import Batch, Reader, batches, chunks, geometry, worke
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import check_maps, error_row, explainer, measure
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.preparing import Key, Prepared, Settings, prepare
 from xaibench.results.records import Records, part_of, parts_of, rows_of
+from xaibench.runner.cells import Key, Prepared, Settings, prepare
 from xaibench.suite import BoundMethod, BoundMetric, ModelSection, Suite
 
 Rows = list[dict[str, Any]]

@@ -1,7 +1,7 @@
 """What happens to the score while the image is taken apart in the order of the map.
 
-All metrics here are numbers of curves (`Evaluation.curve`, `xaibench.evaluation.perturbation.Removal`): two that name the same order,
-baseline, unit and steps share the forwards, and insertion with MoRF is deletion with LeRF read backwards.
+All metrics here are numbers of curves (`Evaluation.curve`, `xaibench.evaluation.perturbation.Removal`): two that name
+the same order, baseline, unit and steps share the forwards, and insertion with MoRF is deletion with LeRF read backwards.
 
 Only the ranking of a map counts, by a stable sort: equal pixels go in raster order (`Evaluation.tied` tells how many
 there are). What replaces a removed pixel decides more than any other parameter: the rankings of methods by `zero` and

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+from xaibench.cli.list_show import parameter_words
 from xaibench.core import registry
 from xaibench.data import Dataset
-from xaibench.listing import parameter_words
 from xaibench.results.leaderboard import ARROWS
 
 DOCS = Path(__file__).parent

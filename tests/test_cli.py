@@ -11,7 +11,7 @@ import pytest
 
 import xaibench
 from xaibench import run as run_suite
-from xaibench.cli import main
+from xaibench.cli.app import main
 from xaibench.runner.run_directory import resolved
 from xaibench.suite import load_suite, shipped_suites
 
@@ -265,7 +265,7 @@ def test_validate(
 def test_an_empty_suite_runs_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "empty.yaml").write_text(text)
     for verb in ("validate", "run"):
-        command = [sys.executable, "-m", "xaibench.cli", verb, "empty.yaml"]
+        command = [sys.executable, "-m", "xaibench", verb, "empty.yaml"]
         ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert ended.returncode == 2
         assert "empty.yaml:1:1: the file is empty; a mapping of keys to values is needed" in ended.stdout + ended.stderr
@@ -336,7 +336,7 @@ def test_list_suites_looks_nothing_up() -> None:
     """What makes it quick: no model, no method and no data set is imported to print titles."""
     code = (
         "import sys; sys.argv = ['xaibench', 'list', 'suites']\n"
-        "from xaibench.cli import main\n"
+        "from xaibench.cli.app import main\n"
         "try: main()\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'timm', 'numpy', 'pandas', 'pyarrow', 'scipy', 'PIL', 'xaibench.methods', 'xaibench.data'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"
@@ -403,7 +403,7 @@ def test_help_imports_nothing_heavy() -> None:
     """What makes `xaibench --help` quick."""
     code = (
         "import sys; sys.argv = ['xaibench', '--help']\n"
-        "from xaibench.cli import main\n"
+        "from xaibench.cli.app import main\n"
         "try: main()\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'timm', 'numpy', 'pandas', 'pyarrow', 'pydantic', 'scipy', 'PIL', 'yaml'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from xaibench.console_encoding import replace_what_cannot_be_encoded
+from xaibench.cli.console_encoding import replace_what_cannot_be_encoded
 
 from .test_cli import SUITE, call
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from xaibench import run_command
+from xaibench.cli import run as run_command
+from xaibench.cli.exit_codes import MEANING, explained
 from xaibench.core import registry
 from xaibench.core.tracebacks import place
-from xaibench.exit_codes import MEANING, explained
 
 from .test_cli import SUITE, call
 

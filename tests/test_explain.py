@@ -13,9 +13,9 @@ from PIL import Image
 from torch import nn
 
 import xaibench
-from xaibench import figures
+from xaibench.cli import figures
+from xaibench.cli.explain_image import Explained, choose_labels, explain_image, forward_of, stages, vgatt_by_depth
 from xaibench.data.preprocess import Preprocess
-from xaibench.explain_image import Explained, choose_labels, explain_image, forward_of, stages, vgatt_by_depth
 from xaibench.forward import Forward
 from xaibench.models.architectures import create_module
 

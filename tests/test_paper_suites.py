@@ -18,7 +18,7 @@ from PIL import Image
 import xaibench
 from tests.datasets.test_voc import OBJECTS, SIZE, drawn, palette_image, write_tree
 from tests.test_docs import BIBLIOGRAPHY, KEY
-from xaibench.cli import main
+from xaibench.cli.app import main
 from xaibench.models.architectures import create_module
 from xaibench.runner.run_directory import Run
 from xaibench.suite import load_suite, shipped_suites

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tests.test_docs import BIBLIOGRAPHY, DOCS, KEY
-from xaibench.cli import main
+from xaibench.cli.app import main
 from xaibench.core.errors import UsageError
 from xaibench.results.leaderboard import COLUMNS as SCORE_COLUMNS
 from xaibench.results.leaderboard import Leaderboard

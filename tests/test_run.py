@@ -203,7 +203,7 @@ def test_killed_half_way_and_run_again(tmp_path: Path) -> None:
     """SIGKILL after the first part; the second run finishes with the same scores to the last digit."""
     path = tmp_path / "suite.yaml"
     path.write_text(KILL)
-    command = [sys.executable, "-m", "xaibench.cli", "run", str(path), "--out", str(tmp_path / "killed"), "--progress", "none",
+    command = [sys.executable, "-m", "xaibench", "run", str(path), "--out", str(tmp_path / "killed"), "--progress", "none",
                "--device", "cpu"]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -225,7 +225,7 @@ def test_interrupted_with_workers(tmp_path: Path) -> None:
     """Ctrl-C reaches the workers too; the parent alone answers, ends them in order and keeps what is finished."""
     path = tmp_path / "suite.yaml"
     path.write_text(KILL.replace("samples: 137", "samples: 3000"))
-    command = [sys.executable, "-m", "xaibench.cli", "run", str(path), "--out", str(tmp_path / "run"), "--progress", "none",
+    command = [sys.executable, "-m", "xaibench", "run", str(path), "--out", str(tmp_path / "run"), "--progress", "none",
                "--device", "cpu", "--workers", "2"]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not list((tmp_path / "run").glob("cells/**/*.1of47.parquet")):

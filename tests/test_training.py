@@ -139,7 +139,7 @@ def test_every_option_changes_what_is_learnt_and_still_learns(tmp_path: Path, pl
 def test_a_killed_training_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE.replace("epochs: 3", "epochs: 40"))
-    command = [sys.executable, "-m", "xaibench.cli", "train", str(path), "--out", str(tmp_path), "--device", "cpu"]
+    command = [sys.executable, "-m", "xaibench", "train", str(path), "--out", str(tmp_path), "--device", "cpu"]
     state, log = tmp_path / "small.state.pt", tmp_path / "small.log.csv"
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while not state.is_file() and process.poll() is None:

@@ -116,7 +116,7 @@ def test_the_wheel_works_alone(wheel: Path, tmp_path: Path) -> None:
     (site / "dependencies.pth").write_text("\n".join(dependencies) + "\n")
 
     def xaibench(*arguments: str) -> str:
-        command = [str(python), "-c", "from xaibench.cli import main; main()", *arguments]
+        command = [str(python), "-c", "from xaibench.cli.app import main; main()", *arguments]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -1,6 +1,6 @@
 """`python -m xaibench`."""
 
-from xaibench.cli import main
+from xaibench.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -18,12 +18,12 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
+from xaibench.cli.console import Bars, out
 from xaibench.core import registry
 from xaibench.core.errors import UsageError, XaibenchError
 from xaibench.core.yaml_document import read_value
 from xaibench.data import Dataset, load_dataset
 from xaibench.data.dataset import root_of
-from xaibench.display import Bars, out
 
 SHOWN = 5  # of the missing files and bad samples
 BATCH = 64

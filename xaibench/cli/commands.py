@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from xaibench.cli_options import check_patterns, check_place
+from xaibench.cli.console import WIDE, Bars, ProgressMode, err, out, print_leaderboard
+from xaibench.cli.exit_codes import naming
+from xaibench.cli.options import check_patterns, check_place
 from xaibench.core.errors import MissingError, UsageError, XaibenchError
-from xaibench.display import WIDE, Bars, ProgressMode, err, out, print_leaderboard
-from xaibench.exit_codes import naming
 from xaibench.models import bundled
 from xaibench.suite import find_suite, load_suite
 
@@ -75,8 +75,8 @@ def explain(
     options: Mapping[str, Any], device: str,
 ) -> None:  # fmt: skip
     """Draw maps of one image, or with `all_layers` print and plot what those of vgatt leave unexplained."""
-    from xaibench import explain_image as explaining
-    from xaibench import figures
+    from xaibench.cli import explain_image as explaining
+    from xaibench.cli import figures
     from xaibench.models.factory import load_classifier
 
     if all_layers and list(patterns) != ["vgatt"]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xaibench.cli_options import check_place
+from xaibench.cli.options import check_place
 from xaibench.core.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from xaibench.explain_image import Explained, Share
+    from xaibench.cli.explain_image import Explained, Share
 
 MIDDLE_GREY = 2 / 3  # of a grey image that fills [1/3, 1]
 INK, PAPER = "#1a1a1a", "#ffffff"

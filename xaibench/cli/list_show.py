@@ -12,9 +12,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 from rich.markup import escape
 from rich.table import Table
 
+from xaibench.cli.console import out
 from xaibench.core import bounds, registry
 from xaibench.core.errors import UsageError, closest, unknown
-from xaibench.display import out
 from xaibench.models import bundled
 from xaibench.suite import load_suite, read_suite, shipped_suites
 

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from xaibench.cli_options import DataRoot, Device, Json, Plugin, Precision, Progress, Set, Suites, Workers
-from xaibench.console_encoding import replace_what_cannot_be_encoded
-from xaibench.exit_codes import INTERRUPTED, epilog, report
+from xaibench.cli.console_encoding import replace_what_cannot_be_encoded
+from xaibench.cli.exit_codes import INTERRUPTED, epilog, report
+from xaibench.cli.options import DataRoot, Device, Json, Plugin, Precision, Progress, Set, Suites, Workers
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -78,13 +78,13 @@ def run(
     plugin: Plugin = None,
 ) -> None:
     """Evaluate every missing cell of SUITE, write records, print the leaderboard. The same command again goes on."""
-    from xaibench import cli_options as options
-    from xaibench import run_command
+    from xaibench.cli import options as options
+    from xaibench.cli import run
     from xaibench.runner.cells import Settings
 
     _plugins(plugin)
     given = {"seed": seed, "precision": precision, "max_bad_samples": max_bad_samples}
-    jobs = run_command.jobs_of(
+    jobs = run.jobs_of(
         suites,
         out,
         overrides=[*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)],
@@ -104,7 +104,7 @@ def run(
         limit=limit,
         fail_fast=fail_fast,
     )
-    raise typer.Exit(run_command.run(jobs, settings, dry_run=dry_run, progress=progress))
+    raise typer.Exit(run.run(jobs, settings, dry_run=dry_run, progress=progress))
 
 
 @app.command(name="list")
@@ -119,10 +119,10 @@ def list_(
     plugin: Plugin = None,
 ) -> None:
     """Methods, metrics, models, datasets or suites."""
-    from xaibench import listing
+    from xaibench.cli import list_show
 
     _plugins(plugin)
-    listing.list_(kind, glob, model=model, long=long, as_json=json)
+    list_show.list_(kind, glob, model=model, long=long, as_json=json)
 
 
 @app.command()
@@ -132,10 +132,10 @@ def show(
     plugin: Plugin = None,
 ) -> None:
     """The card of NAME: what it is, formula, source, parameters, needs, cost, where it is defined."""
-    from xaibench import listing
+    from xaibench.cli import list_show
 
     _plugins(plugin)
-    listing.show(name, as_json=json)
+    list_show.show(name, as_json=json)
 
 
 @app.command()
@@ -147,7 +147,7 @@ def validate(
     plugin: Plugin = None,
 ) -> None:
     """Check suites: format, names, parameters (exit 2), then model x method compatibility and data on disk (exit 1)."""
-    from xaibench import commands
+    from xaibench.cli import commands
 
     _plugins(plugin)
     raise typer.Exit(commands.validate(suites, data_root=data_root, overrides=overrides or [], as_json=json))
@@ -167,7 +167,7 @@ def leaderboard(
     ] = None,
 ) -> None:
     """The table of one or several finished runs."""
-    from xaibench import commands
+    from xaibench.cli import commands
 
     commands.leaderboard(runs, format, output, published)
 
@@ -183,8 +183,8 @@ def train(
     plugin: Plugin = None,
 ) -> None:
     """Multi-label fine-tuning of a timm model; writes safetensors and a card."""
-    from xaibench import commands
-    from xaibench.cli_options import device_of
+    from xaibench.cli import commands
+    from xaibench.cli.options import device_of
 
     _plugins(plugin)
     commands.train(recipe, out, data_root=data_root, device=device_of(device), workers=workers, progress=progress)
@@ -211,7 +211,7 @@ def data_check(
     plugin: Plugin = None,
 ) -> None:
     """Is NAME complete on disk? What is missing, where it comes from, its licence. Downloads nothing. Exit 4: incomplete."""
-    from xaibench.cli_options import worker_number
+    from xaibench.cli.options import worker_number
     from xaibench.data import disk_check
 
     _plugins(plugin)
@@ -254,8 +254,8 @@ def explain(
     plugin: Plugin = None,
 ) -> None:
     r"""Maps of one IMAGE as a picture: a row per label, a column per method. Needs `pip install "xaibench\[figures]"`."""
-    from xaibench import commands
-    from xaibench.cli_options import device_of, patterns_of
+    from xaibench.cli import commands
+    from xaibench.cli.options import device_of, patterns_of
 
     _plugins(plugin)
     commands.explain(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from xaibench.cli_options import check_patterns
+from xaibench.cli.console import Bars, ProgressMode, err, out, print_leaderboard
+from xaibench.cli.exit_codes import naming
+from xaibench.cli.options import check_patterns
 from xaibench.core.errors import MissingError, UsageError
-from xaibench.display import Bars, ProgressMode, err, out, print_leaderboard
-from xaibench.exit_codes import naming
 from xaibench.results.leaderboard import plural
 from xaibench.results.records import Records
 from xaibench.runner.cells import Settings

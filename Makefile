@@ -24,7 +24,7 @@ lint: $(VENV)/.lint
 
 # mypy reads the installed package: it cannot see through the import hook of an editable install
 types: $(VENV)/.lint
-	rm -rf build/typed && $(PIP) --no-deps --no-build-isolation --target build/typed .
+	rm -rf build/typed build/lib build/bdist.* &&  $(PIP) --no-deps --no-build-isolation --target build/typed .
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml --python-executable ../../$(BIN)/python xaibench
 
 bench: $(VENV)/.test
@@ -46,7 +46,7 @@ leaderboards: $(VENV)/.base
 
 # the wheel, alone in a clean environment, away from the checkout
 wheel-check: $(VENV)/.test
-	rm -rf build/wheel && $(BIN)/python -m build --wheel --outdir build/wheel . >/dev/null
+	rm -rf build/wheel build/lib build/bdist.* && $(BIN)/python -m build --wheel --outdir build/wheel . >/dev/null
 	rm -rf build/clean && $(PYTHON) -m venv build/clean
 	build/clean/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	build/clean/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt build/wheel/*.whl

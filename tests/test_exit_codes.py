@@ -101,7 +101,7 @@ def test_an_unexpected_error(suite: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert call(monkeypatch, "run", "a suite") == 70
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("error: unexpected KeyError: 'a suite' (")
-    assert "run_command.py:" in first
+    assert "xaibench/cli/run.py:" in first
     assert second == "for the traceback: xaibench --debug run 'a suite'"
     assert call(monkeypatch, "--debug", "run", "a suite") == 70
     with_debug = capsys.readouterr().err

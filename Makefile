@@ -21,6 +21,7 @@ slow: $(VENV)/.test
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 # mypy reads the installed package: it cannot see through the import hook of an editable install
 types: $(VENV)/.lint

@@ -53,10 +53,18 @@ def draw(matrix: pd.DataFrame, metrics: list[BoundMetric], caption: str, path: P
     """A heat map in the suite's order, lines between the groups of metrics."""
     figure, axes = plt.subplots(figsize=(15, 13.5))
     sns.heatmap(
-        matrix, vmin=-1, vmax=1, cmap="RdBu", square=True, ax=axes, linewidths=0.3, linecolor="#ffffff",
+        matrix,
+        vmin=-1,
+        vmax=1,
+        cmap="RdBu",
+        square=True,
+        ax=axes,
+        linewidths=0.3,
+        linecolor="#ffffff",
         cbar_kws={"shrink": 0.6, "label": "Spearman rank correlation over methods (better = higher)"},
-        xticklabels=True, yticklabels=True,
-    )  # fmt: skip
+        xticklabels=True,
+        yticklabels=True,
+    )
     axes.set_facecolor("#dddddd")
     groups = [metric.entry.group for metric in metrics]
     for place in range(1, len(groups)):

@@ -48,8 +48,16 @@ def leaderboard(model: str) -> None:
             shade = "#eeeeee" if method in controls else SHADES(max(0.0, 2 * ranks[method] - 1))
             axes.add_patch(plt.Rectangle((column, row), 1, 1, facecolor=shade, edgecolor="white", linewidth=1.5))
             best = method not in controls and values[method] == values.max()
-            axes.text(column + 0.5, row + 0.53, "–" if np.isnan(value) else f"{value:.3f}", ha="center", va="center",
-                      fontsize=9, fontweight="bold" if best else "normal", color="#111111")  # fmt: skip
+            axes.text(
+                column + 0.5,
+                row + 0.53,
+                "–" if np.isnan(value) else f"{value:.3f}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                fontweight="bold" if best else "normal",
+                color="#111111",
+            )
     for row, method in enumerate(order):
         style = "italic" if method in controls else "normal"
         axes.text(-0.08, row + 0.53, method, ha="right", va="center", fontsize=9.5, style=style, color="#222222")
@@ -75,7 +83,9 @@ def gallery(model: str, methods: list[str], index: int) -> None:
     for row in range(len(pairs)):
         label = int(pairs.label[row])
         axes[row, 0].imshow(picture)
-        axes[row, 0].set_ylabel(f"{dataset.class_names[label]}\n{float(forward.probabilities[0, label]):.2f}", fontsize=9)
+        axes[row, 0].set_ylabel(
+            f"{dataset.class_names[label]}\n{float(forward.probabilities[0, label]):.2f}", fontsize=9
+        )
     for column, method in enumerate(methods, 1):
         maps = xaibench.explain(classifier, batch.images, pairs, method=method)
         with torch.no_grad():

@@ -52,9 +52,19 @@ def draw() -> None:
     for axis, model in zip(axes, MODELS, strict=True):
         matrix = correlations(model)
         sns.heatmap(
-            matrix, vmin=-1, vmax=1, cmap="vlag", annot=True, fmt=".2f", annot_kws={"size": 8}, square=True, ax=axis,
-            xticklabels=classes, yticklabels=classes, cbar=model == MODELS[-1],
-        )  # fmt: skip
+            matrix,
+            vmin=-1,
+            vmax=1,
+            cmap="vlag",
+            annot=True,
+            fmt=".2f",
+            annot_kws={"size": 8},
+            square=True,
+            ax=axis,
+            xticklabels=classes,
+            yticklabels=classes,
+            cbar=model == MODELS[-1],
+        )
         axis.set_title(f"{model}: {words(matrix)}", fontsize=9.5)
         axis.tick_params(axis="x", rotation=45)
     figure.suptitle("Correlation between the weight vectors of classes", fontsize=11)
@@ -70,10 +80,10 @@ def table() -> str:
     for method in METHODS:
         for model in MODELS:
             rows = scores.query("model == @model and method == @method").set_index("metric")
-            cells = [
-                f"{rows.value[m]:.4f} [{rows.ci_low[m]:.3f}, {rows.ci_high[m]:.3f}]" for m in METRICS
-            ]
-            lines.append(f"| {model} | {bundled.card(model)['mean_average_precision']:.4f} | {method} | {' | '.join(cells)} |")
+            cells = [f"{rows.value[m]:.4f} [{rows.ci_low[m]:.3f}, {rows.ci_high[m]:.3f}]" for m in METRICS]
+            lines.append(
+                f"| {model} | {bundled.card(model)['mean_average_precision']:.4f} | {method} | {' | '.join(cells)} |"
+            )
     return "\n".join(lines)
 
 

@@ -80,7 +80,9 @@ def rows(images: Tensor) -> list[tuple[str, str, Callable[[], object], Callable[
         cells = torch.arange(side) * GRID // side
         players = (cells[:, None] * GRID + cells)[None, None]
         return [
-            explainer.attribute(one, target=label, feature_mask=players, n_samples=COALITIONS, perturbations_per_eval=16)
+            explainer.attribute(
+                one, target=label, feature_mask=players, n_samples=COALITIONS, perturbations_per_eval=16
+            )
             for label in range(LABELS)
         ]
 
@@ -91,22 +93,47 @@ def rows(images: Tensor) -> list[tuple[str, str, Callable[[], object], Callable[
     cam, five = "pytorch-grad-cam", f"{LABELS} labels"
     return [
         (f"Grad-CAM, {five}", cam, ours("grad_cam", images, pairs), grad_cams("GradCAM", images, "layer4")),
-        (f"Grad-CAM++, {five}", cam, ours("grad_cam_pp", images, pairs), grad_cams("GradCAMPlusPlus", images, "layer4")),
+        (
+            f"Grad-CAM++, {five}",
+            cam,
+            ours("grad_cam_pp", images, pairs),
+            grad_cams("GradCAMPlusPlus", images, "layer4"),
+        ),
         (f"LayerCAM, {five}", cam, ours("layer_cam", images, pairs), grad_cams("LayerCAM", images, "layer4")),
-        (f"Score-CAM, 64 channels, one image, {five}", cam, ours("score_cam", one, first_image, layer="layer1"),
-         grad_cams("ScoreCAM", one, "layer1")),
+        (
+            f"Score-CAM, 64 channels, one image, {five}",
+            cam,
+            ours("score_cam", one, first_image, layer="layer1"),
+            grad_cams("ScoreCAM", one, "layer1"),
+        ),
         (f"Saliency, {five}", "captum", ours("saliency", images, pairs), captums("Saliency")),
         (f"Input x gradient, {five}", "captum", ours("input_x_gradient", images, pairs), captums("InputXGradient")),
-        (f"Integrated gradients, {STEPS} steps, one label", "captum",
-         ours("integrated_gradients", images, first_label, steps=STEPS), integrated_gradients),
-        (f"GradientSHAP, {SAMPLES} samples, two images, {five}", "captum",
-         ours("gradient_shap", few, few_pairs, samples=SAMPLES), gradient_shap),
+        (
+            f"Integrated gradients, {STEPS} steps, one label",
+            "captum",
+            ours("integrated_gradients", images, first_label, steps=STEPS),
+            integrated_gradients,
+        ),
+        (
+            f"GradientSHAP, {SAMPLES} samples, two images, {five}",
+            "captum",
+            ours("gradient_shap", few, few_pairs, samples=SAMPLES),
+            gradient_shap,
+        ),
         (f"DeepLIFT, two images, {five}", "captum", ours("deep_lift", few, few_pairs), deep_lift),
-        (f"Occlusion, one image, {five}", "captum",
-         ours("occlusion", one, first_image, window=window, stride=window // 2), occlusion(one, window)),
-        (f"Kernel SHAP, {COALITIONS} coalitions, one image, {five}", "captum",
-         ours("kernel_shap", one, first_image, cells=GRID, samples=COALITIONS), kernel_shap),
-    ]  # fmt: skip
+        (
+            f"Occlusion, one image, {five}",
+            "captum",
+            ours("occlusion", one, first_image, window=window, stride=window // 2),
+            occlusion(one, window),
+        ),
+        (
+            f"Kernel SHAP, {COALITIONS} coalitions, one image, {five}",
+            "captum",
+            ours("kernel_shap", one, first_image, cells=GRID, samples=COALITIONS),
+            kernel_shap,
+        ),
+    ]
 
 
 def _without_shared_relus(module: nn.Module) -> nn.Module:
@@ -130,9 +157,7 @@ def table(images: Tensor, rounds: int) -> str:
     lines.append("|---|---|---|---|---|---|---|")
     for name, peer, ours, theirs in rows(images):
         ours(), theirs()  # warm caches and lazy imports
-        turns = [
-            (seconds(lambda: classifier.logits(images)), seconds(ours), seconds(theirs)) for _ in range(rounds)
-        ]
+        turns = [(seconds(lambda: classifier.logits(images)), seconds(ours), seconds(theirs)) for _ in range(rounds)]
         forward, own, other = (statistics.median(column) for column in zip(*turns, strict=True))
         lines.append(
             f"| {name} | {peer} | {own:.2f} | {other:.2f} | {own / forward:.1f} | {other / forward:.1f} "

@@ -131,9 +131,13 @@ def road(
 
     def theirs() -> None:
         metric(
-            model=module, x_batch=images.numpy(), y_batch=pairs.label.numpy(), a_batch=maps[:, None].numpy(),
-            device="cpu", batch_size=len(images),
-        )  # fmt: skip
+            model=module,
+            x_batch=images.numpy(),
+            y_batch=pairs.label.numpy(),
+            a_batch=maps[:, None].numpy(),
+            device="cpu",
+            batch_size=len(images),
+        )
 
     return {"quantus": theirs, "xaibench": ours, "bare": lambda: classifier.logits(images)}
 
@@ -147,14 +151,18 @@ def main() -> None:
         parser.error("Quantus wants a portion of 3 x size^2 / steps scalars to divide size^2: steps 6, 12, 24, 48, ...")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    print(f"resnet18, {options.images} x 3 x {options.size} x {options.size}, CPU seconds of one thread; "
-          f"quantus {quantus.__version__}, xaibench {xaibench.__version__}, torch {torch.__version__}\n")  # fmt: skip
+    print(
+        f"resnet18, {options.images} x 3 x {options.size} x {options.size}, CPU seconds of one thread; "
+        f"quantus {quantus.__version__}, xaibench {xaibench.__version__}, torch {torch.__version__}\n"
+    )
     print("| metric | quantus | xaibench | bare passes | quantus / bare | xaibench / bare |")
     print("|---|---|---|---|---|---|")
     for name, works in cases(options).items():
         spent = seconds(works, options.rounds)
         theirs, ours, bare = (spent[key] for key in ("quantus", "xaibench", "bare"))
-        print(f"| {name} | {theirs:.2f} | {ours:.2f} | {bare:.2f} | {theirs / bare:.2f} | {ours / bare:.2f} |", flush=True)
+        print(
+            f"| {name} | {theirs:.2f} | {ours:.2f} | {bare:.2f} | {theirs / bare:.2f} | {ours / bare:.2f} |", flush=True
+        )
 
 
 if __name__ == "__main__":

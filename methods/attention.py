@@ -41,9 +41,10 @@ def attention_rollout(forward: Forward, pairs: Pairs, *, start_layer: int = 1) -
 
 
 @method(
-    needs=("attention", "attention_gradients"), source="chefer2021generic, eq. 5-6",
+    needs=("attention", "attention_gradients"),
+    source="chefer2021generic, eq. 5-6",
     cost="1 forward, 1 backward per label",
-)  # fmt: skip
+)
 def generic_attention(forward: Forward, pairs: Pairs, *, start_layer: int = 0) -> Tensor:
     """r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(G^b A^b). Maps [P, h, w].
 
@@ -77,9 +78,10 @@ def attention_grad_cam(forward: Forward, pairs: Pairs) -> Tensor:
 
 
 @method(
-    needs=("attention", "attention_gradients"), source="sun2021; official DPT/DPT.py",
+    needs=("attention", "attention_gradients"),
+    source="sun2021; official DPT/DPT.py",
     cost="1 forward, 1 backward per label",
-)  # fmt: skip
+)
 def getam(forward: Forward, pairs: Pairs, *, start_layer: int = 0) -> Tensor:
     """Attention, coupled twice with its gradient: r · sum_b (mean_h relu(G^b A^b)) ⊙ (mean_h relu(G^b)).
 
@@ -93,9 +95,10 @@ def getam(forward: Forward, pairs: Pairs, *, start_layer: int = 0) -> Tensor:
 
 
 @method(
-    needs=("transformer_blocks",), source="bousselham2024; official legrad/wrapper.py",
+    needs=("transformer_blocks",),
+    source="bousselham2024; official legrad/wrapper.py",
     cost="1 forward; 1 block forward and 1 block backward per label for every block",
-)  # fmt: skip
+)
 def legrad(forward: Forward, pairs: Pairs, *, start_layer: int = -2, pool: Pool = "mean") -> Tensor:
     """Positive gradients of every block's own score: sum_b mean_h mean_i relu(ds^b/dA^b)[h, i, :].
 

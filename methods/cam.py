@@ -92,9 +92,11 @@ def xgrad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: NotNe
 
 
 @method(
-    needs=("features",), source="desai2020", version=2,
+    needs=("features",),
+    source="desai2020",
+    version=2,
     cost="1 forward; K passes of what follows the layer for all labels of an image, none on a pooled linear head",
-)  # fmt: skip
+)
 def ablation_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     """Channels weighted by the fraction of the logit that goes with them: w_k = (S_c - S_c without A_k) / S_c.
 
@@ -186,9 +188,10 @@ def score_cam(
 
 
 @method(
-    needs=("features", "gradients"), source="cai2025 (arXiv 2501.06261)",
+    needs=("features", "gradients"),
+    source="cai2025 (arXiv 2501.06261)",
     cost="2 forwards, 2 backwards per label to the layer",
-)  # fmt: skip
+)
 def shapley_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     """Channels weighted by mean_ij(g - H A / 2), H = d2S_c/dA2: a Shapley value to second order.
 

@@ -72,9 +72,14 @@ def integrated_gradients(
 
 @method(source="lundberg2017; captum", cost="samples x (1 forward, 1 backward per label)")
 def gradient_shap(
-    forward: Forward, pairs: Pairs, *, samples: Count = 20, sigma: NotNegative = 0.1, baseline: float = 0.0,
+    forward: Forward,
+    pairs: Pairs,
+    *,
+    samples: Count = 20,
+    sigma: NotNegative = 0.1,
+    baseline: float = 0.0,
     reduce: Reduce = "sum",
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Mean over samples of (x' - b) · dS_c/dx(b + t (x' - b)), x' = x + noise as in smooth_grad, t uniform in [0, 1).
 
     Seeded by (suite seed, sample id). Maps [P, H, W], logit units.
@@ -137,7 +142,12 @@ def var_grad(
 
 @method(source="xaibench", cost="passes x (1 forward, 1 backward per label)")
 def accumulated_saliency(
-    forward: Forward, pairs: Pairs, *, tiles: Count = 4, passes: Count = 10, hide: ProperFraction = 0.0,
+    forward: Forward,
+    pairs: Pairs,
+    *,
+    tiles: Count = 4,
+    passes: Count = 10,
+    hide: ProperFraction = 0.0,
     reduce: Reduce = "max",
 ) -> Tensor:
     """Saliency summed over passes that break the image's structure, so that less discriminative regions are looked at.
@@ -192,9 +202,10 @@ def deconvolution(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> 
 
 
 @method(
-    needs=("features", "gradients", "relu"), source="selvaraju2017; captum",
+    needs=("features", "gradients", "relu"),
+    source="selvaraju2017; captum",
     cost="2 forwards, 1 backward per label",
-)  # fmt: skip
+)
 def guided_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", reduce: Reduce = "sum") -> Tensor:
     """guided_backprop times relu(grad_cam) enlarged to the image (nearest, as captum). Maps [P, H, W].
 
@@ -205,9 +216,10 @@ def guided_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", redu
 
 
 @method(
-    needs=("relu",), source="shrikumar2017, rescale rule",
+    needs=("relu",),
+    source="shrikumar2017, rescale rule",
     cost="2 forwards, 1 backward of two images per label",
-)  # fmt: skip
+)
 def deep_lift(forward: Forward, pairs: Pairs, *, baseline: float = 0.0, reduce: Reduce = "sum") -> Tensor:
     """(x - b) · m, with the multiplier m carried back like a gradient, but across a ReLU by the factor Δout / Δin.
 

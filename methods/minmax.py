@@ -48,7 +48,9 @@ def d_minmax_cam(forward: Forward, pairs: Pairs) -> Tensor:
     return einsum("pk,pkhw->phw", weights, forward.features("last")[pairs.image])
 
 
-@method(needs=("features", "gradients"), source="david2022; official src/minmax.py", cost="as grad_cam, all detected labels")
+@method(
+    needs=("features", "gradients"), source="david2022; official src/minmax.py", cost="as grad_cam, all detected labels"
+)
 def minmax_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     """Grad-CAM of J_u = S_u - (sum_{n in N} S_n) / max(c - 1, 1), gradients summed over positions.
 
@@ -59,7 +61,9 @@ def minmax_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> T
     return einsum("pk,pkhw->phw", weights, forward.features(layer)[pairs.image])
 
 
-@method(needs=("features", "gradients"), source="david2022; official src/minmax.py", cost="as grad_cam, all detected labels")
+@method(
+    needs=("features", "gradients"), source="david2022; official src/minmax.py", cost="as grad_cam, all detected labels"
+)
 def d_minmax_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     """Grad-CAM with the D-MinMax weights of the gradients at each position, THEN summed over positions.
 

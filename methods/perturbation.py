@@ -102,11 +102,19 @@ def rise(
     return _weighted_sum(forward, pairs, confidence, mask) / (samples * probability)
 
 
-@method(source="ribeiro2016; the authors' image explainer", version=2, cost="samples forwards for all labels of an image")
+@method(
+    source="ribeiro2016; the authors' image explainer", version=2, cost="samples forwards for all labels of an image"
+)
 def lime(
-    forward: Forward, pairs: Pairs, *, cells: Count = 7, samples: Count = 500, kernel_width: Positive = 0.25,
-    penalty: Positive = 1.0, baseline: float = 0.0,
-) -> Tensor:  # fmt: skip
+    forward: Forward,
+    pairs: Pairs,
+    *,
+    cells: Count = 7,
+    samples: Count = 500,
+    kernel_width: Positive = 0.25,
+    penalty: Positive = 1.0,
+    baseline: float = 0.0,
+) -> Tensor:
     """Weights of a ridge regression of the confidence on which superpixels are there.
 
     argmin_v sum_i pi_i (p_c(x_i) - v_0 - z_i · v)^2 + penalty |v|^2, z_i in {0, 1}^M coins (z_0 = 1), x_i = image with
@@ -121,9 +129,11 @@ def lime(
     z = (forward.draw("lime", samples, cells**2) < 0.5).to(forward.images)  # [B, samples, M]
     z[:, 0] = 1
     confidence = forward.perturbed(
-        pairs, samples, lambda image, index: _grid_kept(forward.images[image], z[image, index], cells, baseline),
+        pairs,
+        samples,
+        lambda image, index: _grid_kept(forward.images[image], z[image, index], cells, baseline),
         output="probabilities",
-    )  # fmt: skip
+    )
     z = z.double()
     distance = 1 - z.mean(2).sqrt()
     pi = (-(distance**2) / (2 * kernel_width**2)).exp()  # [B, samples]
@@ -155,9 +165,10 @@ def kernel_shap(
     z, kernel = _coalitions(forward, players, samples)  # [B, N, M], [N]
     with_none = torch.cat([z, torch.zeros_like(z[:, :1])], 1)
     scores = forward.perturbed(
-        pairs, with_none.shape[1],
+        pairs,
+        with_none.shape[1],
         lambda image, index: _grid_kept(forward.images[image], with_none[image, index], cells, baseline),
-    ).double()  # fmt: skip
+    ).double()
     z, kernel, nothing = z.double(), kernel.double(), scores[:, -1:]
     gain = scores[:, :-1] - nothing
     everything = forward.logits[pairs.image, pairs.label][:, None] - nothing

@@ -25,9 +25,10 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest logit: 
 
 
 @method(
-    needs=("relu",), source="bach2015, eq. 58 and 60; montavon2019",
+    needs=("relu",),
+    source="bach2015, eq. 58 and 60; montavon2019",
     cost="3 forwards, 1 backward per label",
-)  # fmt: skip
+)
 def lrp(
     forward: Forward,
     pairs: Pairs,

@@ -33,9 +33,10 @@ Level = Literal["tokens", "pixels"]
 
 
 @method(
-    needs=("transformer_blocks", "attention_gradients"), source="chefer2021",
+    needs=("transformer_blocks", "attention_gradients"),
+    source="chefer2021",
     cost="1 forward, 1 backward per label; relevance: 2 forwards' worth per image and 2 per label",
-)  # fmt: skip
+)
 def transformer_lrp(forward: Forward, pairs: Pairs, *, start_layer: int = 1, rules: Rules = "ours") -> Tensor:
     """Transformer Attribution: r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(G^b R_A^b).
 
@@ -80,9 +81,10 @@ def partial_lrp(
 
 
 @method(
-    needs=("transformer_blocks", "patch_embedding"), source="chefer2021, baseline",
+    needs=("transformer_blocks", "patch_embedding"),
+    source="chefer2021, baseline",
     cost="as transformer_lrp, no backward",
-)  # fmt: skip
+)
 def full_lrp(forward: Forward, pairs: Pairs, *, rules: Rules = "orig") -> Tensor:
     """Relevance down to the pixels, summed over colours: the z^B rule at the patch embedding.
 
@@ -106,9 +108,14 @@ def _rollout(forward: Forward, matrices: Iterable[Tensor]) -> Tensor:
 
 @method(needs=("transformer_blocks",), source="achtibat2024", cost="1 forward, 1 backward per label")
 def attn_lrp(
-    forward: Forward, pairs: Pairs, *, level: Level = "tokens", rule: Rule = "epsilon", gamma: NotNegative = 0.05,
+    forward: Forward,
+    pairs: Pairs,
+    *,
+    level: Level = "tokens",
+    rule: Rule = "epsilon",
+    gamma: NotNegative = 0.05,
     conv_gamma: NotNegative = 0.25,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """AttnLRP: input times gradient, where attention, normalisation and activation have rules of their own.
 
     Gradients of queries and keys are quartered and those of values halved, so that softmax(q k^T) v shares relevance
@@ -131,9 +138,14 @@ def attn_lrp(
 
 @method(needs=("transformer_blocks",), source="ali2022; achtibat2024, baseline", cost="1 forward, 1 backward per label")
 def cp_lrp(
-    forward: Forward, pairs: Pairs, *, level: Level = "tokens", rule: Rule = "epsilon", gamma: NotNegative = 0.05,
+    forward: Forward,
+    pairs: Pairs,
+    *,
+    level: Level = "tokens",
+    rule: Rule = "epsilon",
+    gamma: NotNegative = 0.05,
     conv_gamma: NotNegative = 0.25,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """CP-LRP: as attn_lrp, but attention matrices are constants and values keep their gradient.
 
     The authors of attn_lrp advise it with rule = "gamma" for vision transformers. Maps [P, h, w] or [P, H, W], signed,

@@ -37,9 +37,10 @@ def vgatt_bias(forward: Forward, pairs: Pairs, layer: str = "last") -> tuple[Ten
 
 
 @method(
-    needs=("relu",), source="srinivas2019; idiap/fullgrad-saliency",
+    needs=("relu",),
+    source="srinivas2019; idiap/fullgrad-saliency",
     cost="2 forwards, 1 backward per label",
-)  # fmt: skip
+)
 def full_grad(forward: Forward, pairs: Pairs, *, variant: Literal["original", "simple"] = "original") -> Tensor:
     """Input x gradient plus bias x gradient of every layer: psi(x g_x) + sum_l sum_k psi(b_l g_l).
 

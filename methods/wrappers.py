@@ -24,9 +24,15 @@ RENAMED = {"method": "base"}
 
 @method(needs=("any_size",), source="ahn2019, make_cam", cost="scales x flips x the method", renamed=RENAMED)
 def tta(
-    forward: Forward, pairs: Pairs, *, base: str = "grad_cam", options: Mapping[str, Any] | None = None,
-    scales: Sequence[Positive] = (0.5, 1.0, 1.5, 2.0), flip: bool = True, stride: Count = 4,
-) -> Tensor:  # fmt: skip
+    forward: Forward,
+    pairs: Pairs,
+    *,
+    base: str = "grad_cam",
+    options: Mapping[str, Any] | None = None,
+    scales: Sequence[Positive] = (0.5, 1.0, 1.5, 2.0),
+    flip: bool = True,
+    stride: Count = 4,
+) -> Tensor:
     """Sum over scales, and over the image and its mirror image, of relu(map), each resized to one grid.
 
     The grid has a cell every `stride` pixels, ((H - 1) // stride + 1) rows, and maps reach it bilinearly
@@ -57,9 +63,13 @@ def tta(
 
 @method(needs=("any_size",), source="jo2021", cost="the method, on tiles", renamed=RENAMED)
 def puzzle(
-    forward: Forward, pairs: Pairs, *, base: str = "grad_cam", options: Mapping[str, Any] | None = None,
+    forward: Forward,
+    pairs: Pairs,
+    *,
+    base: str = "grad_cam",
+    options: Mapping[str, Any] | None = None,
     tiles: Count = 2,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Maps of the tiles x tiles tiles of the image, each explained by itself for the pair's label, merged again.
 
     An image whose sides are no multiples of `tiles` is first resized (bilinear) to the nearest that are. Raw maps
@@ -81,9 +91,14 @@ def puzzle(
 
 @method(source="smilkov2017, for any method", cost="samples x the method", renamed=RENAMED)
 def smooth(
-    forward: Forward, pairs: Pairs, *, base: str = "grad_cam", options: Mapping[str, Any] | None = None,
-    samples: Count = 10, sigma: NotNegative = 0.15,
-) -> Tensor:  # fmt: skip
+    forward: Forward,
+    pairs: Pairs,
+    *,
+    base: str = "grad_cam",
+    options: Mapping[str, Any] | None = None,
+    samples: Count = 10,
+    sigma: NotNegative = 0.15,
+) -> Tensor:
     """Mean of the method's maps at x + noise, noise normal with standard deviation sigma · (max x - min x).
 
     Seeded by (suite seed, sample id). Raw maps [P, h, w] in the method's units.

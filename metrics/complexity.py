@@ -14,9 +14,7 @@ from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
 
 
-@metric(
-    better="higher", range=(0, 1), group="concentration", source="chalasani2020", cost="none", minimum_effect=0.005
-)
+@metric(better="higher", range=(0, 1), group="concentration", source="chalasani2020", cost="none", minimum_effect=0.005)
 def sparseness(evaluation: Evaluation) -> Tensor:
     """Gini index of |a| over the pixels of the image: sum_i (2i - n - 1) a_(i) / (n sum a), a_(i) ascending.
 
@@ -57,7 +55,8 @@ def complexity(evaluation: Evaluation) -> Tensor:
     better="lower",
     range=(0, 1),
     group="concentration",
-    source="nguyen2020, effective complexity; as a share of the pixels", version=2,
+    source="nguyen2020, effective complexity; as a share of the pixels",
+    version=2,
     cost="none",
     minimum_effect=0.005,
 )
@@ -113,7 +112,9 @@ def adcc_parts(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
     return coherency, mask.mean((1, 2)), drop
 
 
-@metric(better="lower", range=(0, 1), group="concentration", source="xaibench", version=2, cost="none", minimum_effect=0.005)
+@metric(
+    better="lower", range=(0, 1), group="concentration", source="xaibench", version=2, cost="none", minimum_effect=0.005
+)
 def tied_fraction(evaluation: Evaluation) -> Tensor:
     """The fraction of pixels whose relevance another pixel has too: how much of a ranking is left to the tie rule.
 

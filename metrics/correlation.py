@@ -134,13 +134,24 @@ def _defined(evaluation: Evaluation, values: Tensor) -> Tensor:
 
 
 @metric(
-    better="higher", range=(-1, 1), group="correlation", source="bhatt2020", unit="correlation", minimum_effect=0.01,
+    better="higher",
+    range=(-1, 1),
+    group="correlation",
+    source="bhatt2020",
+    unit="correlation",
+    minimum_effect=0.01,
     cost="a forward per pair and sample",
-)  # fmt: skip
+)
 def faithfulness_correlation(
-    evaluation: Evaluation, *, samples: AtLeastTwo = 100, fraction: InnerFraction = 0.2,
-    unit: Literal["pixel", "patch"] = "patch", grid: Count = 14, baseline: Static = "zero", score: Score = "logit",
-) -> Tensor:  # fmt: skip
+    evaluation: Evaluation,
+    *,
+    samples: AtLeastTwo = 100,
+    fraction: InnerFraction = 0.2,
+    unit: Literal["pixel", "patch"] = "patch",
+    grid: Count = 14,
+    baseline: Static = "zero",
+    score: Score = "logit",
+) -> Tensor:
     """Pearson correlation over random subsets S of units of the relevance of S and the drop of the score without S.
 
     Rankings change with the size of the subsets, the unit, the baseline and the score. Criticism: subsets of pixels
@@ -153,13 +164,23 @@ def faithfulness_correlation(
 
 
 @metric(
-    better="higher", range=(-1, 1), group="correlation", source="bhatt2020; fel2022, muFidelity", unit="correlation",
-    minimum_effect=0.01, cost="a forward per pair and sample",
-)  # fmt: skip
+    better="higher",
+    range=(-1, 1),
+    group="correlation",
+    source="bhatt2020; fel2022, muFidelity",
+    unit="correlation",
+    minimum_effect=0.01,
+    cost="a forward per pair and sample",
+)
 def mu_fidelity(
-    evaluation: Evaluation, *, samples: AtLeastTwo = 200, fraction: InnerFraction = 0.2, grid: Count = 9,
-    baseline: Static = "zero", score: Score = "logit",
-) -> Tensor:  # fmt: skip
+    evaluation: Evaluation,
+    *,
+    samples: AtLeastTwo = 200,
+    fraction: InnerFraction = 0.2,
+    grid: Count = 9,
+    baseline: Static = "zero",
+    score: Score = "logit",
+) -> Tensor:
     """Spearman correlation over random subsets of the cells of a grid of their relevance and the drop without them.
 
     Rankings change with the grid and the fraction. Criticism: one property with `faithfulness_correlation`: report one
@@ -172,13 +193,23 @@ def mu_fidelity(
 
 
 @metric(
-    better="higher", range=(-1, 1), group="correlation", source="alvarezmelis2018", version=2, unit="correlation",
-    minimum_effect=0.01, cost="a forward per pair and step",
-)  # fmt: skip
+    better="higher",
+    range=(-1, 1),
+    group="correlation",
+    source="alvarezmelis2018",
+    version=2,
+    unit="correlation",
+    minimum_effect=0.01,
+    cost="a forward per pair and step",
+)
 def faithfulness_estimate(
-    evaluation: Evaluation, *, steps: AtLeastTwo = 32, baseline: Static = "zero", score: Score = "logit",
+    evaluation: Evaluation,
+    *,
+    steps: AtLeastTwo = 32,
+    baseline: Static = "zero",
+    score: Score = "logit",
     similarity: Similarity = "pearson",
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Correlation over `steps` blocks of pixels of like relevance, each removed ALONE, of its relevance and the drop.
 
     Pixels are sorted by relevance (equal ones in raster order) and cut into blocks of equal size.
@@ -193,9 +224,15 @@ def faithfulness_estimate(
 
 
 @metric(
-    better="higher", range=(-1, 1), group="correlation", source="nguyen2020", version=2, unit="correlation",
-    minimum_effect=0.01, cost="a forward per pair and step",
-)  # fmt: skip
+    better="higher",
+    range=(-1, 1),
+    group="correlation",
+    source="nguyen2020",
+    version=2,
+    unit="correlation",
+    minimum_effect=0.01,
+    cost="a forward per pair and step",
+)
 def monotonicity_correlation(
     evaluation: Evaluation, *, steps: AtLeastTwo = 32, baseline: Static = "zero", score: Score = "probability"
 ) -> Tensor:
@@ -223,14 +260,25 @@ def _sorted_blocks(evaluation: Evaluation, values: Tensor, steps: int, order: Li
 
 
 @metric(
-    better="lower", range=(0, float("inf")), group="correlation", source="yeh2019", unit="squared logits",
-    minimum_effect=0.001, cost="a forward per pair and sample",
-)  # fmt: skip
+    better="lower",
+    range=(0, float("inf")),
+    group="correlation",
+    source="yeh2019",
+    unit="squared logits",
+    minimum_effect=0.001,
+    cost="a forward per pair and sample",
+)
 def infidelity(
-    evaluation: Evaluation, *, perturbation: Literal["square", "noise"] = "square", samples: Count = 50,
-    side: PositiveFraction = 0.25, sigma: Positive = 0.1, baseline: Static = "zero", normalise: bool = True,
+    evaluation: Evaluation,
+    *,
+    perturbation: Literal["square", "noise"] = "square",
+    samples: Count = 50,
+    side: PositiveFraction = 0.25,
+    sigma: Positive = 0.1,
+    baseline: Static = "zero",
+    normalise: bool = True,
     score: Score = "logit",
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Mean squared error with which relevance predicts the drop: mean_S (beta u - v)^2.
 
     `square` removes random squares (`side` of the shorter edge) and u is the relevance inside: for maps that share a
@@ -305,9 +353,15 @@ def _squares(evaluation: Evaluation, samples: int, side: float) -> Choose:
 
 
 @metric(
-    better="lower", range=(0, float("inf")), group="correlation", source="sundararajan2017", unit="logits",
-    minimum_effect=0.01, cost="1 forward per pair", invariant=(),
-)  # fmt: skip
+    better="lower",
+    range=(0, float("inf")),
+    group="correlation",
+    source="sundararajan2017",
+    unit="logits",
+    minimum_effect=0.01,
+    cost="1 forward per pair",
+    invariant=(),
+)
 def completeness_gap(evaluation: Evaluation, *, baseline: Static = "zero", score: Score = "logit") -> Tensor:
     """|sum a - (f(x) - f(b))|: what a map leaves unsaid, or says too much, of the difference to a baseline image b.
 
@@ -333,9 +387,14 @@ def gap(evaluation: Evaluation, baseline: Static, score: Score) -> Tensor:
 
 
 @metric(
-    better="lower", range=(0, float("inf")), aggregate="ratio", source="chen2020", minimum_effect=0.01, cost="none",
+    better="lower",
+    range=(0, float("inf")),
+    aggregate="ratio",
+    source="chen2020",
+    minimum_effect=0.01,
+    cost="none",
     invariant=(),
-)  # fmt: skip
+)
 def bias_ratio(evaluation: Evaluation) -> Tensor:
     """Share of the logit that the sum of the map leaves unexplained: |b| / |S_c|, b = S_c - sum M. Statistics [P, 2].
 

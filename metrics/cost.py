@@ -25,9 +25,15 @@ MEBIBYTE = 1 << 20
 
 
 @metric(
-    better="lower", range=(0, math.inf), unit="forwards", needs=("method",), group="cost", per="image", source="xaibench",
+    better="lower",
+    range=(0, math.inf),
+    unit="forwards",
+    needs=("method",),
+    group="cost",
+    per="image",
+    source="xaibench",
     cost=COST,
-)  # fmt: skip
+)
 def forwards_per_pair(evaluation: Evaluation) -> Tensor:
     """Images that the whole model is run on to explain one image, per label explained.
 
@@ -55,9 +61,16 @@ def forwards_per_pair(evaluation: Evaluation) -> Tensor:
 
 
 @metric(
-    better="lower", range=(0, math.inf), unit="s", needs=("method",), group="cost", per="image", source="xaibench",
-    cost="as many explanations as `rounds`, image by image", repeatable=False,
-)  # fmt: skip
+    better="lower",
+    range=(0, math.inf),
+    unit="s",
+    needs=("method",),
+    group="cost",
+    per="image",
+    source="xaibench",
+    cost="as many explanations as `rounds`, image by image",
+    repeatable=False,
+)
 def seconds_per_pair(evaluation: Evaluation, *, rounds: Count = 1) -> Tensor:
     """Wall-clock seconds to explain one image, per label explained: the best of `rounds`.
 
@@ -80,9 +93,16 @@ def seconds_per_pair(evaluation: Evaluation, *, rounds: Count = 1) -> Tensor:
 
 
 @metric(
-    better="lower", range=(0, math.inf), unit="MiB", needs=("method",), group="cost", per="image", source="xaibench",
-    cost=COST, repeatable=False,
-)  # fmt: skip
+    better="lower",
+    range=(0, math.inf),
+    unit="MiB",
+    needs=("method",),
+    group="cost",
+    per="image",
+    source="xaibench",
+    cost=COST,
+    repeatable=False,
+)
 def peak_memory(evaluation: Evaluation) -> Tensor:
     """Device memory that explaining one image takes at its height beyond what is held before, per label explained.
 

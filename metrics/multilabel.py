@@ -49,13 +49,22 @@ def loss_of_others(evaluation: Evaluation, probe: Probe, labels: Labels, lone: L
 
 
 @metric(
-    better="higher", range=(0, 1), aggregate="label_macro", group="multi_label",
-    source=f"chattopadhay2018, sec. 4.1; {OFFICIAL}", cost=KEEP, minimum_effect=0.01,
-)  # fmt: skip
+    better="higher",
+    range=(0, 1),
+    aggregate="label_macro",
+    group="multi_label",
+    source=f"chattopadhay2018, sec. 4.1; {OFFICIAL}",
+    cost=KEEP,
+    minimum_effect=0.01,
+)
 def increase_in_confidence(
-    evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model",
-    ties: Literal["strict", "count"] = "strict", average: Average = "label_macro",
-) -> Tensor:  # fmt: skip
+    evaluation: Evaluation,
+    *,
+    normalise: Normalise = "native",
+    space: Space = "model",
+    ties: Literal["strict", "count"] = "strict",
+    average: Average = "label_macro",
+) -> Tensor:
     """Whether the explained region alone is more convincing than the whole image: [y < o].
 
     Rankings change with `normalise`, `space` and `ties`. Criticism: one bit a pair; the kept region is shown on a
@@ -67,9 +76,14 @@ def increase_in_confidence(
 
 
 @metric(
-    better="lower", range=(0, 1), aggregate="label_macro", group="multi_label",
-    source=f"chattopadhay2018, sec. 4.1; {OFFICIAL}", cost=KEEP, minimum_effect=0.005,
-)  # fmt: skip
+    better="lower",
+    range=(0, 1),
+    aggregate="label_macro",
+    group="multi_label",
+    source=f"chattopadhay2018, sec. 4.1; {OFFICIAL}",
+    cost=KEEP,
+    minimum_effect=0.005,
+)
 def average_drop(
     evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model", average: Average = "label_macro"
 ) -> Tensor:
@@ -82,8 +96,13 @@ def average_drop(
 
 
 @metric(
-    better="higher", range=(0, 1), aggregate="label_macro", source="zhang2023opticam", cost=KEEP, minimum_effect=0.005,
-)  # fmt: skip
+    better="higher",
+    range=(0, 1),
+    aggregate="label_macro",
+    source="zhang2023opticam",
+    cost=KEEP,
+    minimum_effect=0.005,
+)
 def average_gain(
     evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model", average: Average = "label_macro"
 ) -> Tensor:
@@ -100,9 +119,14 @@ def average_gain(
 
 
 @metric(
-    better="higher", range=(0, 1), aggregate="label_macro", group="multi_label",
-    source=OFFICIAL, cost=DROP, minimum_effect=0.005,
-)  # fmt: skip
+    better="higher",
+    range=(0, 1),
+    aggregate="label_macro",
+    group="multi_label",
+    source=OFFICIAL,
+    cost=DROP,
+    minimum_effect=0.005,
+)
 def average_retention(
     evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model", average: Average = "label_macro"
 ) -> Tensor:
@@ -114,13 +138,24 @@ def average_retention(
 
 
 @metric(
-    better="higher", range=(0, 1), aggregate="label_macro", group="multi_label",
-    source=OFFICIAL, version=2, cost=KEEP, minimum_effect=0.005,
-)  # fmt: skip
+    better="higher",
+    range=(0, 1),
+    aggregate="label_macro",
+    group="multi_label",
+    source=OFFICIAL,
+    version=2,
+    cost=KEEP,
+    minimum_effect=0.005,
+)
 def average_drop_of_others(
-    evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
-    lone: Lone = "zero", average: Average = "label_macro",
-) -> Tensor:  # fmt: skip
+    evaluation: Evaluation,
+    *,
+    labels: Labels = "detected",
+    normalise: Normalise = "native",
+    space: Space = "model",
+    lone: Lone = "zero",
+    average: Average = "label_macro",
+) -> Tensor:
     """Relative loss of the other labels when only the region of c is kept: high if it holds nothing of theirs.
 
     Rankings change with `labels` and `lone`. Criticism: an empty mask removes the others too and wins; read it with
@@ -130,13 +165,24 @@ def average_drop_of_others(
 
 
 @metric(
-    better="lower", range=(0, 1), aggregate="label_macro", group="multi_label",
-    source=OFFICIAL, version=2, cost=DROP, minimum_effect=0.005,
-)  # fmt: skip
+    better="lower",
+    range=(0, 1),
+    aggregate="label_macro",
+    group="multi_label",
+    source=OFFICIAL,
+    version=2,
+    cost=DROP,
+    minimum_effect=0.005,
+)
 def average_retention_of_others(
-    evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
-    lone: Lone = "zero", average: Average = "label_macro",
-) -> Tensor:  # fmt: skip
+    evaluation: Evaluation,
+    *,
+    labels: Labels = "detected",
+    normalise: Normalise = "native",
+    space: Space = "model",
+    lone: Lone = "zero",
+    average: Average = "label_macro",
+) -> Tensor:
     """Relative loss of the other labels when the region of c is removed: low if it holds nothing of theirs.
 
     Rankings change with `labels` and `lone`. Criticism: an empty mask removes nothing and wins; read it with
@@ -146,13 +192,23 @@ def average_retention_of_others(
 
 
 @metric(
-    better="higher", range=(0, 1), aggregate="label_macro_f1", group="multi_label",
-    source=OFFICIAL, cost=KEEP_AND_DROP, minimum_effect=0.005,
-)  # fmt: skip
+    better="higher",
+    range=(0, 1),
+    aggregate="label_macro_f1",
+    group="multi_label",
+    source=OFFICIAL,
+    cost=KEEP_AND_DROP,
+    minimum_effect=0.005,
+)
 def f1_plus(
-    evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
-    lone: Lone = "zero", average: AverageF1 = "label_macro_f1",
-) -> Tensor:  # fmt: skip
+    evaluation: Evaluation,
+    *,
+    labels: Labels = "detected",
+    normalise: Normalise = "native",
+    space: Space = "model",
+    lone: Lone = "zero",
+    average: AverageF1 = "label_macro_f1",
+) -> Tensor:
     """Harmonic mean of average retention and average drop of others, both better when higher. [P, 2]
 
     Rankings change with which means are combined (`average`), `labels` and `lone`. Criticism: an absolute loss of a
@@ -164,13 +220,23 @@ def f1_plus(
 
 
 @metric(
-    better="lower", range=(0, 1), aggregate="label_macro_f1", group="multi_label",
-    source=OFFICIAL, cost=KEEP_AND_DROP, minimum_effect=0.005,
-)  # fmt: skip
+    better="lower",
+    range=(0, 1),
+    aggregate="label_macro_f1",
+    group="multi_label",
+    source=OFFICIAL,
+    cost=KEEP_AND_DROP,
+    minimum_effect=0.005,
+)
 def f1_minus(
-    evaluation: Evaluation, *, labels: Labels = "detected", normalise: Normalise = "native", space: Space = "model",
-    lone: Lone = "zero", average: AverageF1 = "label_macro_f1",
-) -> Tensor:  # fmt: skip
+    evaluation: Evaluation,
+    *,
+    labels: Labels = "detected",
+    normalise: Normalise = "native",
+    space: Space = "model",
+    lone: Lone = "zero",
+    average: AverageF1 = "label_macro_f1",
+) -> Tensor:
     """Harmonic mean of average drop and average retention of others, both better when lower. [P, 2]
 
     Rankings change with which means are combined (`average`), `labels` and `lone`. Criticism: a harmonic mean of what

@@ -30,14 +30,27 @@ TENTHS = tuple(k / 10 for k in range(1, 10))
 
 
 @metric(
-    better="lower", range=(0, 1), group="perturbation", source="petsiuk2018", version=2, cost=CURVE, minimum_effect=0.005,
+    better="lower",
+    range=(0, 1),
+    group="perturbation",
+    source="petsiuk2018",
+    version=2,
+    cost=CURVE,
+    minimum_effect=0.005,
     flips=("lerf",),
-)  # fmt: skip
+)
 def deletion(
-    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: Count | None = 32, order: Order = "morf",
-    unit: Unit = "pixel", grid: Count = 8, score: Score = "probability", blur_kernel: Odd = 11,
+    evaluation: Evaluation,
+    *,
+    baseline: Baseline = "zero",
+    steps: Count | None = 32,
+    order: Order = "morf",
+    unit: Unit = "pixel",
+    grid: Count = 8,
+    score: Score = "probability",
+    blur_kernel: Odd = 11,
     blur_sigma: Positive = 5.0,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Area under the score while the most relevant pixels are removed: low if the map found what the score rests on.
 
     Rankings change with the baseline most of all, then with score and unit. Criticism: an image with holes is unlike
@@ -49,14 +62,27 @@ def deletion(
 
 
 @metric(
-    better="higher", range=(0, 1), group="perturbation", source="petsiuk2018", version=2, cost=CURVE, minimum_effect=0.005,
+    better="higher",
+    range=(0, 1),
+    group="perturbation",
+    source="petsiuk2018",
+    version=2,
+    cost=CURVE,
+    minimum_effect=0.005,
     flips=("lerf",),
-)  # fmt: skip
+)
 def insertion(
-    evaluation: Evaluation, *, baseline: Baseline = "blur", steps: Count | None = 32, order: Order = "morf",
-    unit: Unit = "pixel", grid: Count = 8, score: Score = "probability", blur_kernel: Odd = 11,
+    evaluation: Evaluation,
+    *,
+    baseline: Baseline = "blur",
+    steps: Count | None = 32,
+    order: Order = "morf",
+    unit: Unit = "pixel",
+    grid: Count = 8,
+    score: Score = "probability",
+    blur_kernel: Odd = 11,
     blur_sigma: Positive = 5.0,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Area under the score while the most relevant pixels are put back: deletion of the opposite order, read backwards.
 
     Equal pixels are put back last row first.
@@ -71,13 +97,25 @@ def insertion(
 
 
 @metric(
-    better="higher", range=(-1, 1), group="perturbation", source="bluecher2024", version=2, cost=BOTH, minimum_effect=0.005,
-)  # fmt: skip
+    better="higher",
+    range=(-1, 1),
+    group="perturbation",
+    source="bluecher2024",
+    version=2,
+    cost=BOTH,
+    minimum_effect=0.005,
+)
 def srg(
-    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: Count | None = 32, unit: Unit = "pixel",
-    grid: Count = 8, score: Score = "probability", blur_kernel: Odd = 11,
+    evaluation: Evaluation,
+    *,
+    baseline: Baseline = "zero",
+    steps: Count | None = 32,
+    unit: Unit = "pixel",
+    grid: Count = 8,
+    score: Score = "probability",
+    blur_kernel: Odd = 11,
     blur_sigma: Positive = 5.0,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Symmetric relevance gain: area when the least relevant go first minus area when the most relevant go first.
 
     0 for a constant map. Depends on the baseline much less than either area alone.
@@ -92,13 +130,25 @@ def srg(
 
 
 @metric(
-    better="higher", range=(-1, 1), group="perturbation", source="samek2017", version=2, cost=CURVE, minimum_effect=0.005,
+    better="higher",
+    range=(-1, 1),
+    group="perturbation",
+    source="samek2017",
+    version=2,
+    cost=CURVE,
+    minimum_effect=0.005,
     flips=("lerf",),
-)  # fmt: skip
+)
 def aopc(
-    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: Count | None = None, order: Order = "morf",
-    unit: Unit = "patch", grid: Count = 8, score: Score = "probability",
-) -> Tensor:  # fmt: skip
+    evaluation: Evaluation,
+    *,
+    baseline: Baseline = "zero",
+    steps: Count | None = None,
+    order: Order = "morf",
+    unit: Unit = "patch",
+    grid: Count = 8,
+    score: Score = "probability",
+) -> Tensor:
     """Area over the curve of region perturbation: sum_k f(x) - f(x_k) over L removed regions, divided by L + 1.
 
     `steps: null` removes the regions one at a time.
@@ -111,13 +161,25 @@ def aopc(
 
 
 @metric(
-    better="lower", range=(0, 1), group="perturbation", source="montavon2018", version=2, cost=CURVE, minimum_effect=0.005,
+    better="lower",
+    range=(0, 1),
+    group="perturbation",
+    source="montavon2018",
+    version=2,
+    cost=CURVE,
+    minimum_effect=0.005,
     flips=("lerf",),
-)  # fmt: skip
+)
 def selectivity(
-    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: Count | None = None, order: Order = "morf",
-    unit: Unit = "patch", grid: Count = 8, score: Score = "probability",
-) -> Tensor:  # fmt: skip
+    evaluation: Evaluation,
+    *,
+    baseline: Baseline = "zero",
+    steps: Count | None = None,
+    order: Order = "morf",
+    unit: Unit = "patch",
+    grid: Count = 8,
+    score: Score = "probability",
+) -> Tensor:
     """Area under the score while the most relevant regions are removed: f(x) minus the drop that `aopc` averages.
 
     Rankings change with the grid, the baseline and the score. Criticism: it is f(x) minus the drop, so it repeats
@@ -128,13 +190,23 @@ def selectivity(
 
 
 @metric(
-    better="lower", range=(0, 1), group="perturbation", source="bach2015; quantus", version=2, cost=CURVE,
-    minimum_effect=0.005, flips=("lerf",),
-)  # fmt: skip
+    better="lower",
+    range=(0, 1),
+    group="perturbation",
+    source="bach2015; quantus",
+    version=2,
+    cost=CURVE,
+    minimum_effect=0.005,
+    flips=("lerf",),
+)
 def pixel_flipping(
-    evaluation: Evaluation, *, baseline: Baseline = "min", steps: Count = 32, order: Order = "morf",
+    evaluation: Evaluation,
+    *,
+    baseline: Baseline = "min",
+    steps: Count = 32,
+    order: Order = "morf",
     score: Score = "probability",
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Area under the score after each of T steps, the first point left out: trapezoid over T points divided by T - 1.
 
     Quantus flips single channels of pixels and does not divide, so its numbers are T - 1 times these and those of
@@ -154,14 +226,23 @@ def flipping_area(values: Tensor) -> Tensor:
 
 
 @metric(
-    better="higher", range=(-1, 1), group="perturbation", source="rong2022", version=2,
-    cost="a forward and an imputation per pair and step, for two orders", minimum_effect=0.005, flips=("morf",),
-)  # fmt: skip
+    better="higher",
+    range=(-1, 1),
+    group="perturbation",
+    source="rong2022",
+    version=2,
+    cost="a forward and an imputation per pair and step, for two orders",
+    minimum_effect=0.005,
+    flips=("morf",),
+)
 def road(
-    evaluation: Evaluation, *, order: Literal["combined", "morf", "lerf"] = "combined",
-    score: Literal["probability", "logit", "accuracy"] = "probability", steps: AtLeastTwo = 10,
+    evaluation: Evaluation,
+    *,
+    order: Literal["combined", "morf", "lerf"] = "combined",
+    score: Literal["probability", "logit", "accuracy"] = "probability",
+    steps: AtLeastTwo = 10,
     noise: NotNegative = 0.01,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Remove and debias: removed pixels are imputed from the rest, so that the shape of the hole tells little.
 
     The mean score over 1/T, ..., (T - 1)/T of the pixels removed, least relevant first (`lerf`, higher is better) or
@@ -184,13 +265,22 @@ def after_removal(curve: Curve, score: Literal["probability", "logit", "accuracy
 
 
 @metric(
-    better="higher", range=(-float("inf"), 1), group="perturbation", source="rieger2020", version=2, cost=CURVE,
+    better="higher",
+    range=(-float("inf"), 1),
+    group="perturbation",
+    source="rieger2020",
+    version=2,
+    cost=CURVE,
     minimum_effect=0.005,
-)  # fmt: skip
+)
 def irof(
-    evaluation: Evaluation, *, baseline: Baseline = "mean", grid: Count = 10, per_segment: bool = True,
+    evaluation: Evaluation,
+    *,
+    baseline: Baseline = "mean",
+    grid: Count = 10,
+    per_segment: bool = True,
     score: Score = "probability",
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Area over the relative score while n superpixels are removed: n - trapezoid of f(x_k) / f(x) over k = 1..n.
 
     Superpixels rank by their mean relevance. Divided by n (`per_segment`); without, images of different numbers of
@@ -212,9 +302,16 @@ def segment_area(curve: Curve, score: Score, per_segment: bool) -> Tensor:
 
 
 @metric(
-    better="lower", range=(0, 90), unit="percent", group="perturbation", source="chefer2021; authors' code", version=2,
-    cost="9 forwards per pair", minimum_effect=0.5, flips=("negative",),
-)  # fmt: skip
+    better="lower",
+    range=(0, 90),
+    unit="percent",
+    group="perturbation",
+    source="chefer2021; authors' code",
+    version=2,
+    cost="9 forwards per pair",
+    minimum_effect=0.5,
+    flips=("negative",),
+)
 def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "negative"] = "positive") -> Tensor:
     """Area under the accuracy while 0, 10, ..., 90 % of the pixels turn black: 100 x trapezoid with dx = 0.1.
 
@@ -237,13 +334,24 @@ def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "n
 
 
 @metric(
-    better="higher", range=(-float("inf"), 1), group="perturbation", source="chen2020, A.2", version=2,
-    cost="1 forward per pair", minimum_effect=0.005, flips=("accuracy", "lerf"),
-)  # fmt: skip
+    better="higher",
+    range=(-float("inf"), 1),
+    group="perturbation",
+    source="chen2020, A.2",
+    version=2,
+    cost="1 forward per pair",
+    minimum_effect=0.005,
+    flips=("accuracy", "lerf"),
+)
 def confidence_change(
-    evaluation: Evaluation, *, fraction: PositiveFraction = 0.1, report: Literal["change", "accuracy"] = "change",
-    baseline: Static = "zero", order: Order = "morf", score: Score = "probability",
-) -> Tensor:  # fmt: skip
+    evaluation: Evaluation,
+    *,
+    fraction: PositiveFraction = 0.1,
+    report: Literal["change", "accuracy"] = "change",
+    baseline: Static = "zero",
+    order: Order = "morf",
+    score: Score = "probability",
+) -> Tensor:
     """What removing the top k % of the pixels does: (f(x) - f(x_k)) / f(x), or whether the label is still decided.
 
     `report: accuracy` is 1 where the explained label is still the model's decision and 0 where not, so that its mean is
@@ -259,13 +367,25 @@ def confidence_change(
 
 
 @metric(
-    better="higher", range=(-2, 2), group="perturbation", source="xaibench", version=2, cost=CURVE, minimum_effect=0.005,
+    better="higher",
+    range=(-2, 2),
+    group="perturbation",
+    source="xaibench",
+    version=2,
+    cost=CURVE,
+    minimum_effect=0.005,
     flips=("lerf",),
-)  # fmt: skip
+)
 def selectivity_gap(
-    evaluation: Evaluation, *, baseline: Baseline = "zero", steps: Count | None = 32, order: Order = "morf",
-    unit: Unit = "pixel", grid: Count = 8, score: Score = "probability",
-) -> Tensor:  # fmt: skip
+    evaluation: Evaluation,
+    *,
+    baseline: Baseline = "zero",
+    steps: Count | None = 32,
+    order: Order = "morf",
+    unit: Unit = "pixel",
+    grid: Count = 8,
+    score: Score = "probability",
+) -> Tensor:
     """What removing "c" does to c minus what it does to the others: area of f_c(x) - f_c(x_k) - mean_n(same of n).
 
     n runs over the other labels detected in the clean image; undefined (NaN) where there are none. A map that shows the

@@ -80,8 +80,18 @@ class Told:
 @pytest.fixture
 def run(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
     def command(*flags: str, data_root: Path = root) -> Told:
-        arguments = ["run", root / "suite.yaml", "--data-root", data_root, "--out", root / "run", "--device", "cpu",
-                     "--progress", "none"]  # fmt: skip
+        arguments = [
+            "run",
+            root / "suite.yaml",
+            "--data-root",
+            data_root,
+            "--out",
+            root / "run",
+            "--device",
+            "cpu",
+            "--progress",
+            "none",
+        ]
         return Told(call(monkeypatch, *arguments, *flags), capsys.readouterr(), root / "run")
 
     return command
@@ -246,7 +256,11 @@ def test_more_than_allowed_keeps_what_is_finished(root: Path, run: Callable[...,
     assert "2 found, 1 allowed" in stopped.err
     for name in (name_of(3), name_of(PART_SIZE + 1)):
         assert f"{name}: {root}/VOCdevkit" in stopped.err
-    assert stopped.bad["sample_id"].tolist() == list(stopped.attempt["bad_samples"]) == [name_of(3), name_of(PART_SIZE + 1)]
+    assert (
+        stopped.bad["sample_id"].tolist()
+        == list(stopped.attempt["bad_samples"])
+        == [name_of(3), name_of(PART_SIZE + 1)]
+    )
     kept = {path: path.stat().st_mtime_ns for path in (root / "run").glob("cells/**/*.1of2.parquet")}
     assert len(kept) == 2
     assert not (root / "run" / "leaderboard.csv").exists()

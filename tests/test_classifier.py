@@ -131,9 +131,15 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "clause"),
     [
-        (lambda name, value: (f"model.{name}", value), "the names of its weights begin with 'model.'; save them without"),
+        (
+            lambda name, value: (f"model.{name}", value),
+            "the names of its weights begin with 'model.'; save them without",
+        ),
         (lambda name, value: (f"net.body.{name}", value), "begin with 'net.body.'"),
-        (lambda name, value: (name, value[:3] if name.startswith("fc.") else value), "it has 3 classes, not 4; all else fits"),
+        (
+            lambda name, value: (name, value[:3] if name.startswith("fc.") else value),
+            "it has 3 classes, not 4; all else fits",
+        ),
         (lambda name, value: (name, value[:1] if value.ndim else value), r"0 missing|missing conv1"),
     ],
 )

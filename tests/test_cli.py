@@ -93,11 +93,17 @@ def test_flags_change_the_suite(
         (["run", "{suite}", "--device", "gpu"], "unknown device 'gpu'; did you mean 'cuda'?"),
         (["run", "{suite}", "--device", "cpuu"], "did you mean 'cpu'?"),
         (["run", "{suite}", "--device", "zzz"], "allowed: auto, cpu, cuda, mps"),
-        (["run", "{suite}", "--method", "cam,raw_atention"], "--method 'raw_atention' chooses nothing of suite tiny; did you"),
+        (
+            ["run", "{suite}", "--method", "cam,raw_atention"],
+            "--method 'raw_atention' chooses nothing of suite tiny; did you",
+        ),
         (["run", "{suite}", "--method", "cam", "--method", "zzz"], "chooses nothing of suite tiny: cam, raw_attention"),
         (["run", "{suite}", "--metric", "cam"], "--metric 'cam' chooses nothing"),
         (["run", "{suite}", "--model", ","], "--model ',': give names or globs"),
-        (["run", "shapes", "--quick", "--method", "lime"], "--method 'lime' chooses nothing of the quick part of suite shapes"),
+        (
+            ["run", "shapes", "--quick", "--method", "lime"],
+            "--method 'lime' chooses nothing of the quick part of suite shapes",
+        ),
         (["run", "{suite}", "{suite}"], "are both called 'tiny'; change one `name`, or run them apart"),
         (["run", "{suite}", "--set", "metrics.0=average_drp"], "did you mean 'average_drop'"),
         (["run", "{suite}", "--plugin", "no_such.py"], "no such file"),
@@ -110,13 +116,20 @@ def test_flags_change_the_suite(
         (["show", "grad_kam"], "did you mean 'grad_cam'"),
         (["train", "no.yaml"], "no such file"),
         (["train", "shapes"], "did you mean 'shapes-vit'?; or give the path of a .yaml recipe"),
-        (["data", "check", "shapes", "--option", "samples=[1"], "--option samples=[1: not YAML: the list that opens here"),
+        (
+            ["data", "check", "shapes", "--option", "samples=[1"],
+            "--option samples=[1: not YAML: the list that opens here",
+        ),
         (["list", "nothing"], "methods"),
         (["frobnicate"], "No such command"),
     ],
 )
 def test_usage_errors_end_with_2(
-    suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+    suite: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
 ) -> None:
     assert call(monkeypatch, *[argument.format(suite=suite) for argument in arguments]) == 2
     captured = capsys.readouterr()
@@ -178,9 +191,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_the_ending_decides_the_format(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str],
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
     expected: str,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, "leaderboard", finished, *flags) == 0
     written = list(tmp_path.iterdir())
@@ -209,9 +226,14 @@ def test_a_table_goes_into_a_file_where_it_is_asked_for(
     ],
 )
 def test_places_and_endings_that_do_not_serve(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], output: str,
-    code: int, sentence: str,
-) -> None:  # fmt: skip
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    output: str,
+    code: int,
+    sentence: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, "leaderboard", finished, "-o", output) == code
     assert sentence in capsys.readouterr().err
@@ -275,23 +297,55 @@ def test_an_empty_suite_runs_nothing(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "verb", "code", "problem"),
     [
-        (("[cam, raw_attention]", "[{name: grad_cam, layer: layr4}]"), "validate", 1,
-         "5:35: model test_resnet has no layer 'layr4'; did you mean 'layer4'?"),
-        (("[cam, raw_attention]", "[{name: grad_cam, layer: layr4}]"), "run", 2,
-         "5:35: model test_resnet has no layer 'layr4'; did you mean 'layer4'?"),
+        (
+            ("[cam, raw_attention]", "[{name: grad_cam, layer: layr4}]"),
+            "validate",
+            1,
+            "5:35: model test_resnet has no layer 'layr4'; did you mean 'layer4'?",
+        ),
+        (
+            ("[cam, raw_attention]", "[{name: grad_cam, layer: layr4}]"),
+            "run",
+            2,
+            "5:35: model test_resnet has no layer 'layr4'; did you mean 'layer4'?",
+        ),
         (("test_resnet,", "test_resnet, layer: layr4,"), "validate", 1, "3:37: model test_resnet has no layer 'layr4'"),
-        (("test_resnet,", "test_resnet, checkpoint: a.pth,"), "validate", 1, "3:42: checkpoint {folder}/a.pth: no such file"),
-        (("test_resnet,", "test_resnet, checkpoint: a.pth,"), "run", 4, "3:42: checkpoint {folder}/a.pth: no such file"),
-        (("test_resnet,", "test_resnet, checkpoint: tiny.yaml,"), "validate", 1,
-         "3:42: checkpoint {folder}/tiny.yaml: not a plain state dict"),
+        (
+            ("test_resnet,", "test_resnet, checkpoint: a.pth,"),
+            "validate",
+            1,
+            "3:42: checkpoint {folder}/a.pth: no such file",
+        ),
+        (
+            ("test_resnet,", "test_resnet, checkpoint: a.pth,"),
+            "run",
+            4,
+            "3:42: checkpoint {folder}/a.pth: no such file",
+        ),
+        (
+            ("test_resnet,", "test_resnet, checkpoint: tiny.yaml,"),
+            "validate",
+            1,
+            "3:42: checkpoint {folder}/tiny.yaml: not a plain state dict",
+        ),
         (("[cam,", "[cam, oracle,"), "validate", 1, "5:24: method 'raw_attention' goes with no model of the suite"),
-        (("test_resnet,", "test_resnet, num_classes: 3,"), "validate", 1, "3:10: model test_resnet: num_classes 3, but"),
+        (
+            ("test_resnet,", "test_resnet, num_classes: 3,"),
+            "validate",
+            1,
+            "3:10: model test_resnet: num_classes 3, but",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_needs_the_model_has_a_line_too(
-    suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: tuple[str, str], verb: str,
-    code: int, problem: str,
-) -> None:  # fmt: skip
+    suite: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: tuple[str, str],
+    verb: str,
+    code: int,
+    problem: str,
+) -> None:
     monkeypatch.chdir(suite.parent)
     suite.write_text(SUITE.replace(*change))
     assert call(monkeypatch, verb, suite) == code
@@ -310,7 +364,9 @@ def test_an_untrained_model_is_slow(
         assert ("detects about half of all labels" in printed) == told
 
 
-def test_what_is_kept_for_compare(suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_kept_for_compare(
+    suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`leaderboard` and `minimum_effect` change nothing today: they are written, and `show` says so."""
     suite.write_text(SUITE + "leaderboard: {reference: cam, rank_by: [sparseness]}\n")
     written = json.loads(json.dumps(resolved(load_suite(suite))))
@@ -376,8 +432,15 @@ def test_show(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def test_every_verb_takes_plugins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for verb in (["run", "shapes"], ["validate", "shapes"], ["train", "shapes-resnet"], ["show", "cam"], ["list", "methods"],
-                 ["data", "check", "shapes"], ["explain", "a.png", "--model", "m", "--method", "cam"]):  # fmt: skip
+    for verb in (
+        ["run", "shapes"],
+        ["validate", "shapes"],
+        ["train", "shapes-resnet"],
+        ["show", "cam"],
+        ["list", "methods"],
+        ["data", "check", "shapes"],
+        ["explain", "a.png", "--model", "m", "--method", "cam"],
+    ):
         assert call(monkeypatch, *verb, "--plugin", tmp_path / "no.py") == 2
         assert "no.py': no such file" in capsys.readouterr().err
 

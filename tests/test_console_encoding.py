@@ -16,7 +16,8 @@ from .test_cli import SUITE, call
 
 
 @pytest.mark.parametrize(
-    ("encoding", "expected"), [("ascii", "^ v - e a ~ ? x"), ("latin-1", "^ v - é a ~ ? ×"), ("utf-8", "↑ ↓ – é ａ … 😀 ×")]
+    ("encoding", "expected"),
+    [("ascii", "^ v - e a ~ ? x"), ("latin-1", "^ v - é a ~ ? ×"), ("utf-8", "↑ ↓ – é ａ … 😀 ×")],
 )
 def test_what_cannot_be_encoded_is_replaced(encoding: str, expected: str) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
@@ -30,7 +31,17 @@ def test_a_run_on_an_ascii_terminal(tmp_path: Path) -> None:
     """A suite with an umlaut, its table on stdout and in files."""
     path = tmp_path / "tiny.yaml"
     path.write_text(SUITE.replace("cam, raw_attention", "cam") + "title: Köln\n", encoding="utf-8")
-    command = [sys.executable, "-m", "xaibench", "run", str(path), "--out", str(tmp_path / "run"), "--progress", "plain"]
+    command = [
+        sys.executable,
+        "-m",
+        "xaibench",
+        "run",
+        str(path),
+        "--out",
+        str(tmp_path / "run"),
+        "--progress",
+        "plain",
+    ]
     environment = {key: value for key, value in os.environ.items() if key not in ("LANG", "LC_CTYPE")}
     environment |= {"LC_ALL": "C", "PYTHONUTF8": "0"}
     done = subprocess.run(command, capture_output=True, check=False, env=environment)

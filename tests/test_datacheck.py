@@ -75,7 +75,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_complete_release(root: Path, check: Callable[..., Told]) -> None:
     told = check("voc12", "--data-root", root)
     assert told.code == 0
-    assert "train_aug │       – │        7 │             – │           – │ not there (not part of the official" in told.out
+    assert (
+        "train_aug │       – │        7 │             – │           – │ not there (not part of the official" in told.out
+    )
     assert "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/" in told.out
     assert "licence: The photographs are Flickr's" in told.out
     assert f"archive {ARCHIVE}: not on disk; official MD5 " in told.out
@@ -84,8 +86,11 @@ def test_a_complete_release(root: Path, check: Callable[..., Told]) -> None:
     assert found.code == 0
     assert found.json["complete"]
     assert {name: (s["samples"], s["official"], s["missing"], s["bad"]) for name, s in found.splits.items()} == {
-        "train": (1, 1, 0, None), "val": (3, 3, 0, None), "trainval": (3, 3, 0, None), "train_aug": (None, 7, 0, None),
-    }  # fmt: skip
+        "train": (1, 1, 0, None),
+        "val": (3, 3, 0, None),
+        "trainval": (3, 3, 0, None),
+        "train_aug": (None, 7, 0, None),
+    }
     again = shlex.split(found.json["again"])
     assert again[:3] == ["xaibench", "data", "check"]
     assert check(*again[3:]).out == told.out
@@ -138,7 +143,11 @@ def test_a_missing_file_is_named(root: Path, check: Callable[..., Told], file: s
     assert told.out.count(f"missing: {path}\n") == 1
     assert "files missing" in told.out
     found = check("voc12", "--data-root", root, "--json").splits
-    assert {name: found[name]["missing"] for name in ("train", "val", "trainval")} == {"train": 0, "val": 1, "trainval": 1}
+    assert {name: found[name]["missing"] for name in ("train", "val", "trainval")} == {
+        "train": 0,
+        "val": 1,
+        "trainval": 1,
+    }
     assert found["val"]["first_missing"] == [str(path)]
 
 
@@ -213,7 +222,13 @@ def test_a_list_that_is_wrong_is_a_finding(root: Path, check: Callable[..., Told
 )
 @pytest.mark.parametrize("folder", ["", "downloads"])
 def test_archives(
-    root: Path, check: Callable[..., Told], content: bytes | None, flags: tuple[str, ...], state: str, code: int, folder: str
+    root: Path,
+    check: Callable[..., Told],
+    content: bytes | None,
+    flags: tuple[str, ...],
+    state: str,
+    code: int,
+    folder: str,
 ) -> None:
     path = root / folder / ARCHIVE
     if content is not None:
@@ -357,7 +372,9 @@ REAL = {
 }
 
 
-@pytest.mark.skipif("XAIBENCH_SAMPLE_DATA" not in os.environ, reason="XAIBENCH_SAMPLE_DATA does not point at the samples")
+@pytest.mark.skipif(
+    "XAIBENCH_SAMPLE_DATA" not in os.environ, reason="XAIBENCH_SAMPLE_DATA does not point at the samples"
+)
 @pytest.mark.parametrize("name", REAL)
 def test_the_real_samples_are_incomplete(name: str, check: Callable[..., Told]) -> None:
     """Few samples, but nothing wrong with them, also when they are read."""

@@ -58,7 +58,9 @@ class Block:
 def blocks(page: str) -> list[Block]:
     text = (ROOT / page).read_text(encoding="utf-8")
     found = FENCE.finditer(text)
-    return [Block(f"{page}:{text.count(chr(10), 0, m.start('text'))}", m["language"], m["text"], m["mark"]) for m in found]
+    return [
+        Block(f"{page}:{text.count(chr(10), 0, m.start('text'))}", m["language"], m["text"], m["mark"]) for m in found
+    ]
 
 
 @pytest.fixture
@@ -76,7 +78,9 @@ def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "checkpoints").mkdir()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_file(create_module("resnet18", num_classes=2).state_dict(), tmp_path / "checkpoints/pets-resnet18.safetensors")
+        save_file(
+            create_module("resnet18", num_classes=2).state_dict(), tmp_path / "checkpoints/pets-resnet18.safetensors"
+        )
     for gallery in (registry.methods, registry.metrics, registry.datasets):
         list(gallery)
         monkeypatch.setattr(gallery, "_entries", dict(gallery._entries))

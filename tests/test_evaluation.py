@@ -108,8 +108,9 @@ def test_nan_maps_are_undefined_and_touch_no_other_pair() -> None:
     ]
     assert tables[1].iloc[4].isna().all()
     rest = [row for row in range(len(PAIRS)) if row != 4]
-    torch.testing.assert_close(torch.tensor(tables[0].iloc[rest].to_numpy()), torch.tensor(tables[1].iloc[rest].to_numpy()),
-                               equal_nan=True)  # fmt: skip
+    torch.testing.assert_close(
+        torch.tensor(tables[0].iloc[rest].to_numpy()), torch.tensor(tables[1].iloc[rest].to_numpy()), equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 8), (len(PAIRS), 8), (len(PAIRS), 1, 6, 8)])
@@ -126,9 +127,7 @@ def test_evaluate_bad_input() -> None:
         xaibench.evaluate(classifier, images(), PAIRS, maps, ["sparseness"], reduce="mean")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="masks must be"):
         xaibench.evaluate(classifier, images(), PAIRS, maps, ["sparseness"], masks=mask()[:2])
-    empty = xaibench.evaluate(
-        classifier, images(), xaibench.Pairs([], []), maps[:0], ["multi_label"], reduce="scores"
-    )
+    empty = xaibench.evaluate(classifier, images(), xaibench.Pairs([], []), maps[:0], ["multi_label"], reduce="scores")
     assert (empty["n"] == 0).all()
     assert empty["value"].isna().all()
 
@@ -191,7 +190,11 @@ def test_masks_of_every_integer_type_mean_the_same(dtype: torch.dtype) -> None:
 def test_void_is_no_label() -> None:
     """In bytes label 254 has the value of void, so a model of more labels needs a wider type."""
     module = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 300)
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4, 300),
     )
     classifier, x, pairs = xaibench.Classifier(module), torch.rand(1, 3, 8, 8), xaibench.Pairs([0], [254])
     wide = torch.full((1, 8, 8), -1)

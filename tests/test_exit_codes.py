@@ -64,9 +64,13 @@ def test_the_codes_are_documented(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     ],
 )
 def test_a_run_that_cannot_be_written(
-    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str,
+    suite: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
     sentence: str,
-) -> None:  # fmt: skip
+) -> None:
     assert call(monkeypatch, "run", suite, "--out", tmp_path / place, "--progress", "none") == 4
     found = one_sentence(capsys)
     assert sentence in found
@@ -86,7 +90,9 @@ def test_a_full_disk(
     assert "error: /dev/full: no space left on device; free some space" in capsys.readouterr().err
 
 
-def test_a_suite_that_is_not_utf8(suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_suite_that_is_not_utf8(
+    suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     suite.write_bytes(SUITE.encode() + "title: Kön\n".encode("latin-1"))
     assert call(monkeypatch, "run", suite) == 2
     assert f"{suite}:7:9: byte 0xf6 is not UTF-8; save the file as UTF-8" in one_sentence(capsys)
@@ -117,8 +123,9 @@ def test_text_that_cannot_be_decoded() -> None:
 
 def test_errors_of_files_have_a_remedy() -> None:
     assert explained(PermissionError(13, "Permission denied", "here")) == (
-        "here: permission denied; choose another place, or change its permissions", 4,
-    )  # fmt: skip
+        "here: permission denied; choose another place, or change its permissions",
+        4,
+    )
     assert explained(ConnectionError("no route")) == ("ConnectionError: no route", 4)
     assert explained(OSError(5, "Input/output error", "a", None, "b"))[0] == "a -> b: input/output error"
 
@@ -130,7 +137,17 @@ def test_fail_fast_names_the_line(
     monkeypatch.setattr(registry.methods, "_entries", dict(registry.methods._entries))
     Path("fast_plugin.py").write_text(FAILING)
     suite.write_text(SUITE.replace("cam, raw_attention", "always_fails"))
-    arguments = ["run", suite, "--out", tmp_path / "run", "--progress", "none", "--plugin", "fast_plugin.py", "--fail-fast"]
+    arguments = [
+        "run",
+        suite,
+        "--out",
+        tmp_path / "run",
+        "--progress",
+        "none",
+        "--plugin",
+        "fast_plugin.py",
+        "--fail-fast",
+    ]
     try:
         assert call(monkeypatch, *arguments) == 3
         expected = "error: test_resnet / always_fails / average_drop: ValueError: on purpose (fast_plugin.py:11)\n"

@@ -122,9 +122,13 @@ def test_an_untrained_model_is_named_so(
     ],
 )
 def test_usage_errors(
-    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    flags: list[str], sentence: str,
-) -> None:  # fmt: skip
+    picture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    sentence: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, "explain", picture, "--model", "shapes-resnet", "--method", "cam", *flags) == 2
     captured = capsys.readouterr()
@@ -138,9 +142,13 @@ def test_usage_errors(
     ("place", "sentence"), [("absent/out.png", "there is no directory"), ("folder.png", "is a directory")]
 )
 def test_a_place_that_cannot_be_written(
-    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str,
+    picture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
     sentence: str,
-) -> None:  # fmt: skip
+) -> None:
     (tmp_path / "folder.png").mkdir()
     flags = ["--model", "shapes-resnet", "--method", "cam", "-o", tmp_path / place]
     assert call(monkeypatch, "explain", picture, *flags) == 4
@@ -148,9 +156,12 @@ def test_a_place_that_cannot_be_written(
 
 
 def test_a_picture_of_another_size_is_squashed(
-    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    picture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     bundled: xaibench.Classifier,
-) -> None:  # fmt: skip
+) -> None:
     """The bundled models have no resize rule: what they were trained on has their size."""
     photograph = tmp_path / "photo.jpg"
     Image.open(picture).resize((150, 110)).save(photograph, quality=95)
@@ -199,7 +210,7 @@ def test_an_unreadable_image(
 def test_without_matplotlib(picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert call(monkeypatch, "explain", picture, "--model", "shapes-resnet", "--method", "cam") == 4
-    assert "pip install \"xaibench[figures]\"" in capsys.readouterr().err
+    assert 'pip install "xaibench[figures]"' in capsys.readouterr().err
 
 
 # -- VGatt by depth ------------------------------------------------------------------------------------------------
@@ -241,5 +252,7 @@ def test_stages_are_cuts_in_order_of_execution() -> None:
     assert not {"act1", "maxpool", "fc", "global_pool"} & set(found)
     vit = small("vit_tiny_patch16_224", 64, img_size=64, embed_dim=12, depth=2)
     assert stages(vit, torch.zeros(1, 3, 64, 64)) == ["input", "blocks.0", "blocks.1", "norm"]
-    swin = small("swin_tiny_patch4_window7_224", 64, img_size=64, window_size=2, embed_dim=12, depths=(1, 1), num_heads=(1, 2))
+    swin = small(
+        "swin_tiny_patch4_window7_224", 64, img_size=64, window_size=2, embed_dim=12, depths=(1, 1), num_heads=(1, 2)
+    )
     assert stages(swin, torch.zeros(1, 3, 64, 64)) == ["input", "patch_embed", "layers.0", "layers.1", "norm"]

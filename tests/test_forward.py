@@ -138,7 +138,10 @@ def test_rank_never_repeats_an_image() -> None:
         (lambda c: xaibench.explain(c, images(), "detectd", method="cam"), "detected, present, predicted or target"),
         (lambda c: xaibench.explain(c, images().half(), PAIRS, method="cam"), "found torch.float16; write images.to"),
         (lambda c: xaibench.explain(c, images().byte(), PAIRS, method="cam"), "found torch.uint8"),
-        (lambda c: xaibench.explain(c, images().float(), PAIRS, method="cam"), "are torch.float32, the model's .*float64"),
+        (
+            lambda c: xaibench.explain(c, images().float(), PAIRS, method="cam"),
+            "are torch.float32, the model's .*float64",
+        ),
         (lambda c: xaibench.explain(c, images().numpy(), PAIRS, method="cam"), "found ndarray; write torch.as_tensor"),
         (lambda c: xaibench.explain(c.module, images(), PAIRS, method="cam"), "found Net; write xaibench.Classifier"),
         (lambda c: xaibench.explain(c, images()[:, :2], PAIRS, method="cam"), r"does not take images \[2, 24, 32\]"),

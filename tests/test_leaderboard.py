@@ -15,13 +15,27 @@ from xaibench.results.leaderboard import COLUMNS, Leaderboard
 def scores(**changes: Any) -> pd.DataFrame:
     rows = []
     for model in ("b-net", "a-net"):
-        for method, control, values in (("cam", False, (0.1, 0.7)), ("minmax", False, (0.3, 0.9)), ("oracle", True, (0, 1))):
+        for method, control, values in (
+            ("cam", False, (0.1, 0.7)),
+            ("minmax", False, (0.3, 0.9)),
+            ("oracle", True, (0, 1)),
+        ):
             for metric, direction, value in zip(("drop", "energy"), ("lower", "higher"), values, strict=True):
                 rows.append(
-                    {**dict.fromkeys(COLUMNS, 0), "suite": "s", "model": model, "method": method, "metric": metric,
-                     "direction": direction, "value": value, "partial": False, "untrained": False, "control": control,
-                     **changes}
-                )  # fmt: skip
+                    {
+                        **dict.fromkeys(COLUMNS, 0),
+                        "suite": "s",
+                        "model": model,
+                        "method": method,
+                        "metric": metric,
+                        "direction": direction,
+                        "value": value,
+                        "partial": False,
+                        "untrained": False,
+                        "control": control,
+                        **changes,
+                    }
+                )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -162,7 +162,10 @@ BAD: dict[str, tuple[Change, str]] = {
         giving(mask=np.zeros((30, 39), np.uint8)),
         "/data/s5.jpg: its mask is 39x30, the image 40x30 (width x height)",
     ),
-    "grey": (giving(image=Image.new("L", (40, 30))), "/data/s5.jpg: an image of mode L; RGB or an array [H, W, C] is needed"),
+    "grey": (
+        giving(image=Image.new("L", (40, 30))),
+        "/data/s5.jpg: an image of mode L; RGB or an array [H, W, C] is needed",
+    ),
 }
 
 

@@ -36,9 +36,12 @@ def test_what_does_not_change_the_module_is_shared() -> None:
     cache = ModelCache()
     first = load(cache)
     others = [
-        load(cache, activation="softmax"), load(cache, threshold=0.2), load(cache, layer="layer2"),
-        load(cache, input={"size": 96, "mean": [0.5, 0.5, 0.5]}), load(cache, in_chans=3),
-    ]  # fmt: skip
+        load(cache, activation="softmax"),
+        load(cache, threshold=0.2),
+        load(cache, layer="layer2"),
+        load(cache, input={"size": 96, "mean": [0.5, 0.5, 0.5]}),
+        load(cache, in_chans=3),
+    ]
     assert len(cache) == 1
     for other in others:
         assert other is not first

@@ -165,7 +165,19 @@ def test_published_beside_measured(
 ) -> None:
     """All the way: run, then the paper's numbers beside those of the run."""
     changes = [word for change in small("vgatt-seeds") for word in ("--set", change)]
-    run = ["run", "vgatt-seeds", "--data-root", data_root, "--out", tmp_path, "--limit", "1", "--progress", "none", *changes]
+    run = [
+        "run",
+        "vgatt-seeds",
+        "--data-root",
+        data_root,
+        "--out",
+        tmp_path,
+        "--limit",
+        "1",
+        "--progress",
+        "none",
+        *changes,
+    ]
     assert command(monkeypatch, *run) == 0
     capsys.readouterr()
     assert command(monkeypatch, "leaderboard", "--published", "vgatt-seeds", tmp_path, "--format", "csv") == 0
@@ -182,9 +194,13 @@ def test_published_beside_measured(
 
 
 def validate_and_plan(
-    name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    name: str,
+    data_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     changes: Sequence[str] = (),
-) -> None:  # fmt: skip
+) -> None:
     """With the suite's own models."""
     given = ["--data-root", data_root, *(word for change in changes for word in ("--set", change))]
     assert command(monkeypatch, "validate", name, *given) == 0
@@ -199,9 +215,13 @@ def validate_and_plan(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*VOC, "transformer-perturbation"])
 def test_validate_and_dry_run(
-    name: str, data_root: Path, imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    data_root: Path,
+    imagenet: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     validate_and_plan(name, data_root if name in VOC else imagenet, tmp_path, monkeypatch, capsys)
 
 

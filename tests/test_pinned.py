@@ -65,9 +65,15 @@ def test_cells_and_their_fingerprints(run: Path) -> None:
 def test_files_of_a_run(run: Path) -> None:
     top = sorted(path.name for path in run.iterdir())
     assert top == [
-        "attempts", "cells", "leaderboard.csv", "leaderboard.md", "scores.csv", "scores.parquet", "suite.resolved.json",
+        "attempts",
+        "cells",
+        "leaderboard.csv",
+        "leaderboard.md",
+        "scores.csv",
+        "scores.parquet",
+        "suite.resolved.json",
         "suite.yaml",
-    ]  # fmt: skip
+    ]
     assert (run / "suite.yaml").read_text() == SUITE
     (attempt,) = (run / "attempts").glob("*.json")
     assert json.loads(attempt.read_text()).keys() == ATTEMPT

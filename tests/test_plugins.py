@@ -55,7 +55,10 @@ def test_timm_can_be_imported(tmp_path: Path) -> None:
     plugin = tmp_path / "with_timm.py"
     plugin.write_text("import timm\nimport sys\nprint('imported', 'torchvision' in sys.modules)\n")
     code = f"from xaibench.core.plugins import load_plugin; load_plugin({str(plugin)!r})"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "imported True\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "imported True\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,7 +154,10 @@ def test_a_broken_entry_point_is_left_out(tmp_path: Path, kind: str) -> None:
     out, err = listed(tmp_path / "site", kind)
     warnings = sorted(err.splitlines())
     assert len(warnings) == 2
-    assert "warning: plugin 'mine' of broken_package 1.2 is left out: NameError: name 'undefined' is not defined" in warnings[0]
+    assert (
+        "warning: plugin 'mine' of broken_package 1.2 is left out: NameError: name 'undefined' is not defined"
+        in warnings[0]
+    )
     assert warnings[0].endswith("broken_package.py:8); mend or uninstall broken_package 1.2")
     assert "plugin 'mine' of second_cam 1.2 is left out: method 'cam' is defined twice" in warnings[1]
     assert "half_registered" not in out

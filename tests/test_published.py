@@ -21,8 +21,11 @@ from xaibench.suite import load_suite, shipped_suites
 
 MINMAX = [f"minmax-cam-{data}" for data in ("planet", "coco17", "voc07", "voc12", "hpa")]
 COUNTS = dict.fromkeys(MINMAX, 35) | {
-    "transformer-perturbation": 24, "transformer-segmentation": 21, "vgatt-seeds": 26, "voc12-seeds": 4,
-}  # fmt: skip
+    "transformer-perturbation": 24,
+    "transformer-segmentation": 21,
+    "vgatt-seeds": 26,
+    "voc12-seeds": 4,
+}
 every = pytest.mark.parametrize("name", sorted(COUNTS))
 
 
@@ -117,8 +120,9 @@ def test_no_mean_of_harmonic_means_exceeds_that_of_the_means(name: str) -> None:
     """The harmonic mean is concave: a slip in copying F1 or its halves shows (half a unit of the last digit is allowed)."""
     values = frame_of(name).astype({"value": float}).pivot(index="method", columns="metric", values="value")
     for f1, one, other in (
-        ("f1_plus", "average_retention", "average_drop_of_others"), ("f1_minus", "average_drop", "average_retention_of_others"),
-    ):  # fmt: skip
+        ("f1_plus", "average_retention", "average_drop_of_others"),
+        ("f1_minus", "average_drop", "average_retention_of_others"),
+    ):
         of_means = 2 * values[one] * values[other] / (values[one] + values[other])
         assert (values[f1] <= of_means + 0.015).all(), f"{f1}\n{values[f1] - of_means}"
 
@@ -140,10 +144,21 @@ def scores(**changes: Any) -> pd.DataFrame:
     for method, control in (("cam", False), ("minmax_cam", False), ("random", True)):
         for metric, direction, value in (("average_drop", "lower", 0.5), ("f1_plus", "higher", 0.2)):
             rows.append(
-                {**dict.fromkeys(SCORE_COLUMNS, 0), "suite": NAME, "dataset": "voc07", "model": "net", "method": method,
-                 "metric": metric, "direction": direction, "value": value, "partial": False, "untrained": False,
-                 "control": control, **changes}
-            )  # fmt: skip
+                {
+                    **dict.fromkeys(SCORE_COLUMNS, 0),
+                    "suite": NAME,
+                    "dataset": "voc07",
+                    "model": "net",
+                    "method": method,
+                    "metric": metric,
+                    "direction": direction,
+                    "value": value,
+                    "partial": False,
+                    "untrained": False,
+                    "control": control,
+                    **changes,
+                }
+            )
     return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 
@@ -154,9 +169,13 @@ def compare(frame: pd.DataFrame, name: str = NAME) -> Comparison:
 def test_fractions_meet_percent() -> None:
     table = compare(scores()).table().set_index(["method", "metric"])
     assert dict(table.loc[("cam", "average_drop")]) == {
-        "model": "net", "unit": "percent", "published": "25.24", "measured": "50.00", "difference": "+24.76",
+        "model": "net",
+        "unit": "percent",
+        "published": "25.24",
+        "measured": "50.00",
+        "difference": "+24.76",
         "source": "david2022",
-    }  # fmt: skip
+    }
     assert table.loc[("minmax_cam", "f1_plus"), "difference"] == "+0.15"
 
 
@@ -212,7 +231,9 @@ def test_csv_and_markdown() -> None:
 def test_units_that_do_not_compare_are_refused() -> None:
     assert (convert(0.5, "fraction", "percent"), convert(50, "percent", "fraction")) == (50, 0.5)
     assert convert(3, "logits", "logits") == 3
-    with pytest.raises(UsageError, match=r"'logits' does not compare with one in 'percent'; allowed: fraction, percent"):
+    with pytest.raises(
+        UsageError, match=r"'logits' does not compare with one in 'percent'; allowed: fraction, percent"
+    ):
         convert(3, "logits", "percent")
     assert metric_units(NAME)["f1_plus"] == "fraction"
 

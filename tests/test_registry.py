@@ -15,7 +15,12 @@ from xaibench.core.bounds import words
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import Entry
 
-OUTSIDE = {Ge: lambda bound: bound.ge - 1, Gt: lambda bound: bound.gt, Le: lambda bound: bound.le + 1, Lt: lambda b: b.lt}
+OUTSIDE = {
+    Ge: lambda bound: bound.ge - 1,
+    Gt: lambda bound: bound.gt,
+    Le: lambda bound: bound.le + 1,
+    Lt: lambda b: b.lt,
+}
 
 
 def bounds(annotation: Any) -> list[Any]:
@@ -83,7 +88,9 @@ def test_a_name_of_another_kind_is_called_that(kind: registry.Registry[Any], nam
     assert str(error.value) == sentence
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in registry.RESERVED.items() for name in names])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, names in registry.RESERVED.items() for name in names]
+)
 def test_parameters_that_could_not_be_given_are_refused(kind: str, name: str) -> None:
     scope: dict[str, Any] = {}
     exec(f"def a_fake(first, second, *, {name}=1): ...", scope)

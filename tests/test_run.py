@@ -175,14 +175,22 @@ def test_limit_marks_the_run_partial(tmp_path: Path) -> None:
         ("explain", "explain: predicted"),
     ],
 )
-def test_fingerprints_cover_what_changes_numbers(done: tuple[Path, Run], tmp_path: Path, change: tuple[str, str]) -> None:
-    text = SUITE.replace("explain: present", change[1]) if change[0] == "explain" else SUITE.replace("name: tiny", change[1])
+def test_fingerprints_cover_what_changes_numbers(
+    done: tuple[Path, Run], tmp_path: Path, change: tuple[str, str]
+) -> None:
+    text = (
+        SUITE.replace("explain: present", change[1])
+        if change[0] == "explain"
+        else SUITE.replace("name: tiny", change[1])
+    )
     other = run(tmp_path, text)
     assert not set(other.scores["fingerprint"]) & set(done[1].scores["fingerprint"])
 
 
 def test_parameters_are_part_of_the_fingerprint(tmp_path: Path) -> None:
-    text = SUITE.replace("[cam, saliency, random, oracle]", "[{name: saliency, reduce: sum}, {name: saliency, as: other}]")
+    text = SUITE.replace(
+        "[cam, saliency, random, oracle]", "[{name: saliency, reduce: sum}, {name: saliency, as: other}]"
+    )
     result = run(tmp_path, text)
     assert result.scores["fingerprint"].is_unique
     by_label = result.scores.set_index(["method", "metric"])["value"]
@@ -203,8 +211,19 @@ def test_killed_half_way_and_run_again(tmp_path: Path) -> None:
     """SIGKILL after the first part; the second run finishes with the same scores to the last digit."""
     path = tmp_path / "suite.yaml"
     path.write_text(KILL)
-    command = [sys.executable, "-m", "xaibench", "run", str(path), "--out", str(tmp_path / "killed"), "--progress", "none",
-               "--device", "cpu"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "xaibench",
+        "run",
+        str(path),
+        "--out",
+        str(tmp_path / "killed"),
+        "--progress",
+        "none",
+        "--device",
+        "cpu",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list((tmp_path / "killed").glob("cells/**/*.1of3.parquet")):
@@ -225,9 +244,24 @@ def test_interrupted_with_workers(tmp_path: Path) -> None:
     """Ctrl-C reaches the workers too; the parent alone answers, ends them in order and keeps what is finished."""
     path = tmp_path / "suite.yaml"
     path.write_text(KILL.replace("samples: 137", "samples: 3000"))
-    command = [sys.executable, "-m", "xaibench", "run", str(path), "--out", str(tmp_path / "run"), "--progress", "none",
-               "--device", "cpu", "--workers", "2"]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "xaibench",
+        "run",
+        str(path),
+        "--out",
+        str(tmp_path / "run"),
+        "--progress",
+        "none",
+        "--device",
+        "cpu",
+        "--workers",
+        "2",
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     while not list((tmp_path / "run").glob("cells/**/*.1of47.parquet")):
         assert process.poll() is None, "finished before it could be interrupted"
         time.sleep(0.05)
@@ -367,7 +401,9 @@ def test_bad_samples_fail_the_run_or_are_counted(tmp_path: Path, extra: Any) -> 
 
 def test_metrics_that_need_masks_are_refused_before_anything_runs(tmp_path: Path, extra: Any) -> None:
     register_broken()
-    with pytest.raises(UsageError, match=r"suite.yaml:6:11: metric 'pointing_game' needs masks, which data set 'broken'"):
+    with pytest.raises(
+        UsageError, match=r"suite.yaml:6:11: metric 'pointing_game' needs masks, which data set 'broken'"
+    ):
         run(tmp_path, BROKEN.replace("[average_drop]", "[pointing_game]"))
     assert not (tmp_path / "run").exists()
 

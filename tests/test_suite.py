@@ -171,7 +171,9 @@ def test_every_shipped_suite_is_valid(name: str) -> None:
 
 
 def test_metrics_of_the_api() -> None:
-    labels = [m.label for m in parse_metrics(["multi_label", {"name": "average_drop", "average": "mean", "as": "plain"}])]
+    labels = [
+        m.label for m in parse_metrics(["multi_label", {"name": "average_drop", "average": "mean", "as": "plain"}])
+    ]
     assert len(labels) == 8
     assert labels[-1] == "plain"
     for entry, sentence in (("average_drp", "did you mean"), ({"nam": "cam"}, "mapping with `name`")):
@@ -199,7 +201,10 @@ def test_channels_and_interpolation_of_a_model(tmp_path: Path) -> None:
         ("extra_channels: mean", "3:30: extra_channels makes other than 3 channels; give in_chans"),
         ("in_chans: 3, extra_channels: mean", "3:43: extra_channels makes other than 3 channels; give in_chans"),
         ("options: {in_chans: 4}", "3:40: in_chans stands beside the model's name, not among its options"),
-        ("in_chans: 4, extra_channels: repeat", "3:59: extra_channels: 'repeat' is not allowed; allowed: 'copy_first', "),
+        (
+            "in_chans: 4, extra_channels: repeat",
+            "3:59: extra_channels: 'repeat' is not allowed; allowed: 'copy_first', ",
+        ),
         ("in_chans: 0", "3:40: in_chans: at least 1 is needed; found 0"),
     ],
 )
@@ -302,19 +307,29 @@ def the_problem(tmp_path: Path, text: str) -> str:
         (' [{name: cam, as: §"a\\nb"}]', "as: one line without blanks around it is needed; found 'a\\nb'"),
         (' [{name: cam, as: §"a\\0b"}]', "the character '\\x00' cannot stand in a text; remove it"),
         (f" [{{name: cam, as: §{'b' * 101}}}]", "as: at most 100 characters are allowed; found 'bbb"),
-        (" [{name: integrated_gradients, steps: §0}]", "integrated_gradients: parameter 'steps' = 0: at least 1 is needed"),
-        (" [{name: integrated_gradients, steps: §yes}]",
-         "integrated_gradients: parameter 'steps' = True: a whole number is needed"),
+        (
+            " [{name: integrated_gradients, steps: §0}]",
+            "integrated_gradients: parameter 'steps' = 0: at least 1 is needed",
+        ),
+        (
+            " [{name: integrated_gradients, steps: §yes}]",
+            "integrated_gradients: parameter 'steps' = True: a whole number is needed",
+        ),
         (" [{name: integrated_gradients, baseline: §.inf}]", "a finite number is needed; found .inf"),
-        (" [{name: integrated_gradients, §setps: 3}]", "integrated_gradients has no parameter 'setps'; did you mean 'steps'?"),
+        (
+            " [{name: integrated_gradients, §setps: 3}]",
+            "integrated_gradients has no parameter 'setps'; did you mean 'steps'?",
+        ),
         (" [{name: var_grad, samples: §1}]", "var_grad: parameter 'samples' = 1: at least 2 is needed"),
         (" [{name: rise, masks: §0}]", "rise: parameter 'masks' = 0: at least 1 is needed"),
-        (" [{name: rise, masks: §4, samples: 3}]",
-         "rise: parameter 'masks' is the old name of 'samples', which is given too; remove it"),
+        (
+            " [{name: rise, masks: §4, samples: 3}]",
+            "rise: parameter 'masks' is the old name of 'samples', which is given too; remove it",
+        ),
         (" [{name: rise, probability: §1.5}]", "rise: parameter 'probability' = 1.5: at most 1 is allowed"),
         (" [{name: tta, scales: §[1, 0]}]", "tta: parameter 'scales' = [1, 0]: more than 0 is needed"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_in_methods(tmp_path: Path, methods: str, problem: str) -> None:
     assert the_problem(tmp_path, GOOD.replace(f"\n{METHODS}", f"{methods}\n")).startswith(problem)
 
@@ -324,39 +339,64 @@ def test_mistakes_in_methods(tmp_path: Path, methods: str, problem: str) -> None
     [
         (("samples: 4", "samples: §-4"), "shapes: parameter 'samples' = -4: at least 1 is needed"),
         (("samples: 4", "samples: §0"), "shapes: parameter 'samples' = 0: at least 1 is needed"),
-        (("samples: 4", "samples: §1000000000000"), "shapes: parameter 'samples' = 1000000000000: at most 1000000 is allowed"),
+        (
+            ("samples: 4", "samples: §1000000000000"),
+            "shapes: parameter 'samples' = 1000000000000: at most 1000000 is allowed",
+        ),
         (("samples: 4", "seed: §-1"), "shapes: parameter 'seed' = -1: at least 0 is needed"),
         (("name: demo", "name: demo\nseed: §-3"), "seed: at least 0 is needed; found -3"),
         (("name: demo", "name: demo\nthreshold: §1.5"), "threshold: at most 1 is allowed; found 1.5"),
         (("name: demo", f"name: §{'a' * 101}"), "name: at most 100 characters are allowed; found 'aaa"),
         (("[shapes-resnet]", "[{name: test_resnet, input: {size: §0}}]"), "size: at least 1 is needed; found 0"),
-        (("[shapes-resnet]", "[{name: test_resnet, input: {size: §[64]}}]"), "size: more entries are needed; found [64]"),
-        (("[shapes-resnet]", "[{name: test_resnet, input: {size: §100000}}]"), "size: at most 8192 is allowed; found 100000"),
-        (("[shapes-resnet]", "[{name: test_resnet, input: {std: [1, §0, 1]}}]"),
-         "std, entry 2: more than 0 is needed; found 0"),
+        (
+            ("[shapes-resnet]", "[{name: test_resnet, input: {size: §[64]}}]"),
+            "size: more entries are needed; found [64]",
+        ),
+        (
+            ("[shapes-resnet]", "[{name: test_resnet, input: {size: §100000}}]"),
+            "size: at most 8192 is allowed; found 100000",
+        ),
+        (
+            ("[shapes-resnet]", "[{name: test_resnet, input: {std: [1, §0, 1]}}]"),
+            "std, entry 2: more than 0 is needed; found 0",
+        ),
         (("[shapes-resnet]", "[{name: §hf-hub:a/b}]"), "unknown model 'hf-hub:a/b'; allowed: 1,"),
         (("as: black", "as: black, §name: cam"), "duplicate key 'name'; it already stands in line 9"),
         (("- multi_label", "- §cam"), "unknown metric 'cam': that is a method"),
-        (("- multi_label", "- {name: deletion, blur_kernel: §4}"),
-         "deletion: parameter 'blur_kernel' = 4: an odd number is needed"),
-        (("name: demo", "name: demo\nleaderboard: {reference: §minmax_cam}"),
-         "method 'minmax_cam' is not among the methods of this suite, which are: cam, grad_cam@layer3"),
-        (("name: demo", "name: demo\nleaderboard: {reference: §'c*'}"), "unknown method 'c*'; allowed: cam, grad_cam@layer3"),
-        (("name: demo", "name: demo\nquick: {models: [§shapes-vit]}"),
-         "model 'shapes-vit' is not among the models of this suite, which are: shapes-resnet"),
-        (("name: demo", "name: demo\nquick: {metrics: §sparseness}"),
-         "metric 'sparseness' is not among the metrics of this suite, which are: average_drop, "),
+        (
+            ("- multi_label", "- {name: deletion, blur_kernel: §4}"),
+            "deletion: parameter 'blur_kernel' = 4: an odd number is needed",
+        ),
+        (
+            ("name: demo", "name: demo\nleaderboard: {reference: §minmax_cam}"),
+            "method 'minmax_cam' is not among the methods of this suite, which are: cam, grad_cam@layer3",
+        ),
+        (
+            ("name: demo", "name: demo\nleaderboard: {reference: §'c*'}"),
+            "unknown method 'c*'; allowed: cam, grad_cam@layer3",
+        ),
+        (
+            ("name: demo", "name: demo\nquick: {models: [§shapes-vit]}"),
+            "model 'shapes-vit' is not among the models of this suite, which are: shapes-resnet",
+        ),
+        (
+            ("name: demo", "name: demo\nquick: {metrics: §sparseness}"),
+            "metric 'sparseness' is not among the metrics of this suite, which are: average_drop, ",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_elsewhere(tmp_path: Path, change: tuple[str, str], problem: str) -> None:
     assert the_problem(tmp_path, GOOD.replace(*change)).startswith(problem)
 
 
 @pytest.mark.parametrize(
     ("dataset", "remedy"),
-    [("folder", "; give the data set masks: FOLDER"), ("{name: voc12, masks: false}", "; give the data set masks: true"),
-     ("planet", "")],
-)  # fmt: skip
+    [
+        ("folder", "; give the data set masks: FOLDER"),
+        ("{name: voc12, masks: false}", "; give the data set masks: true"),
+        ("planet", ""),
+    ],
+)
 def test_masks_that_are_not_there(tmp_path: Path, dataset: str, remedy: str) -> None:
     (found,) = problems(tmp_path, GOOD.replace("{name: shapes, samples: 4}", dataset).replace("- cam", "- oracle"))
     assert found.startswith("5:5: method 'oracle' needs masks, which data set")
@@ -404,7 +444,9 @@ def test_what_the_command_line_sets_is_blamed_on_it(tmp_path: Path, assignment: 
 
 
 def test_what_the_command_line_mends_is_mended(tmp_path: Path) -> None:
-    path = write(tmp_path, GOOD.replace("samples: 4", "samples: many").replace("  - cam\n", "  - {name: cam, as: no}\n"))
+    path = write(
+        tmp_path, GOOD.replace("samples: 4", "samples: many").replace("  - cam\n", "  - {name: cam, as: no}\n")
+    )
     suite = load_suite(path, ["dataset.samples=3", "methods.0.as='no'"])
     assert suite.dataset.options == {"samples": 3}
     assert suite.methods[0].label == "no"
@@ -444,6 +486,7 @@ def test_old_names_of_parameters_are_accepted_with_a_note(tmp_path: Path) -> Non
     suite = load_suite(write(tmp_path, old))
     assert [m.parameters[key] for m, key in zip(suite.bound_methods(), ("samples", "base"), strict=False)] == [7, "cam"]
     assert [note.split(";")[0] for note in suite.notes] == [
-        "rise: parameter 'masks' is now called 'samples'", "tta: parameter 'method' is now called 'base'",
-    ]  # fmt: skip
+        "rise: parameter 'masks' is now called 'samples'",
+        "tta: parameter 'method' is now called 'base'",
+    ]
     assert load_suite(write(tmp_path, GOOD)).notes == []

@@ -63,7 +63,9 @@ def test_another_error_is_one_sentence_and_nothing_is_defined(tmp_path: Path) ->
     )
     printed = imported(tmp_path, "raise RuntimeError('compiled for CUDA 12')", code).splitlines()
     assert printed[0] == "executed"
-    assert printed[1].startswith("torchvision cannot be imported: compiled for CUDA 12; install the torchvision that belongs")
+    assert printed[1].startswith(
+        "torchvision cannot be imported: compiled for CUDA 12; install the torchvision that belongs"
+    )
     assert printed[1].endswith(" None")
 
 

@@ -204,13 +204,17 @@ def test_mistakes_in_a_recipe_are_located(tmp_path: Path) -> None:
         recipe(tmp_path, RECIPE.replace("epochs: 3", "epoch: 3").replace("size: 48", "siez: 48"))
     assert [problem.position.line for problem in error.value.problems] == [5, 5, 7]
     assert "did you mean 'epochs'" in str(error.value)
-    with pytest.raises(ProblemsError, match=r"recipe\.yaml:1:1: the file is empty; a mapping of keys to values is needed"):
+    with pytest.raises(
+        ProblemsError, match=r"recipe\.yaml:1:1: the file is empty; a mapping of keys to values is needed"
+    ):
         recipe(tmp_path, "# nothing but a comment\n")
     with pytest.raises(ProblemsError, match="seed: at least 0 is needed; found -1"):
         recipe(tmp_path, RECIPE.replace("seed: 3", "seed: -1"))
 
 
-scores = st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.5, 0.9]), st.booleans(), st.booleans()), min_size=1, max_size=10)
+scores = st.lists(
+    st.tuples(st.sampled_from([0.1, 0.2, 0.5, 0.9]), st.booleans(), st.booleans()), min_size=1, max_size=10
+)
 
 
 @given(scores)
@@ -269,7 +273,9 @@ def test_augmentation_is_seeded_and_stays_in_range() -> None:
     assert 0 <= float(first.min()) <= float(first.max()) <= 1
 
 
-@pytest.mark.parametrize(("name", "needed"), [("shapes-resnet", 0.97), ("shapes-resnet-kur", 0.97), ("shapes-vit", 0.93)])
+@pytest.mark.parametrize(
+    ("name", "needed"), [("shapes-resnet", 0.97), ("shapes-resnet-kur", 0.97), ("shapes-vit", 0.93)]
+)
 def test_bundled_models_are_what_their_cards_say(name: str, needed: float) -> None:
     card = bundled.card(name)
     assert card["mean_average_precision"] >= needed
@@ -281,7 +287,9 @@ def test_bundled_models_are_what_their_cards_say(name: str, needed: float) -> No
     assert classifier.preprocess is not None
     with classifier.prepared():
         found = evaluate(classifier.module, Examples(data, classifier.preprocess), torch.device("cpu"))
-    assert found.mean("average_precision") == pytest.approx(card["mean_average_precision"], abs=0.02)  # 200 of its 1,000 images
+    assert found.mean("average_precision") == pytest.approx(
+        card["mean_average_precision"], abs=0.02
+    )  # 200 of its 1,000 images
 
 
 def test_a_bundled_model_has_its_own_classes() -> None:

@@ -21,7 +21,10 @@ def refused(text: str) -> str:
     ("text", "message"),
     [
         ("a:\n\t- b\n", "2:1: a tab is used to indent; use spaces"),
-        ("a: 1\nb: [c, d\ne: 2\n", "2:4: the list that opens here is not closed; write ']', or ',' between its entries"),
+        (
+            "a: 1\nb: [c, d\ne: 2\n",
+            "2:4: the list that opens here is not closed; write ']', or ',' between its entries",
+        ),
         ("a:\n  - {b: c d: e}\n", "2:5: the mapping that opens here is not closed; write '}', or ',' between"),
         ("a: b: c\n", "1:5: a ':' that cannot stand here; put the text in quotes, or mend the indentation"),
         ("a: 1\nb [c]\nd: 2\n", "2:1: a line without ':' among keys and values; write 'key: value'"),
@@ -58,13 +61,18 @@ def test_what_is_no_yaml_is_said_in_plain_words(text: str, message: str) -> None
         ("a: 1e400\n", ["1:4: a finite number is needed; found 1e400"]),
         ("a: " + "9" * 30, ["1:4: a number of more than 18 digits: " + "9" * 30]),
         ("a: " + "9" * 5000, ["1:4: a number of 5,000 characters; at most 18 digits are read"]),
-        ('a: "\\0"\n"\\ud800": 1\n', ["1:4: the character '\\x00' cannot stand in a text; remove it",
-                                      "2:1: the character '\\ud800' cannot stand in a text; remove it"]),
+        (
+            'a: "\\0"\n"\\ud800": 1\n',
+            [
+                "1:4: the character '\\x00' cannot stand in a text; remove it",
+                "2:1: the character '\\ud800' cannot stand in a text; remove it",
+            ],
+        ),
         ("[a]: 1\n{b: c}: 2\n", [f"{i}:1: a key must be text; found a list or a mapping" for i in (1, 2)]),
         ("a: 1\nb: 2\na: 3\n", ["3:1: duplicate key 'a'; it already stands in line 1"]),
         ("a: {<<: 3}\n", ["1:9: << merges a mapping, or a list of them"]),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_is_located(text: str, messages: list[str]) -> None:
     found = [f"{p.position.line}:{p.position.column}: {p.message}" for p in read(text).problems]
     assert found == messages
@@ -73,8 +81,12 @@ def test_what_cannot_be_read_is_located(text: str, messages: list[str]) -> None:
 def test_values_are_those_of_yaml() -> None:
     text = "a: {b: [1, x, null, true, 2.5]}\nc: 1e-3\nd: 2020-01-01\ne: '1'\nf: |\n  two\n  lines\n"
     assert read(text).data == {
-        "a": {"b": [1, "x", None, True, 2.5]}, "c": 0.001, "d": "2020-01-01", "e": "1", "f": "two\nlines\n"
-    }  # fmt: skip
+        "a": {"b": [1, "x", None, True, 2.5]},
+        "c": 0.001,
+        "d": "2020-01-01",
+        "e": "1",
+        "f": "two\nlines\n",
+    }
     assert read("").data is None
     assert read("# nothing\n").data is None
 
@@ -118,7 +130,18 @@ NESTED, MANY = "nested more than 50 levels deep, or an alias that holds itself",
         ("a:\n" + "  - b\n" * 150_000, MANY),
         ("".join(f"a{i}: 1\n" for i in range(90_000)), MANY),
     ],
-    ids=["cycle", "cycle of mappings", "cycle of merges", "brackets", "dashes", "blocks", "bomb", "merge bomb", "list", "keys"],
+    ids=[
+        "cycle",
+        "cycle of mappings",
+        "cycle of merges",
+        "brackets",
+        "dashes",
+        "blocks",
+        "bomb",
+        "merge bomb",
+        "list",
+        "keys",
+    ],
 )
 def test_no_text_takes_long(text: str, message: str) -> None:
     start = time.process_time()

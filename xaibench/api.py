@@ -124,7 +124,9 @@ def evaluate(
             table[metric.label] = [found.values[i] for i in chosen.image.tolist()] if per_image else found.values
             frame = pd.DataFrame(rows_of(map(str, found.image), found.label, found.values, found.parts, 0.0))
             if reduce == "scores":
-                frame = frame if len(frame) else pd.DataFrame(columns=["sample_id", "label", "value", "status", "parts"])
+                frame = (
+                    frame if len(frame) else pd.DataFrame(columns=["sample_id", "label", "value", "status", "parts"])
+                )
                 scores.append({"metric": metric.label, **vars(score(frame, metric.aggregate, seed))})
     return table if reduce == "pairs" else pd.DataFrame(scores)
 

@@ -58,11 +58,15 @@ def bench_a_suite_of_ten_last_layer_methods(
     ratio("ten last-layer methods, 5 labels / forward", suite, lambda: classifier.logits(images), 1.5)
 
 
-@pytest.mark.parametrize(("method", "parameters"), [("saliency", {}), ("input_x_gradient", {}), ("vgatt", {"layer": "input"})])
+@pytest.mark.parametrize(
+    ("method", "parameters"), [("saliency", {}), ("input_x_gradient", {}), ("vgatt", {"layer": "input"})]
+)
 def bench_input_gradients(
-    method: str, parameters: dict[str, Any], network: tuple[xaibench.Classifier, torch.Tensor, xaibench.Pairs],
+    method: str,
+    parameters: dict[str, Any],
+    network: tuple[xaibench.Classifier, torch.Tensor, xaibench.Pairs],
     ratio: Callable[..., float],
-) -> None:  # fmt: skip
+) -> None:
     """One forward and five backward passes, no more: the yardstick is exactly that in plain torch."""
     classifier, images, pairs = network
     module = create_module("resnet18", num_classes=20).eval().requires_grad_(False)

@@ -77,18 +77,28 @@ def annotation(key: int, number: int, label: int, boxes: list[Box], crowd: bool)
     if crowd:
         outline = run_lengths(drawn(number, boxes))
     area = float(sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes))
-    return {"id": key, "image_id": number, "category_id": NUMBER[label], "iscrowd": int(crowd), "area": area,
-            "segmentation": outline, "bbox": [0.0, 0.0, 1.5, 1.5]}  # fmt: skip
+    return {
+        "id": key,
+        "image_id": number,
+        "category_id": NUMBER[label],
+        "iscrowd": int(crowd),
+        "area": area,
+        "segmentation": outline,
+        "bbox": [0.0, 0.0, 1.5, 1.5],
+    }
 
 
 def content(prefix: str = "") -> dict[str, Any]:
     listed = [(number, *item) for number, items in OBJECTS.items() for item in items]
     return {
-        "info": {}, "licenses": [{"id": 4, "name": "free"}],
-        "images": [{"id": n, "file_name": f"{prefix}{n:012d}.jpg", "width": w, "height": h} for n, (w, h) in SIZE.items()],
+        "info": {},
+        "licenses": [{"id": 4, "name": "free"}],
+        "images": [
+            {"id": n, "file_name": f"{prefix}{n:012d}.jpg", "width": w, "height": h} for n, (w, h) in SIZE.items()
+        ],
         "annotations": [annotation(key, *item) for key, item in enumerate(listed, 100)],
         "categories": [{"id": n, "name": name} for n, name in zip(CATEGORIES, CLASSES, strict=True)],
-    }  # fmt: skip
+    }
 
 
 def write_tree(root: Path, split: str = "val", year: str = "2017") -> Path:
@@ -290,23 +300,33 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half a JSON": (write('{"images": [], "annotations": [{"id": 1'), "cannot be read as JSON"),
     "a list": (write("[]"), "is not an annotation file of COCO; one holds images, annotations and categories"),
     "captions": (edit(lambda c: c.pop("categories")), "is not an annotation file of COCO"),
-    "an unknown photograph": (edit(lambda c: c["annotations"][0].update(image_id=8)),
-                              "annotation 100 is of photograph 8, which the file does not list"),
-    "an unknown category": (edit(lambda c: c["annotations"][1].update(category_id=12)),
-                            r"annotation 101 is of category 12; allowed: 1\.\.90 without 12, 26, .*83"),
-    "other classes": (edit(lambda c: c["categories"][1].update(name="tricycle")),
-                      "calls category 2 'tricycle', which in COCO is 'bicycle'"),
-    "a class of its own": (edit(lambda c: c["categories"].append({"id": 91, "name": "yeti"})),
-                           "calls category 91 'yeti', which in COCO is not one of its"),
+    "an unknown photograph": (
+        edit(lambda c: c["annotations"][0].update(image_id=8)),
+        "annotation 100 is of photograph 8, which the file does not list",
+    ),
+    "an unknown category": (
+        edit(lambda c: c["annotations"][1].update(category_id=12)),
+        r"annotation 101 is of category 12; allowed: 1\.\.90 without 12, 26, .*83",
+    ),
+    "other classes": (
+        edit(lambda c: c["categories"][1].update(name="tricycle")),
+        "calls category 2 'tricycle', which in COCO is 'bicycle'",
+    ),
+    "a class of its own": (
+        edit(lambda c: c["categories"].append({"id": 91, "name": "yeti"})),
+        "calls category 91 'yeti', which in COCO is not one of its",
+    ),
     "a photograph twice": (edit(lambda c: c["images"].append(c["images"][0])), "lists the photograph 9 twice"),
     "no size": (edit(lambda c: c["images"][0].pop("width")), "image 9 has no 'width'"),
     "no category": (edit(lambda c: c["annotations"][0].pop("category_id")), "annotation 100 has no 'category_id'"),
     "no photograph": (edit(lambda c: c["annotations"][0].pop("image_id")), "an annotation has no 'image_id'"),
     "no outline": (edit(lambda c: c["annotations"][0].pop("segmentation")), "annotation 100 has no 'segmentation'"),
     "an image that is a number": (edit(lambda c: c["images"].append(3)), "image has no 'id'"),
-    "words for corners": (edit(lambda c: c["annotations"][0].update(segmentation=[["a"] * 6])),
-                          "annotation 100 has a polygon that is no list of numbers"),
-}  # fmt: skip
+    "words for corners": (
+        edit(lambda c: c["annotations"][0].update(segmentation=[["a"] * 6])),
+        "annotation 100 has a polygon that is no list of numbers",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -332,14 +352,19 @@ def truncate(tree: Path) -> None:
 BREAKS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half a photograph": (truncate, r"000000000009\.jpg: cannot be read as an image \("),
     "no photograph": (lambda t: (t / "val2017/000000000009.jpg").unlink(), r"000000000009\.jpg: .*No such file"),
-    "another photograph": (lambda t: shutil.copy(t / "val2017/000000000030.jpg", t / "val2017/000000000009.jpg"),
-                           r"000000000009\.jpg: the photograph is 32x32, .*instances_val2017\.json says 40x30"),
+    "another photograph": (
+        lambda t: shutil.copy(t / "val2017/000000000030.jpg", t / "val2017/000000000009.jpg"),
+        r"000000000009\.jpg: the photograph is 32x32, .*instances_val2017\.json says 40x30",
+    ),
     "a mask of another size": (crowd_of_9(size=[30, 41]), r"is 41x30, its photograph 40x30 \(width x height\)"),
     "runs that end early": (crowd_of_9(counts=[5, 3]), "has run lengths of 8 pixels in all, its photograph has 1200"),
     "runs that are no runs": (crowd_of_9(counts="\x7f!"), r"cannot be read \("),
-    "no runs": (edit(lambda c: c["annotations"][3]["segmentation"].pop("counts")), "is neither polygons nor run lengths"),
+    "no runs": (
+        edit(lambda c: c["annotations"][3]["segmentation"].pop("counts")),
+        "is neither polygons nor run lengths",
+    ),
     "nothing": (edit(lambda c: c["annotations"][3].update(segmentation=None)), "is neither polygons nor run lengths"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BREAKS)
@@ -367,7 +392,9 @@ def test_run_lengths_may_be_packed(tree: Path) -> None:
 
 
 def test_what_is_missing_is_said_with_where_to_get_it(tree: Path) -> None:
-    with pytest.raises(MissingError, match=r"neither .*instances_train2017\.json .* annotations_trainval2017\.zip") as caught:
+    with pytest.raises(
+        MissingError, match=r"neither .*instances_train2017\.json .* annotations_trainval2017\.zip"
+    ) as caught:
         coco(tree, split="train")
     assert "\n" not in str(caught.value)
     (tree / "val2017").rename(tree / "val")

@@ -164,10 +164,15 @@ def test_the_first_frame_is_taken(tmp_path: Path) -> None:
 
 # stored from displayed, orientation by orientation, after the table of the EXIF standard
 STORED: dict[int, Callable[[Bytes], Bytes]] = {
-    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, 1), 7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
     8: lambda a: np.rot90(a, -1),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("orientation", STORED)
@@ -253,9 +258,7 @@ WHOLE = [encoded("JPEG"), encoded("PNG"), encoded("BMP"), encoded("WEBP"), encod
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(
-    st.sampled_from(WHOLE), st.floats(0, 1), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=5)
-)
+@given(st.sampled_from(WHOLE), st.floats(0, 1), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=5))
 def test_damage_is_a_picture_or_a_sample_error(
     tmp_path: Path, whole: bytes, cut: float, flips: list[tuple[float, int]]
 ) -> None:

@@ -152,7 +152,9 @@ def test_pictures_and_masks_as_they_are_displayed(tree: Path) -> None:
     np.testing.assert_array_equal(np.asarray(sample.image), displayed)
     np.testing.assert_array_equal(sample.mask, drawn("a/2.png"))
     Image.fromarray(drawn("a/2.png").T.copy()).save(tree / "masks/2.png")  # as stored
-    with pytest.raises(SampleError, match="the mask is 36x24, its picture 24x36 as displayed, its EXIF orientation app"):
+    with pytest.raises(
+        SampleError, match="the mask is 36x24, its picture 24x36 as displayed, its EXIF orientation app"
+    ):
         folder(tree, masks="masks")[1]
 
 
@@ -200,10 +202,16 @@ def test_revision_sees_changes(tree: Path, kind: str) -> None:
 TABLES: dict[str, tuple[str, str]] = {
     "no image column": ("picture,labels\na,b\n", r"labels\.csv:1: no column 'image'.*its columns: picture, labels"),
     "an almost right one": ("images,labels\na,b\n", r"labels\.csv:1: no column 'image'; did you mean 'images'"),
-    "nothing but images": ("image,split\na/1.jpg,train\n", r"labels\.csv:1: no classes; a column 'labels', or a column"),
+    "nothing but images": (
+        "image,split\na/1.jpg,train\n",
+        r"labels\.csv:1: no classes; a column 'labels', or a column",
+    ),
     "no names at all": ("image,labels\na/1.jpg,\n", r"labels\.csv:1: no classes"),
     "another column": ("image,labels,splits\na/1.jpg,cat,x\n", r":1: unknown column 'splits'; did you mean 'split'"),
-    "a strange column": ("image,labels,weight\na/1.jpg,cat,x\n", r":1: unknown column 'weight'; allowed .* image, split"),
+    "a strange column": (
+        "image,labels,weight\na/1.jpg,cat,x\n",
+        r":1: unknown column 'weight'; allowed .* image, split",
+    ),
     "a row twice": ("image,cat\na/1.jpg,0\na/2.png,0\n./a/1.jpg,1\n", r":4: 'a/1\.jpg' already stands in line 2"),
     "no path": ("image,cat\n,0\n", r":2: image ''; a path relative to "),
     "a path of this machine": ("image,cat\n/tmp/1.jpg,0\n", r":2: image '/tmp/1\.jpg'; a path relative to "),
@@ -225,16 +233,18 @@ def test_mistakes_in_the_table(tree: Path, kind: str) -> None:
     ("table", "classes", "bad"),
     [
         (
-            "image,cat,dog\na/1.jpg,0,1\na/2.png,0,yes\n", "",
+            "image,cat,dog\na/1.jpg,0,1\na/2.png,0,yes\n",
+            "",
             {"a/2.png": ":3: 'yes' in the column 'dog'; allowed: 0, 1"},
         ),
         ("image,cat,dog\na/1.jpg,0,\na/2.png,1,1\n", "", {"a/1.jpg": ":2: '' in the column 'dog'; allowed: 0, 1"}),
         (
-            "image,labels\na/1.jpg,cat;dgo\na/2.png,dog\n", "cat\ndog\n",
+            "image,labels\na/1.jpg,cat;dgo\na/2.png,dog\n",
+            "cat\ndog\n",
             {"a/1.jpg": ":2: unknown class 'dgo'; did you mean 'dog'?"},
         ),
     ],
-)  # fmt: skip
+)
 def test_a_row_that_makes_no_sense_costs_one_sample(tree: Path, table: str, classes: str, bad: dict[str, str]) -> None:
     (tree / "labels.csv").write_text(table)
     if classes:
@@ -295,7 +305,11 @@ def save(image: Image.Image) -> Callable[[Path], Any]:
 
 
 FILES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
-    "no picture": ("a/1.jpg", lambda path: path.rename(path.with_suffix(".jpeg")), "no such file; did you mean '1.jpeg'"),
+    "no picture": (
+        "a/1.jpg",
+        lambda path: path.rename(path.with_suffix(".jpeg")),
+        "no such file; did you mean '1.jpeg'",
+    ),
     "no folder": ("a/1.jpg", lambda path: shutil.rmtree(path.parent), "a/1.jpg: no such file$"),
     "an empty picture": ("a/1.jpg", lambda path: path.write_bytes(b""), "cannot be read as an image .it is empty"),
     "no mask": ("masks/1.png", Path.unlink, "masks/1.png: cannot be read as a mask .No such file"),

@@ -111,7 +111,10 @@ def test_sixteen_bits(tree: Path, competition: str) -> None:
 
 
 def test_data_root_may_be_any_of_three(tmp_path: Path, competition: str) -> None:
-    archive = {"hpa": "human-protein-atlas-image-classification", "hpa_single_cell": "hpa-single-cell-image-classification"}
+    archive = {
+        "hpa": "human-protein-atlas-image-classification",
+        "hpa_single_cell": "hpa-single-cell-image-classification",
+    }
     write_tree(tmp_path / "1" / archive[competition], competition)
     write_tree(tmp_path / "2" / competition, competition)
     write_tree(tmp_path / "3", competition)
@@ -298,8 +301,16 @@ def test_a_suite_of_any_number_of_channels(tmp_path: Path, channels: str) -> Non
 @pytest.mark.parametrize(
     ("channels", "model", "sentence"),
     [
-        ("rgby", "", "model test_resnet takes 3 channels, but the images of hpa have 4; give the model in_chans: 4, or"),
-        ("rgb", "    in_chans: 4\n    extra_channels: mean", "test_resnet takes 4 channels, but the images of hpa have 3"),
+        (
+            "rgby",
+            "",
+            "model test_resnet takes 3 channels, but the images of hpa have 4; give the model in_chans: 4, or",
+        ),
+        (
+            "rgb",
+            "    in_chans: 4\n    extra_channels: mean",
+            "test_resnet takes 4 channels, but the images of hpa have 3",
+        ),
         ("green", "    in_chans: 1", "mean and std have 3 values, the model takes 1 channels; say with extra_channels"),
     ],
 )
@@ -310,20 +321,25 @@ def test_channels_that_do_not_fit(tmp_path: Path, channels: str, model: str, sen
 
 
 def test_metrics_that_need_masks_are_refused(tmp_path: Path, competition: str) -> None:
-    text = f"name: s\ndataset: {competition}\nmodels: [test_resnet]\nmethods: [oracle]\nmetrics: [pointing_game, miou]\n"
+    text = (
+        f"name: s\ndataset: {competition}\nmodels: [test_resnet]\nmethods: [oracle]\nmetrics: [pointing_game, miou]\n"
+    )
     (tmp_path / "suite.yaml").write_text(text)
     with pytest.raises(ProblemsError) as caught:
         load_suite(tmp_path / "suite.yaml")
     refused = f"needs masks, which data set '{competition}' does not have"
     assert [p.message for p in caught.value.problems if p.message.endswith(refused)] == [
-        f"method 'oracle' {refused}", f"metric 'pointing_game' {refused}", f"metric 'miou' {refused}",
-    ]  # fmt: skip
+        f"method 'oracle' {refused}",
+        f"metric 'pointing_game' {refused}",
+        f"metric 'miou' {refused}",
+    ]
 
 
 def test_facts_of_the_official_release() -> None:
     assert [registry.datasets[name].function.official() for name in COMPETITIONS] == [
-        {"trainval": 31072}, {"trainval": 21806},
-    ]  # fmt: skip
+        {"trainval": 31072},
+        {"trainval": 21806},
+    ]
     assert (len(hpa.CLASSES), len(hpa_single_cell.CLASSES)) == (28, 19)
     for name in COMPETITIONS:
         cls = registry.datasets[name].function

@@ -22,7 +22,13 @@ from xaibench.data import Dataset, load_dataset
 from xaibench.data.datasets.imagenet import class_names, labels, read_order, synsets
 
 # photograph: its wnid and label, copied out of a list of the 1000 classes by hand
-CLASSES = {1: ("n01440764", 0), 2: ("n02110341", 251), 3: ("n02012849", 134), 4: ("n15075141", 999), 7: ("n01440764", 0)}
+CLASSES = {
+    1: ("n01440764", 0),
+    2: ("n02110341", 251),
+    3: ("n02012849", 134),
+    4: ("n15075141", 999),
+    7: ("n01440764", 0),
+}
 KIT_FOX = "n02119789"  # number 1 of the development kit, label 278
 
 
@@ -62,7 +68,9 @@ def kit_order() -> dict[str, int]:
 def write_meta(path: Path, order: dict[str, int] | None = None) -> None:
     """As in the kit: a table of structures, the 1000 classes and synsets above them, which have numbers beyond."""
     rows = [*(order or kit_order()).items(), ("n00001740", 1001), ("n00001930", 1002)]
-    table = np.zeros(len(rows), [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("num_children", object)])
+    table = np.zeros(
+        len(rows), [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("num_children", object)]
+    )
     for row, (wnid, number) in zip(table, sorted(rows, key=lambda pair: pair[1]), strict=True):
         row["ILSVRC2012_ID"], row["WNID"], row["words"], row["num_children"] = number, wnid, "a word", number // 1001
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +129,11 @@ def test_classes_are_in_the_order_of_outputs() -> None:
 def test_names_that_two_classes_share_stay_apart() -> None:
     assert len(set(class_names())) == 1000
     assert [name for name in class_names() if name.startswith(("crane", "maillot"))] == [
-        "crane (n02012849)", "crane (n03126707)", "maillot (n03710637)", "maillot (n03710721)",
-    ]  # fmt: skip
+        "crane (n02012849)",
+        "crane (n03126707)",
+        "maillot (n03710637)",
+        "maillot (n03710721)",
+    ]
 
 
 def test_listing_data_sets_imports_nothing_heavy() -> None:
@@ -228,12 +239,16 @@ def test_the_kit_needs_scipy(flat: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_without_the_kit_the_order_cannot_be_known(flat: Path) -> None:
-    with pytest.raises(MissingError, match=r"neither ILSVRC2012_validation_ground_truth\.txt .* nor LOC_val_solution\.csv"):
+    with pytest.raises(
+        MissingError, match=r"neither ILSVRC2012_validation_ground_truth\.txt .* nor LOC_val_solution\.csv"
+    ):
         imagenet(flat)
     write_truth(flat / "ILSVRC2012_validation_ground_truth.txt")
     # a sorted list of classes is no help, and is not taken for one
     (flat / "LOC_synset_mapping.txt").write_text("\n".join(f"{wnid} a word" for wnid in synsets()))
-    with pytest.raises(MissingError, match=r"order of the development kit, and neither meta\.mat .* nor map_clsloc") as caught:
+    with pytest.raises(
+        MissingError, match=r"order of the development kit, and neither meta\.mat .* nor map_clsloc"
+    ) as caught:
         imagenet(flat)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 4
@@ -273,24 +288,39 @@ def sorted_but_for_one(path: Path) -> None:
 
 
 TABLES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "a number too large": (lambda t: (t / "ILSVRC2012_validation_ground_truth.txt").write_text("4\n1001\n"),
-                           r"ground_truth\.txt: '1001' in line 2; allowed: 1\.\.1000"),
+    "a number too large": (
+        lambda t: (t / "ILSVRC2012_validation_ground_truth.txt").write_text("4\n1001\n"),
+        r"ground_truth\.txt: '1001' in line 2; allowed: 1\.\.1000",
+    ),
     "a number from 0": (lambda t: (t / "ILSVRC2012_validation_ground_truth.txt").write_text("0\n"), "'0' in line 1"),
     "words": (lambda t: (t / "ILSVRC2012_validation_ground_truth.txt").write_text("tench\n"), "'tench' in line 1"),
-    "a list that ends early": (lambda t: (t / "ILSVRC2012_validation_ground_truth.txt").write_text("4\n" * 6),
-                               r"ground_truth\.txt: does not say the class of .*00000007\.JPEG"),
+    "a list that ends early": (
+        lambda t: (t / "ILSVRC2012_validation_ground_truth.txt").write_text("4\n" * 6),
+        r"ground_truth\.txt: does not say the class of .*00000007\.JPEG",
+    ),
     "a number twice": (sorted_but_for_one, r"meta\.mat: does not give each of the numbers 1\.\.1000 one"),
     "no MATLAB file": (lambda t: (t / "meta.mat").write_text("words " * 100), r"meta\.mat: cannot be read as a list"),
-    "another MATLAB file": (lambda t: savemat(t / "meta.mat", {"a": [1]}), r"meta\.mat: cannot be read as a list of classes"),
-    "no table": (lambda t: (t / "LOC_val_solution.csv").write_text("a,b\n1,2\n"),
-                 r"LOC_val_solution\.csv: is not a table with the columns ImageId"),
-    "a table without a class": (lambda t: (t / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nx,\n"),
-                                r"LOC_val_solution\.csv: is not a table"),
-    "a table of other classes": (lambda t: (t / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nx,n01440765 1\n"),
-                                 r"LOC_val_solution\.csv: x is of 'n01440765', .*did you mean 'n01440764'"),
-    "a short table": (lambda t: (t / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nx,n01440764 1\n"),
-                      r"LOC_val_solution\.csv: does not say the class of"),
-}  # fmt: skip
+    "another MATLAB file": (
+        lambda t: savemat(t / "meta.mat", {"a": [1]}),
+        r"meta\.mat: cannot be read as a list of classes",
+    ),
+    "no table": (
+        lambda t: (t / "LOC_val_solution.csv").write_text("a,b\n1,2\n"),
+        r"LOC_val_solution\.csv: is not a table with the columns ImageId",
+    ),
+    "a table without a class": (
+        lambda t: (t / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nx,\n"),
+        r"LOC_val_solution\.csv: is not a table",
+    ),
+    "a table of other classes": (
+        lambda t: (t / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nx,n01440765 1\n"),
+        r"LOC_val_solution\.csv: x is of 'n01440765', .*did you mean 'n01440764'",
+    ),
+    "a short table": (
+        lambda t: (t / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nx,n01440764 1\n"),
+        r"LOC_val_solution\.csv: does not say the class of",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", TABLES)

@@ -55,7 +55,8 @@ def write_file(
     with h5py.File(path, "w", userblock_size=512) as file:
         value, stored = file.create_group("value"), file.create_group("#refs#")
         columns = {
-            field: value.create_dataset(field, (len(samples), 1), h5py.ref_dtype) for field in ("img", "gt", "id", "target")
+            field: value.create_dataset(field, (len(samples), 1), h5py.ref_dtype)
+            for field in ("img", "gt", "id", "target")
         }
         for index, (name, image, mask) in enumerate(samples):
             cell = stored.create_dataset(f"c{index}", (1, 1), h5py.ref_dtype)
@@ -257,14 +258,22 @@ def without_second(path: Path) -> None:
 
 
 BREAKS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "a mask of another size": (with_second(mask=outlined((32, 23))),
-                               r"the mask of n01440764_77 is 32x23, its photograph 32x24 \(width x height\)"),
+    "a mask of another size": (
+        with_second(mask=outlined((32, 23))),
+        r"the mask of n01440764_77 is 32x23, its photograph 32x24 \(width x height\)",
+    ),
     "a turned mask": (with_second(mask=outlined((24, 32))), "the mask of n01440764_77 is 24x32, its photograph 32x24"),
     "a mask of several objects": (with_second(mask=3 * outlined((32, 24))), "holds 3; allowed: 0 and 1"),
-    "a grey photograph": (with_second(image=picture(1, (32, 24))[..., 0]), r"the image of n01440764_77 is uint8 \(32, 24\)"),
-    "a photograph of floats": (with_second(image=picture(1, (32, 24)) / 255), r"is float64 \(3, 32, 24\); uint8 \(3, W, H\)"),
+    "a grey photograph": (
+        with_second(image=picture(1, (32, 24))[..., 0]),
+        r"the image of n01440764_77 is uint8 \(32, 24\)",
+    ),
+    "a photograph of floats": (
+        with_second(image=picture(1, (32, 24)) / 255),
+        r"is float64 \(3, 32, 24\); uint8 \(3, W, H\)",
+    ),
     "no mask": (without_second, r"n01440764_77 cannot be read \("),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BREAKS)
@@ -320,7 +329,9 @@ def test_a_broken_file_is_one_sentence(root: Path, kind: str) -> None:
 
 
 def test_what_is_missing_is_said_with_where_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match=r"neither .*imagenet_seg/gtsegs_ijcv\.mat nor .* get it from calvin-vision\.net"):
+    with pytest.raises(
+        MissingError, match=r"neither .*imagenet_seg/gtsegs_ijcv\.mat nor .* get it from calvin-vision\.net"
+    ):
         imagenet_seg(tmp_path)
 
 
@@ -374,7 +385,9 @@ def test_the_protocol_explains_what_is_predicted_and_compares_with_the_object(ro
 
 def test_the_label_254_can_be_its_own_target(root: Path, tmp_path: Path) -> None:
     suite = tmp_path / "suite.yaml"
-    suite.write_text(SUITE.replace("explain: predicted", "explain: target").replace("truth: foreground", "truth: label"))
+    suite.write_text(
+        SUITE.replace("explain: predicted", "explain: target").replace("truth: foreground", "truth: label")
+    )
     run = xaibench.run(suite, out=tmp_path / "run", data_root=root, limit=2)
     scores = run.scores.set_index(["method", "metric"])
     for metric in ("pixel_accuracy", "miou", "map", "pointing_game"):

@@ -123,7 +123,10 @@ def test_mistakes_in_the_table(tree: Path, row: str, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ("train_2,clear artisanal_mine", r"train_v2\.csv:4: unknown class 'artisanal_mine'; did you mean 'artisinal_mine'"),
+        (
+            "train_2,clear artisanal_mine",
+            r"train_v2\.csv:4: unknown class 'artisanal_mine'; did you mean 'artisinal_mine'",
+        ),
         ("train_2,Clear qqq", r"train_v2\.csv:4: unknown class 'Clear'; did you mean 'clear'"),
         ("train_2,qqqqqqq", r"train_v2\.csv:4: unknown class 'qqqqqqq'; allowed: agriculture, .*, water"),
         ("train_2,", r"train_v2\.csv:4: train_2 has no tag"),
@@ -179,7 +182,9 @@ def test_unknown_options_are_refused(tree: Path, options: dict[str, Any]) -> Non
 
 
 def test_a_suite(tree: Path, tmp_path: Path) -> None:
-    text = "name: s\ndataset: {name: planet, split: trainval}\nexplain: present\nmethods: [cam]\nmetrics: [sparseness]\n"
+    text = (
+        "name: s\ndataset: {name: planet, split: trainval}\nexplain: present\nmethods: [cam]\nmetrics: [sparseness]\n"
+    )
     text += "models: [{name: test_resnet, input: {size: 64, resize: squash}}]\n"
     (tmp_path / "suite.yaml").write_text(text)
     scores = xaibench.run(tmp_path / "suite.yaml", data_root=tree, out=tmp_path / "run").scores

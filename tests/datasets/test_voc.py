@@ -295,7 +295,7 @@ BREAKS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a mask of mode RGBA": (PNG, save(painted(drawn("2007_000001")).convert("RGBA")), "mode RGBA; allowed: P and L"),
     "a black and white mask": (PNG, save(Image.new("1", (40, 30))), "mode 1; allowed: P and L"),
     "a sorted palette": (PNG, save(palette_image(drawn("2007_000001"), SORTED)), "value 12 has VOC's colour of 15"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BREAKS)
@@ -314,11 +314,14 @@ def test_a_broken_file_is_named_and_costs_one_sample(tree: Path, kind: str) -> N
 @pytest.mark.parametrize(
     ("gone", "options"),
     [
-        ("JPEGImages", {}), ("Annotations", {}), ("SegmentationClass", {}),
-        ("ImageSets/Segmentation/val.txt", {}), ("ImageSets/Main/val.txt", {"masks": False}),
+        ("JPEGImages", {}),
+        ("Annotations", {}),
+        ("SegmentationClass", {}),
+        ("ImageSets/Segmentation/val.txt", {}),
+        ("ImageSets/Main/val.txt", {"masks": False}),
         ("ImageSets/Segmentation/train_aug.txt", {"split": "train_aug"}),
     ],
-)  # fmt: skip
+)
 def test_what_is_missing_is_said_with_where_to_get_it(tree: Path, gone: str, options: dict[str, Any]) -> None:
     path = tree / gone
     if path.is_dir():
@@ -455,8 +458,13 @@ def test_labels_of_the_samples(real: Path, expected: Any, release: Any, rule: Di
 def test_labels_agree_with_the_lists_of_classes(real: Path, release: str, splits: list[str]) -> None:
     """`<class>_<split>.txt` holds 1, 0 (difficult objects only) or -1."""
     for split in splits:
-        loaded = load_dataset({"VOC2007": "voc07", "VOC2012": "voc12"}[release], data_root=real, split=split,
-                              masks=False, difficult="ignore")  # fmt: skip
+        loaded = load_dataset(
+            {"VOC2007": "voc07", "VOC2012": "voc12"}[release],
+            data_root=real,
+            split=split,
+            masks=False,
+            difficult="ignore",
+        )
         table = np.array([sample.labels.astype(int) - (1 - sample.labels) * (1 - sample.ignore) for sample in loaded])
         for label, name in enumerate(CLASSES):
             lines = (real / "VOCdevkit" / release / "ImageSets/Main" / f"{name}_{split}.txt").read_text().split()

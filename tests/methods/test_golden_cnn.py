@@ -300,9 +300,12 @@ NOT_COVERED = {
     "cam/mid/keras_gradcampp_exp_transcribed": "equal to paper_gradcampp_noeps up to a factor",
     "captum/layer_gradcam": "equal to pgc_gradcam",
     # methods that are not registered yet
-    **{f"cam/{layer}/pgc_{key}": "pytorch-grad-cam's own variant, not in the benchmark" for layer in ("last", "mid")
-       for key in ("gradcam_elementwise", "fem", "segeigencam", "kpcacam")},
-}  # fmt: skip
+    **{
+        f"cam/{layer}/pgc_{key}": "pytorch-grad-cam's own variant, not in the benchmark"
+        for layer in ("last", "mid")
+        for key in ("gradcam_elementwise", "fem", "segeigencam", "kpcacam")
+    },
+}
 
 
 def test_every_golden_key_is_compared_or_explained(cnn: Golden) -> None:

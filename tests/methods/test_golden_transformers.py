@@ -31,8 +31,10 @@ def close_maps(found: np.ndarray, reference: np.ndarray, tolerance: float = LRP_
 
 def test_the_network_is_the_reference_network(transformer: GoldenTransformer) -> None:
     logits = transformer.classifier.logits(transformer.images).numpy()
-    close(np.take_along_axis(logits, transformer.arrays["targets"], 1),
-          np.take_along_axis(transformer.arrays["logits"], transformer.arrays["targets"], 1))  # fmt: skip
+    close(
+        np.take_along_axis(logits, transformer.arrays["targets"], 1),
+        np.take_along_axis(transformer.arrays["logits"], transformer.arrays["targets"], 1),
+    )
 
 
 def test_attention_matrices(transformer: GoldenTransformer) -> None:

@@ -58,13 +58,15 @@ def test_integrated_gradients_becomes_complete(classifier: xaibench.Classifier, 
     total = classifier.logits(images) - classifier.logits(torch.full_like(images[:1], 0.4))
     errors = [
         (
-            xaibench.explain(
-                classifier, images, PAIRS, method="integrated_gradients", steps=steps, baseline=0.4
-            ).sum((1, 2))
+            xaibench.explain(classifier, images, PAIRS, method="integrated_gradients", steps=steps, baseline=0.4).sum(
+                (1, 2)
+            )
             - total[PAIRS.image, PAIRS.label]
-        ).abs().max()
+        )
+        .abs()
+        .max()
         for steps in (1, 200)
-    ]  # fmt: skip
+    ]
     assert errors[1] < 0.02 * total.abs().max() < errors[0]
 
 
@@ -187,10 +189,21 @@ def test_deep_lift_is_captums_where_pools_do_not_overlap(images: Tensor, pool: n
         from captum.attr import DeepLift
 
     torch.manual_seed(0)
-    module = nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 1), pool, nn.Conv2d(6, 8, 3), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
-    ).double().eval()  # fmt: skip
+    module = (
+        nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(6, 6, 1),
+            pool,
+            nn.Conv2d(6, 8, 3),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 4),
+        )
+        .double()
+        .eval()
+    )
     classifier = xaibench.Classifier(module)
     found = xaibench.explain(classifier, images, PAIRS, method="deep_lift", baseline=baseline)
     with warnings.catch_warnings():
@@ -218,11 +231,15 @@ def test_deep_lift_is_complete(classifier: xaibench.Classifier, images: Tensor) 
 
 def test_what_is_refused(classifier: xaibench.Classifier, images: Tensor) -> None:
     for method, parameters in (
-        ("integrated_gradients", {"steps": 0}), ("smooth_grad", {"samples": 0}), ("var_grad", {"samples": 1}),
-        ("gradient_shap", {"samples": 0}), ("expected_gradients", {"samples": 0}),
-        ("accumulated_saliency", {"tiles": 14}), ("accumulated_saliency", {"hide": 1.0}),
+        ("integrated_gradients", {"steps": 0}),
+        ("smooth_grad", {"samples": 0}),
+        ("var_grad", {"samples": 1}),
+        ("gradient_shap", {"samples": 0}),
+        ("expected_gradients", {"samples": 0}),
+        ("accumulated_saliency", {"tiles": 14}),
+        ("accumulated_saliency", {"hide": 1.0}),
         ("accumulated_saliency", {"passes": 0}),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UsageError):
             xaibench.explain(classifier, images, PAIRS, method=method, **parameters)
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -37,8 +37,12 @@ def test_one_detected_label_makes_minmax_cam_equal_cam(cnn: Golden) -> None:
         assert len(pairs) == len(images)
         cam = xaibench.explain(cnn.classifier, batch, pairs, method="cam")
         positions = cam.shape[-2] * cam.shape[-1]
-        for method, scale in (("minmax_cam", 1), ("d_minmax_cam", 1), ("minmax_grad_cam", positions),
-                              ("d_minmax_grad_cam", positions)):  # fmt: skip
+        for method, scale in (
+            ("minmax_cam", 1),
+            ("d_minmax_cam", 1),
+            ("minmax_grad_cam", positions),
+            ("d_minmax_grad_cam", positions),
+        ):
             maps = xaibench.explain(cnn.classifier, batch, pairs, method=method)
             grad = method.endswith("grad_cam")
             torch.testing.assert_close(maps, cam if grad else cam * scale, rtol=1e-9, atol=1e-12)

@@ -65,7 +65,9 @@ def build(kind: str) -> xaibench.Classifier:
             import_timm()
             from timm.models.vision_transformer import VisionTransformer
 
-            module = VisionTransformer(img_size=(24, 32), patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=6)
+            module = VisionTransformer(
+                img_size=(24, 32), patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=6
+            )
             for parameter in module.parameters():
                 nn.init.normal_(parameter, std=0.3)
         for layer in module.modules():
@@ -104,9 +106,13 @@ def maps_of(name: str, classifier: xaibench.Classifier, rows: Tensor, pairs: Pai
     parameters = method.bind(QUICK.get(name, {}))
     dtype = next(classifier.module.parameters()).dtype
     forward = Forward(
-        classifier, images()[rows].to(dtype), plan=Plan.of(classifier, method.needs, parameters),
-        ground_truth=GroundTruth(mask=mask()[rows]), ids=[IDS[int(row)] for row in rows], seed=1,
-    )  # fmt: skip
+        classifier,
+        images()[rows].to(dtype),
+        plan=Plan.of(classifier, method.needs, parameters),
+        ground_truth=GroundTruth(mask=mask()[rows]),
+        ids=[IDS[int(row)] for row in rows],
+        seed=1,
+    )
     with torch.no_grad():
         result: Tensor = method.function(forward, pairs, **parameters)
     return result.detach()
@@ -131,7 +137,9 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
 
 
 everyone = pytest.mark.parametrize("name", list(registry.methods))
-everywhere = pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in registry.methods for kind in fitting(name)])
+everywhere = pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name in registry.methods for kind in fitting(name)]
+)
 
 
 @everyone

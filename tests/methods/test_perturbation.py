@@ -203,12 +203,19 @@ def test_one_set_of_passes_serves_all_labels(
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [
-        ("occlusion", {"window": 14}), ("occlusion", {"window": 3, "stride": 4}), ("occlusion", {"window": 0}),
-        ("feature_ablation", {"patch": 0}), ("rise", {"cells": 14}), ("rise", {"probability": 0.0}),
-        ("rise", {"samples": 0}), ("lime", {"penalty": 0.0}), ("lime", {"cells": 0}), ("kernel_shap", {"cells": 1}),
+        ("occlusion", {"window": 14}),
+        ("occlusion", {"window": 3, "stride": 4}),
+        ("occlusion", {"window": 0}),
+        ("feature_ablation", {"patch": 0}),
+        ("rise", {"cells": 14}),
+        ("rise", {"probability": 0.0}),
+        ("rise", {"samples": 0}),
+        ("lime", {"penalty": 0.0}),
+        ("lime", {"cells": 0}),
+        ("kernel_shap", {"cells": 1}),
         ("kernel_shap", {"samples": 97}),
     ],
-)  # fmt: skip
+)
 def test_bad_parameters_are_refused(
     classifier: xaibench.Classifier, images: Tensor, method: str, parameters: dict[str, float]
 ) -> None:

@@ -83,7 +83,9 @@ def test_add_rule_sums_over_the_tensor_of_its_own_pair(rules: transformer_relpro
 def test_safe_division() -> None:
     b = torch.tensor([2.0, -2.0, 0.0, -1e-9, 1e-12], dtype=torch.float64)
     expected = [safe(1, float(value)) for value in b]
-    torch.testing.assert_close(transformer_relprop.inverse(b), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        transformer_relprop.inverse(b), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0
+    )
 
 
 def test_clone_is_a_sum_but_where_the_value_is_zero() -> None:
@@ -309,9 +311,12 @@ def test_a_start_that_is_not_there(start_layer: int) -> None:
     for method in ("transformer_lrp", "lrp_rollout"):
         with pytest.raises(UsageError, match=r"blocks 0\.\.2"):
             xaibench.explain(
-                classifier("plain"), images("plain", 1), xaibench.Pairs([0], [0]), method=method,
+                classifier("plain"),
+                images("plain", 1),
+                xaibench.Pairs([0], [0]),
+                method=method,
                 start_layer=start_layer,
-            )  # fmt: skip
+            )
 
 
 # -- refusals -----------------------------------------------------------------------------------------------------
@@ -368,14 +373,17 @@ def test_gated_attention_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "family"),
     [
-        ("swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 2, "embed_dim": 16, "depths": (1, 1, 1, 1),
-                                          "num_heads": (1, 1, 2, 2)}, "SwinTransformer"),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"img_size": 64, "window_size": 2, "embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)},
+            "SwinTransformer",
+        ),
         ("cait_xxs24_224", {"img_size": 32, "depth": 1, "embed_dim": 16, "num_heads": 2}, "Cait"),
         ("xcit_nano_12_p8_224", {"img_size": 32, "depth": 1, "embed_dim": 16, "num_heads": 2}, "Xcit"),
         ("beit_base_patch16_224", {"img_size": 32, "depth": 1, "embed_dim": 16, "num_heads": 2}, "Beit"),
         ("eva02_tiny_patch14_224", {"img_size": 28, "depth": 1, "embed_dim": 24, "num_heads": 2}, "Eva"),
     ],
-)  # fmt: skip
+)
 def test_other_families_are_refused_by_name(name: str, options: dict[str, Any], family: str) -> None:
     import_timm()
     from timm import create_model

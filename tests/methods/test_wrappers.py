@@ -30,9 +30,12 @@ class Puzzle(nn.Module):
     def __init__(self, w1: Tensor, w2: Tensor) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.ReLU(), nn.AvgPool2d(2),
-            nn.Conv2d(6, 4, 3, padding=1, bias=False), nn.ReLU(),
-        )  # fmt: skip
+            nn.Conv2d(3, 6, 3, padding=1, bias=False),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(6, 4, 3, padding=1, bias=False),
+            nn.ReLU(),
+        )
         self.features[0].weight.data, self.features[3].weight.data = w1, w2
         self.fc = nn.Linear(4, 4)
         nn.init.eye_(self.fc.weight)
@@ -128,9 +131,7 @@ def wrapped(classifier: xaibench.Classifier, images: Tensor, wrapper: str, **par
 def test_one_view_is_the_method(classifier: xaibench.Classifier, images: Tensor) -> None:
     alone = xaibench.explain(classifier, images, PAIRS, method="saliency", reduce="sum")
     options = {"reduce": "sum"}
-    torch.testing.assert_close(
-        wrapped(classifier, images, "puzzle", base="saliency", options=options, tiles=1), alone
-    )
+    torch.testing.assert_close(wrapped(classifier, images, "puzzle", base="saliency", options=options, tiles=1), alone)
     torch.testing.assert_close(
         wrapped(classifier, images, "smooth", method="saliency", options=options, samples=1, sigma=0.0), alone
     )
@@ -143,9 +144,7 @@ def test_one_view_is_the_method(classifier: xaibench.Classifier, images: Tensor)
 def test_smooth_of_the_gradient_is_smooth_grad_with_its_own_noise(
     classifier: xaibench.Classifier, images: Tensor
 ) -> None:
-    found = wrapped(
-        classifier, images, "smooth", method="saliency", options={"reduce": "sum"}, samples=3, sigma=0.2
-    )
+    found = wrapped(classifier, images, "smooth", method="saliency", options={"reduce": "sum"}, samples=3, sigma=0.2)
     forward, expected = Forward(classifier, images), torch.zeros_like(found)
     span = images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True)
     for i in range(3):

@@ -110,7 +110,9 @@ class GivenProbabilities(Evaluation):
     def __init__(self, p: Any, o: Any, co: Any) -> None:
         p = torch.tensor(p, dtype=torch.float64)
         self.given = {"keep": torch.tensor(o, dtype=torch.float64), "drop": torch.tensor(co, dtype=torch.float64)}
-        module = torch.nn.Sequential(torch.nn.Conv2d(1, p.shape[1], 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        module = torch.nn.Sequential(
+            torch.nn.Conv2d(1, p.shape[1], 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        )
         forward = xaibench.Forward(xaibench.Classifier(module, layer="0"), torch.zeros(len(p), 1, 2, 2))
         forward.__dict__["probabilities"] = p
         pairs = forward.detected_pairs

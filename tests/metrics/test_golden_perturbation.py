@@ -147,9 +147,9 @@ RESULTS: dict[str, Callable[[], Tensor]] = {
     "road_gradcam/noise0/morf": lambda: -grad_cam_road("morf").drop("probability")[:, 1:],
     "road_gradcam/noise0/lerf": lambda: -grad_cam_road("lerf").drop("probability")[:, 1:],
     "road_gradcam/noise0/combined": lambda: (
-        after_removal(grad_cam_road("lerf"), "probability") - after_removal(grad_cam_road("morf"), "probability")
-    ) / 2,
-}  # fmt: skip
+        (after_removal(grad_cam_road("lerf"), "probability") - after_removal(grad_cam_road("morf"), "probability")) / 2
+    ),
+}
 for kind in ("deletion", "insertion"):
     for base, ordered in RISE:
         entry = {"name": kind, "baseline": base, "order": ordered}

@@ -221,7 +221,9 @@ def test_sweep_counts_are_those_of_label_maps(batch: tuple[Forward, Pairs, Tenso
         own = [p for c in range(3) for p in range(6) if pairs.image[p] == image and pairs.label[p] == c]
         expected = [
             twin_counts(
-                threshold_seeds(relevance[own], pairs.label[own] + 1, background=t), forward.ground_truth.mask[image].long(), 4
+                threshold_seeds(relevance[own], pairs.label[own] + 1, background=t),
+                forward.ground_truth.mask[image].long(),
+                4,
             )
             for t in (fixed, *thresholds)
         ]
@@ -253,7 +255,9 @@ def test_degenerate(batch: tuple[Forward, Pairs, Tensor], name: str) -> None:
 
 def test_api_gives_images_once(batch: tuple[Forward, Pairs, Tensor]) -> None:
     forward, pairs, maps = batch
-    table = xaibench.evaluate(forward.classifier, forward.images, pairs, maps, ["seeds"], masks=forward.ground_truth.mask)
+    table = xaibench.evaluate(
+        forward.classifier, forward.images, pairs, maps, ["seeds"], masks=forward.ground_truth.mask
+    )
     assert table.groupby("image")["seed_miou"].nunique().eq(1).all()
     scores = xaibench.evaluate(
         forward.classifier, forward.images, pairs, maps, ["seeds"], masks=forward.ground_truth.mask, reduce="scores"

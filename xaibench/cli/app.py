@@ -47,7 +47,8 @@ def root(
 def run(
     suites: Suites,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Directory to write; default runs/SUITE. Several suites: a folder each in it.")
+        Path | None,
+        typer.Option("--out", help="Directory to write; default runs/SUITE. Several suites: a folder each in it."),
     ] = None,
     data_root: DataRoot = None,
     method: Annotated[
@@ -72,7 +73,9 @@ def run(
     max_bad_samples: Annotated[
         int | None, typer.Option("--max-bad-samples", min=0, help="Samples that may be bad (unreadable, no mask...).")
     ] = None,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first error in a method or metric.")] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first error in a method or metric.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
     progress: Progress = "auto",
     plugin: Plugin = None,
@@ -109,7 +112,9 @@ def run(
 
 @app.command(name="list")
 def list_(
-    kind: Annotated[Literal["methods", "metrics", "models", "datasets", "suites"], typer.Argument(help="What to list.")],
+    kind: Annotated[
+        Literal["methods", "metrics", "models", "datasets", "suites"], typer.Argument(help="What to list.")
+    ],
     glob: Annotated[str, typer.Argument(help="Only names that match.")] = "*",
     model: Annotated[
         str | None, typer.Option("--model", help="With `methods`: say which go with this model, and why others do not.")
@@ -200,7 +205,8 @@ def data_check(
     data_root: DataRoot = None,
     split: Annotated[list[str] | None, typer.Option("--split", help="Only this one; repeatable. Default: all.")] = None,
     option: Annotated[
-        list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the data set, e.g. masks=false.")
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="An option of the data set, e.g. masks=false."),
     ] = None,
     checksums: Annotated[
         bool, typer.Option("--checksums", help="Compare the official archives that are on disk with their MD5.")
@@ -236,7 +242,9 @@ def explain(
     method: Annotated[
         list[str], typer.Option("--method", metavar="GLOB,...", help="Methods, one column each; repeatable.")
     ],
-    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Weights: safetensors, or a state dict.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Weights: safetensors, or a state dict.")
+    ] = None,
     activation: Annotated[
         Literal["sigmoid", "softmax"], typer.Option("--activation", help="What makes logits probabilities.")
     ] = "sigmoid",
@@ -266,7 +274,9 @@ def explain(
         labels=label or [],
         all_layers=layers == "all",
         options={
-            "checkpoint": checkpoint, "activation": activation, "num_classes": num_classes,
+            "checkpoint": checkpoint,
+            "activation": activation,
+            "num_classes": num_classes,
             "precision": precision or "float32",
         },
         device=device_of(device),

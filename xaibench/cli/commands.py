@@ -71,9 +71,16 @@ def _format_of(output: Path) -> TableFormat:
 
 
 def explain(
-    image: Path, output: Path, *, model: str, patterns: Sequence[str], labels: Sequence[str], all_layers: bool,
-    options: Mapping[str, Any], device: str,
-) -> None:  # fmt: skip
+    image: Path,
+    output: Path,
+    *,
+    model: str,
+    patterns: Sequence[str],
+    labels: Sequence[str],
+    all_layers: bool,
+    options: Mapping[str, Any],
+    device: str,
+) -> None:
     """Draw maps of one image, or with `all_layers` print and plot what those of vgatt leave unexplained."""
     from xaibench.cli import explain_image as explaining
     from xaibench.cli import figures
@@ -128,7 +135,12 @@ def _share_table(shares: Sequence[Any]) -> Table:
         table.add_column(column, justify="left" if column in ("layer", "label") else "right")
     for s in shares:
         table.add_row(
-            str(s.depth), escape(s.layer), escape(s.label), f"{abs(s.bias):.4g}", f"{abs(s.score):.4g}", f"{s.ratio:.4g}"
+            str(s.depth),
+            escape(s.layer),
+            escape(s.label),
+            f"{abs(s.bias):.4g}",
+            f"{abs(s.score):.4g}",
+            f"{s.ratio:.4g}",
         )
     return table
 

@@ -63,9 +63,13 @@ class Bars:
             yield self
             return
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(),
-            TextColumn("ETA"), TimeRemainingColumn(),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            Rate(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=err) as self._progress:
             yield self
 

@@ -7,7 +7,9 @@ import unicodedata
 from typing import TextIO
 
 ERRORS = "xaibench.plain"
-PLAIN = str.maketrans({"↑": "^", "↓": "v", "→": ">", "–": "-", "—": "-", "−": "-", "…": "~", "·": ".", "×": "x", "±": "~"})
+PLAIN = str.maketrans(
+    {"↑": "^", "↓": "v", "→": ">", "–": "-", "—": "-", "−": "-", "…": "~", "·": ".", "×": "x", "±": "~"}
+)
 
 
 def replace_what_cannot_be_encoded(*streams: TextIO) -> None:

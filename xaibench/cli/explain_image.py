@@ -58,7 +58,9 @@ def explain_image(path: Path, classifier: Classifier, methods: Sequence[str], la
             if need == "masks":
                 raise IncompatibleError(f"method {method.label} reads ground-truth masks, which an image file lacks")
             if need not in classifier.offers():
-                raise IncompatibleError(f"method {method.label} does not go with {classifier.name}: {classifier.lack(need)}")
+                raise IncompatibleError(
+                    f"method {method.label} does not go with {classifier.name}: {classifier.lack(need)}"
+                )
         plan = plan | Plan.of(classifier, method.entry.needs, dict(method.parameters))
     forward.expect(plan)
     pairs, choice = choose_labels(forward, labels)

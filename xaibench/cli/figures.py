@@ -32,7 +32,9 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingError('matplotlib, which draws the picture, is not installed: pip install "xaibench[figures]"') from error
+        raise MissingError(
+            'matplotlib, which draws the picture, is not installed: pip install "xaibench[figures]"'
+        ) from error
     return Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
 
 
@@ -43,7 +45,9 @@ def draw_grid(explained: Explained, title: str) -> Figure:
 
     ramp = LinearSegmentedColormap.from_list("explained", RAMP)
     shades = ramp(range(ramp.N))
-    seen = ListedColormap(shades[:, 3:] * shades[:, :3] + (1 - shades[:, 3:]) * MIDDLE_GREY)  # as it looks in the panels
+    seen = ListedColormap(
+        shades[:, 3:] * shades[:, :3] + (1 - shades[:, 3:]) * MIDDLE_GREY
+    )  # as it looks in the panels
     height, width = explained.picture.shape[:2]
     rows, columns = len(explained.labels), len(explained.masks) + 1
     wide, tall = 1.9, 1.9 * height / width
@@ -60,8 +64,16 @@ def draw_grid(explained: Explained, title: str) -> Figure:
             axes[row, column].imshow(masks[row].numpy(), cmap=ramp, vmin=0, vmax=1)
             if not masks[row].nan_to_num().any():
                 words = "undefined" if masks[row].isnan().all() else "nothing speaks\nfor this label"
-                axes[row, column].text(0.5, 0.5, words, ha="center", va="center", fontsize=9, color=PAPER,
-                                       transform=axes[row, column].transAxes)  # fmt: skip
+                axes[row, column].text(
+                    0.5,
+                    0.5,
+                    words,
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color=PAPER,
+                    transform=axes[row, column].transAxes,
+                )
     for column, heading in enumerate(["image", *explained.masks]):
         axes[0, column].set_title(heading, fontsize=11, color=INK)
     for panel in axes.flat:

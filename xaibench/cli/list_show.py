@@ -55,19 +55,36 @@ def _rows(kind: str, model: str | None) -> list[dict[str, Any]]:
     if kind == "metrics":
         return [
             {
-                "name": e.name, "summary": e.summary, "better": e.better, "range": list(e.range), "group": e.group,
-                "needs": list(e.needs), "cost": e.cost, "source": e.source,
+                "name": e.name,
+                "summary": e.summary,
+                "better": e.better,
+                "range": list(e.range),
+                "group": e.group,
+                "needs": list(e.needs),
+                "cost": e.cost,
+                "source": e.source,
             }
             for e in (registry.metrics[name] for name in registry.metrics)
-        ]  # fmt: skip
+        ]
     if kind == "datasets":
         return [
-            {"name": e.name, "summary": e.summary, "classes": len(e.classes), "splits": list(e.splits), "source": e.source}
+            {
+                "name": e.name,
+                "summary": e.summary,
+                "classes": len(e.classes),
+                "splits": list(e.splits),
+                "source": e.source,
+            }
             for e in (registry.datasets[name] for name in registry.datasets)
         ]
     if kind == "suites":
         return [
-            {"name": name, "summary": suite.title, "dataset": suite.dataset.name, "models": [m.label for m in suite.models]}
+            {
+                "name": name,
+                "summary": suite.title,
+                "dataset": suite.dataset.name,
+                "models": [m.label for m in suite.models],
+            }
             for name, suite in ((name, read_suite(path)) for name, path in shipped_suites().items())
         ]
     return _model_rows()
@@ -128,9 +145,11 @@ def _card(name: str) -> dict[str, Any]:
             return _entry_card(kind, entries[name])  # type: ignore[index]
     if name in (groups := registry.metric_groups()):
         return {
-            "name": name, "kind": "group of metrics", "documentation": "In a suite its name stands for all of them.",
+            "name": name,
+            "kind": "group of metrics",
+            "documentation": "In a suite its name stands for all of them.",
             "metrics": {metric: registry.metrics[metric].summary for metric in groups[name]},
-        }  # fmt: skip
+        }
     from xaibench.models.architectures import known_model
 
     if name in bundled.names():
@@ -138,19 +157,30 @@ def _card(name: str) -> dict[str, Any]:
     if name in shipped_suites():
         suite = load_suite(shipped_suites()[name])
         return {
-            "name": name, "kind": "suite", "documentation": suite.description or suite.title, "source": suite.source,
-            "dataset": suite.dataset.name, "models": [m.label for m in suite.models], "explain": suite.explain,
-            "methods": [m.label for m in suite.methods], "metrics": [m.label for m in suite.bound_metrics()],
+            "name": name,
+            "kind": "suite",
+            "documentation": suite.description or suite.title,
+            "source": suite.source,
+            "dataset": suite.dataset.name,
+            "models": [m.label for m in suite.models],
+            "explain": suite.explain,
+            "methods": [m.label for m in suite.methods],
+            "metrics": [m.label for m in suite.bound_metrics()],
             "leaderboard": {**suite.leaderboard.model_dump(), "use": RECORDED},
             "file": str(shipped_suites()[name]),
-        }  # fmt: skip
+        }
     if known_model(name):
         classifier = _classifier(name)
         return {
-            "name": name, "kind": "timm model", "target layer": classifier.anatomy.last,
-            "offers": sorted(classifier.offers()), "input": vars(classifier.preprocess),
-            "methods": [m for m in registry.methods if set(registry.methods[m].needs) <= classifier.offers() | {"masks"}],
-        }  # fmt: skip
+            "name": name,
+            "kind": "timm model",
+            "target layer": classifier.anatomy.last,
+            "offers": sorted(classifier.offers()),
+            "input": vars(classifier.preprocess),
+            "methods": [
+                m for m in registry.methods if set(registry.methods[m].needs) <= classifier.offers() | {"masks"}
+            ],
+        }
     known = [*registry.methods, *registry.metrics, *groups, *registry.datasets, *bundled.names(), *shipped_suites()]
     raise UsageError(unknown("name", name, known))
 
@@ -168,11 +198,16 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
         card |= {"needs": {need: registry.NEEDS[need] for need in entry.needs}, "cost": entry.cost}
     elif isinstance(entry, registry.Metric):
         card |= {
-            "better": entry.better, "range": list(entry.range), "unit": entry.unit, "aggregate": entry.aggregate,
-            "needs": {need: registry.NEEDS[need] for need in entry.needs}, "cost": entry.cost, "group": entry.group,
+            "better": entry.better,
+            "range": list(entry.range),
+            "unit": entry.unit,
+            "aggregate": entry.aggregate,
+            "needs": {need: registry.NEEDS[need] for need in entry.needs},
+            "cost": entry.cost,
+            "group": entry.group,
             "minimum effect": {"value": entry.minimum_effect, "use": RECORDED},
             "invariant": {name: registry.INVARIANCES[name] for name in entry.invariant},
-        }  # fmt: skip
+        }
     elif isinstance(entry, registry.DatasetEntry):
         classes = list(entry.classes) or "those of the data"
         card |= {"classes": classes, "splits": list(entry.splits), "masks": entry.masks}

@@ -18,14 +18,18 @@ Progress = Annotated[
     Literal["auto", "plain", "none"], typer.Option("--progress", help="Bars, plain lines, or silence (stderr).")
 ]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the suite, e.g. dataset.samples=100.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the suite, e.g. dataset.samples=100."),
 ]
 Precision = Annotated[
-    Literal["float32", "float64"] | None, typer.Option("--precision", help="Of weights and images; instead of the suite's.")
+    Literal["float32", "float64"] | None,
+    typer.Option("--precision", help="Of weights and images; instead of the suite's."),
 ]
 Plugin = Annotated[
     list[str] | None,
-    typer.Option("--plugin", metavar="MODULE", help="A module or .py file with methods, metrics or data sets; repeatable."),
+    typer.Option(
+        "--plugin", metavar="MODULE", help="A module or .py file with methods, metrics or data sets; repeatable."
+    ),
 ]
 Workers = Annotated[
     str, typer.Option("--workers", metavar="N|auto", help="Processes that read samples; 0: a thread of this one.")

@@ -67,9 +67,15 @@ class Job:
             backward = any("gradients" in need for method in prepared.methods for need in method.entry.needs)
             megabytes = left * pairs * BYTES_PER_ROW / 1e6
             table.add_row(
-                section.label, str(len(prepared.methods)), str(plan["cells"]), str(plan["done"]), str(plan["samples"]),
-                f"~{forwards if left else 0}", f"~{pairs if left and backward else 0}", f"~{megabytes:.1f} MB",
-            )  # fmt: skip
+                section.label,
+                str(len(prepared.methods)),
+                str(plan["cells"]),
+                str(plan["done"]),
+                str(plan["samples"]),
+                f"~{forwards if left else 0}",
+                f"~{pairs if left and backward else 0}",
+                f"~{megabytes:.1f} MB",
+            )
             for sentence in prepared.skipped:
                 err.print(f"note: {sentence}", markup=False)
         out().print(table)
@@ -83,9 +89,13 @@ class Job:
 
 
 def jobs_of(
-    names: Sequence[str], directory: Path | None, *, overrides: Sequence[str], quick: bool,
+    names: Sequence[str],
+    directory: Path | None,
+    *,
+    overrides: Sequence[str],
+    quick: bool,
     patterns: Mapping[str, Sequence[str]],
-) -> list[Job]:  # fmt: skip
+) -> list[Job]:
     """The suites of a command, all checked before the first of them runs.
 
     Args:

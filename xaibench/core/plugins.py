@@ -38,7 +38,9 @@ def load_plugin(name: str) -> None:
         raise
     except (Exception, SystemExit) as error:
         if path.suffix != ".py" and isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
-            raise UsageError(f"plugin {name!r}: no such module; give a module name or the path of a .py file") from error
+            raise UsageError(
+                f"plugin {name!r}: no such module; give a module name or the path of a .py file"
+            ) from error
         raise UsageError(f"plugin {_where(error, module) or name}: {_words(error)}") from error
 
 
@@ -85,10 +87,11 @@ def load_entry_points() -> None:
             origin = "an unknown distribution" if point.dist is None else f"{point.dist.name} {point.dist.version}"
             at = _where(error, point.module)
             print(
-                f"warning: plugin {point.name!r} of {origin} is left out: {_words(error)}" + (f" ({at})" if at else "")
+                f"warning: plugin {point.name!r} of {origin} is left out: {_words(error)}"
+                + (f" ({at})" if at else "")
                 + f"; mend or uninstall {origin}",
                 file=sys.stderr,
-            )  # fmt: skip
+            )
 
 
 def _prepare() -> None:

@@ -120,7 +120,9 @@ class Entry:
         for key, value in given.items():
             name = self.renamed.get(key, key)
             if name != key and name in given:
-                found[key] = f"{self.name}: parameter {key!r} is the old name of {name!r}, which is given too; remove it"
+                found[key] = (
+                    f"{self.name}: parameter {key!r} is the old name of {name!r}, which is given too; remove it"
+                )
                 continue
             if name not in self.parameters:
                 allowed = f"; its parameters: {', '.join(self.parameters) or 'none'}"
@@ -283,17 +285,28 @@ datasets: Registry[DatasetEntry] = Registry("dataset", "xaibench.data.datasets")
 
 
 def method(
-    *, source: str, needs: tuple[str, ...] = (), version: int = 1, cost: str = "", control: bool = False,
+    *,
+    source: str,
+    needs: tuple[str, ...] = (),
+    version: int = 1,
+    cost: str = "",
+    control: bool = False,
     renamed: Mapping[str, str] | None = None,
-) -> Callable[[F], F]:  # fmt: skip
+) -> Callable[[F], F]:
     """Register an attribution method under its function's name; a `control` explains nothing and wins no table."""
     _check_needs(needs)
 
     def register(function: F) -> F:
         entry = Method(
-            name=function.__name__, function=function, source=source, version=version, needs=needs, cost=cost,
-            control=control, renamed=renamed or {},
-        )  # fmt: skip
+            name=function.__name__,
+            function=function,
+            source=source,
+            version=version,
+            needs=needs,
+            cost=cost,
+            control=control,
+            renamed=renamed or {},
+        )
         _check_reserved("method", entry)
         methods.add(entry)
         return function
@@ -325,10 +338,23 @@ def metric(
 
     def register(function: F) -> F:
         entry = Metric(
-            name=function.__name__, function=function, source=source, version=version, better=better, range=range,
-            unit=unit, needs=needs, aggregate=aggregate, group=group, minimum_effect=minimum_effect, cost=cost, per=per,
-            flips=flips, invariant=invariant, repeatable=repeatable,
-        )  # fmt: skip
+            name=function.__name__,
+            function=function,
+            source=source,
+            version=version,
+            better=better,
+            range=range,
+            unit=unit,
+            needs=needs,
+            aggregate=aggregate,
+            group=group,
+            minimum_effect=minimum_effect,
+            cost=cost,
+            per=per,
+            flips=flips,
+            invariant=invariant,
+            repeatable=repeatable,
+        )
         _check_reserved("metric", entry)
         metrics.add(entry)
         return function
@@ -354,4 +380,6 @@ def _check_needs(needs: tuple[str, ...]) -> None:
 def _check_reserved(kind: str, entry: Entry) -> None:
     for name in RESERVED[kind]:
         if name in entry.parameters:
-            raise ValueError(f"{kind} {entry.name}: rename its parameter {name!r}; reserved: {', '.join(RESERVED[kind])}")
+            raise ValueError(
+                f"{kind} {entry.name}: rename its parameter {name!r}; reserved: {', '.join(RESERVED[kind])}"
+            )

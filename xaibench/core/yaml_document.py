@@ -83,7 +83,9 @@ class Document:
     def override(self, assignment: str) -> None:
         """Apply `key=value` (dotted keys, list positions as numbers; the value is YAML)."""
         short = assignment if len(assignment) <= LONGEST else f"{assignment[:LONGEST]}..."
-        origin = f"--set {short.encode(errors='backslashreplace').decode()}"  # a byte that is no UTF-8 cannot be printed
+        origin = (
+            f"--set {short.encode(errors='backslashreplace').decode()}"  # a byte that is no UTF-8 cannot be printed
+        )
         key, separator, text = assignment.partition("=")
         if not separator or not key:
             raise UsageError(f"--set {assignment!r}: key=value is needed")

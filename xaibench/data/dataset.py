@@ -151,15 +151,18 @@ class Dataset(ABC, Sequence[Sample]):
 
 
 def dataset(
-    *, classes: Sequence[str], splits: Sequence[str], source: str, masks: bool = False, single_label: bool = False,
+    *,
+    classes: Sequence[str],
+    splits: Sequence[str],
+    source: str,
+    masks: bool = False,
+    single_label: bool = False,
     version: int = 1,
-) -> Callable[[D], D]:  # fmt: skip
+) -> Callable[[D], D]:
     """Register a data set under its class's name. `classes` may be a sequence that reads its names when it is asked."""
 
     def register(cls: D) -> D:
-        entry = registry.DatasetEntry(
-            cls.__name__, cls, source, version, classes, tuple(splits), masks, single_label
-        )
+        entry = registry.DatasetEntry(cls.__name__, cls, source, version, classes, tuple(splits), masks, single_label)
         cls.entry = entry
         registry.datasets.add(entry)
         return cls

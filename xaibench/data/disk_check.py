@@ -98,20 +98,30 @@ class Report:
         splits = [
             {
                 **asdict(split),
-                "missing": len(split.missing), "first_missing": split.missing[:SHOWN],
-                "bad": None if split.bad is None else len(split.bad), "first_bad": (split.bad or [])[:SHOWN],
-                "complete": split.complete, "state": split.state,
+                "missing": len(split.missing),
+                "first_missing": split.missing[:SHOWN],
+                "bad": None if split.bad is None else len(split.bad),
+                "first_bad": (split.bad or [])[:SHOWN],
+                "complete": split.complete,
+                "state": split.state,
             }
             for split in self.splits
-        ]  # fmt: skip
+        ]
         return {**asdict(self), "splits": splits, "complete": self.complete}
 
 
 def check(
-    name: str, *, data_root: Path | None = None, splits: Sequence[str] = (), options: Mapping[str, Any] | None = None,
-    checksums: bool = False, decode: bool = False, workers: int | None = None, bars: Bars | None = None,
+    name: str,
+    *,
+    data_root: Path | None = None,
+    splits: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    checksums: bool = False,
+    decode: bool = False,
+    workers: int | None = None,
+    bars: Bars | None = None,
     again: str = "",
-) -> Report:  # fmt: skip
+) -> Report:
     """Look a data set up.
 
     Args:
@@ -216,9 +226,17 @@ def parse_options(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def run(
-    name: str, *, data_root: Path | None, splits: Sequence[str], options: Sequence[str], checksums: bool, decode: bool,
-    workers: int | None, plugins: Sequence[str], as_json: bool,
-) -> int:  # fmt: skip
+    name: str,
+    *,
+    data_root: Path | None,
+    splits: Sequence[str],
+    options: Sequence[str],
+    checksums: bool,
+    decode: bool,
+    workers: int | None,
+    plugins: Sequence[str],
+    as_json: bool,
+) -> int:
     """Check, print, and return the exit code: 0 complete, 4 not."""
     words = ["xaibench", "data", "check", name]
     flags = [("--data-root", [data_root] if data_root else []), ("--split", splits), ("--option", options)]
@@ -227,9 +245,16 @@ def run(
     words += ["--checksums"] * checksums + ["--decode"] * decode
     with Bars("auto").showing() as bars:
         report = check(
-            name, data_root=data_root, splits=splits, options=parse_options(options), checksums=checksums,
-            decode=decode, workers=workers, bars=bars, again=shlex.join(words),
-        )  # fmt: skip
+            name,
+            data_root=data_root,
+            splits=splits,
+            options=parse_options(options),
+            checksums=checksums,
+            decode=decode,
+            workers=workers,
+            bars=bars,
+            again=shlex.join(words),
+        )
     if as_json:
         out().file.write(json.dumps(report.as_dict(), indent=2) + "\n")
     else:
@@ -246,9 +271,11 @@ def _print(report: Report) -> None:
     for split in report.splits:
         there = split.samples is not None
         counts = (
-            split.samples, split.official, len(split.missing) if there else None,
+            split.samples,
+            split.official,
+            len(split.missing) if there else None,
             "not read" if there and split.bad is None else None if split.bad is None else len(split.bad),
-        )  # fmt: skip
+        )
         style = "red" if not split.complete else "green" if there else "yellow"
         cells = ["–" if count is None else str(count) for count in counts]
         table.add_row(escape(split.split), *cells, f"[{style}]{escape(split.state)}[/]")
@@ -261,8 +288,9 @@ def _print(report: Report) -> None:
         state = {"absent": "not on disk", "not compared": "on disk, not compared (--checksums)"}.get(archive.state)
         console.print(
             f"archive {archive.name}: {state or f'on disk, its MD5 is {archive.state}'}; official MD5 {archive.md5}",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+            markup=False,
+            soft_wrap=True,
+        )
     facts = ("data root", report.data_root), ("address", report.address), ("licence", report.licence)
     for word, fact in facts:
         if fact:

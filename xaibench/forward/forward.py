@@ -37,14 +37,20 @@ def _generator(*parts: object) -> torch.Generator:
 def check_images(classifier: Classifier, images: Tensor) -> None:
     """Raise UsageError unless images are a batch in the precision of the model's weights."""
     if not isinstance(classifier, Classifier):
-        raise UsageError(f"a Classifier is needed, found {type(classifier).__name__}; write xaibench.Classifier(module)")
+        raise UsageError(
+            f"a Classifier is needed, found {type(classifier).__name__}; write xaibench.Classifier(module)"
+        )
     if not isinstance(images, Tensor):
-        raise UsageError(f"images must be a tensor [B, C, H, W], found {type(images).__name__}; write torch.as_tensor(...)")
+        raise UsageError(
+            f"images must be a tensor [B, C, H, W], found {type(images).__name__}; write torch.as_tensor(...)"
+        )
     if images.ndim != 4:
         raise UsageError(f"images must be [B, C, H, W], found {tuple(images.shape)}")
     weights = next((p.dtype for p in classifier.module.parameters() if p.is_floating_point()), images.dtype)
     if images.dtype not in PRECISIONS:
-        raise UsageError(f"images must be normalised float32 or float64, found {images.dtype}; write images.to({weights})")
+        raise UsageError(
+            f"images must be normalised float32 or float64, found {images.dtype}; write images.to({weights})"
+        )
     if images.dtype != weights:
         raise UsageError(f"images are {images.dtype}, the model's weights {weights}; convert one of them")
 
@@ -139,10 +145,13 @@ class Forward:
         """Gradients of many layers, label rank by label rank, none kept: rows of `pairs` [n], {layer: [n, K, h, w]}."""
         names = {self.classifier.layer_name(layer): layer for layer in layers}
         for rows, gradients in self._backward(frozenset(names)).each(pairs, list(names)):
-            yield rows, {
-                layer: gradients[name] if name == "input" else self.classifier.grid(gradients[name], self.images)
-                for name, layer in names.items()
-            }
+            yield (
+                rows,
+                {
+                    layer: gradients[name] if name == "input" else self.classifier.grid(gradients[name], self.images)
+                    for name, layer in names.items()
+                },
+            )
 
     def curvature(self, pairs: Pairs, layer: str = "last") -> Tensor:
         """H A [P, K, h, w]: the Hessian of each pair's logit with respect to a layer's activations A, times A."""
@@ -171,9 +180,12 @@ class Forward:
         return Forward(self.classifier, images, plan=plan, ids=ids, seed=self.seed)
 
     def perturbed(
-        self, pairs: Pairs, count: int, change: Callable[[Tensor, Tensor], Tensor],
+        self,
+        pairs: Pairs,
+        count: int,
+        change: Callable[[Tensor, Tensor], Tensor],
         output: Literal["logits", "probabilities"] = "logits",
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Outputs of the model on `count` changed versions of each pair's image: [P, count].
 
         Every version is run once, for all labels of its image, in chunks that fit into memory.
@@ -196,9 +208,7 @@ class Forward:
             torch.searchsorted(rows, pairs.image), :, torch.searchsorted(labels, pairs.label)
         ]
 
-    def replaced(
-        self, pairs: Pairs, layer: str, count: int, change: Callable[[Tensor, Tensor], Tensor]
-    ) -> Tensor:
+    def replaced(self, pairs: Pairs, layer: str, count: int, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Logits [P, count] when the activation of a layer is replaced, in `count` versions for each pair's image.
 
         Only what follows the layer is run on the versions, what precedes it on the one image, where the model allows
@@ -210,8 +220,13 @@ class Forward:
         """
         name, classifier = self.classifier.layer_name(layer), self.classifier
         if name == "input":
-            return self.perturbed(pairs, count, lambda rows, index: torch.cat(
-                [change(self.images[row], index[rows == row]) for row in torch.unique(rows)]))  # fmt: skip
+            return self.perturbed(
+                pairs,
+                count,
+                lambda rows, index: torch.cat(
+                    [change(self.images[row], index[rows == row]) for row in torch.unique(rows)]
+                ),
+            )
         features, rows, labels = self.features(layer), torch.unique(pairs.image), torch.unique(pairs.label)
         if not len(pairs):
             return features.new_zeros((0, count))
@@ -329,15 +344,17 @@ class Forward:
     def draw(self, name: str, *shape: int, kind: Literal["uniform", "normal"] = "uniform") -> Tensor:
         """Random numbers of each image [B, *shape], seeded by (suite seed, sample id, name)."""
         make = torch.rand if kind == "uniform" else torch.randn
-        drawn = [
-            make(shape, generator=_generator(self.seed, sample, name), dtype=torch.float64) for sample in self.ids
-        ]
+        drawn = [make(shape, generator=_generator(self.seed, sample, name), dtype=torch.float64) for sample in self.ids]
         return torch.stack(drawn).to(self.images)
 
     def draw_per_pair(
-        self, pairs: Pairs, name: str, *shape: int, kind: Literal["uniform", "normal"] = "uniform",
+        self,
+        pairs: Pairs,
+        name: str,
+        *shape: int,
+        kind: Literal["uniform", "normal"] = "uniform",
         dtype: torch.dtype = torch.float32,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Random numbers of each pair [P, *shape], seeded by (suite seed, sample id, label, name).
 
         Args:

@@ -86,9 +86,14 @@ def stem_options(options: Mapping[str, Any], in_chans: int | None) -> dict[str, 
 
 
 def shapes_vit(
-    num_classes: int = 8, img_size: int = 96, embed_dim: int = 96, depth: int = 3, num_heads: int = 4,
-    in_chans: int = STEM, **options: Any,
-) -> nn.Module:  # fmt: skip
+    num_classes: int = 8,
+    img_size: int = 96,
+    embed_dim: int = 96,
+    depth: int = 3,
+    num_heads: int = 4,
+    in_chans: int = STEM,
+    **options: Any,
+) -> nn.Module:
     """timm's VisionTransformer with a class token over the first layers (stem to layer2) of the shapes CNN.
 
     One token per position of the CNN's 12 x 12 grid: 145 tokens with the class token.
@@ -160,26 +165,42 @@ def state_hash(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else
-                      tensor.detach().cpu().numpy().tobytes())  # fmt: skip
+        digest.update(
+            tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            if tensor.ndim
+            else tensor.detach().cpu().numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
 def load_checkpoint(
-    module: nn.Module, path: Path, *, skip_different: bool = False, into: str = "",
+    module: nn.Module,
+    path: Path,
+    *,
+    skip_different: bool = False,
+    into: str = "",
     extra_channels: ExtraChannels | None = None,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Load weights from a file; see `load_state`."""
     return load_state(
-        module, read_checkpoint(path), f"checkpoint {path}", skip_different=skip_different, into=into,
+        module,
+        read_checkpoint(path),
+        f"checkpoint {path}",
+        skip_different=skip_different,
+        into=into,
         extra_channels=extra_channels,
-    )  # fmt: skip
+    )
 
 
 def load_state(
-    module: nn.Module, weights: Mapping[str, Tensor], origin: str, *, skip_different: bool = False, into: str = "",
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    origin: str,
+    *,
+    skip_different: bool = False,
+    into: str = "",
     extra_channels: ExtraChannels | None = None,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Load weights; returns the names that were left as they were.
 
     Args:
@@ -195,16 +216,21 @@ def load_state(
     own = module.state_dict()
     weights = {
         name: stem_for(value, own[name].shape[1], extra_channels, f"{origin}: {name}")
-        if name in own and _is_stem(value, own[name]) else value
+        if name in own and _is_stem(value, own[name])
+        else value
         for name, value in weights.items()
-    }  # fmt: skip
+    }
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     left = [name for name in own if name not in fitting]
     extra = [name for name in weights if name not in fitting]
     if not skip_different and (left or extra):
-        examples = ", ".join([f"missing {n}" for n in left[:3]] + [f"not wanted or of another shape {n}" for n in extra[:3]])
-        why = _other_classes(own, weights) or _prefixed(own, weights) or (
-            f"{len(left)} missing, {len(extra)} left over ({examples})"
+        examples = ", ".join(
+            [f"missing {n}" for n in left[:3]] + [f"not wanted or of another shape {n}" for n in extra[:3]]
+        )
+        why = (
+            _other_classes(own, weights)
+            or _prefixed(own, weights)
+            or (f"{len(left)} missing, {len(extra)} left over ({examples})")
         )
         raise UsageError(f"{origin} does not fit the model: {why}")
     module.load_state_dict(fitting, strict=False)
@@ -257,8 +283,9 @@ def stem_for(weight: Tensor, channels: int, rule: ExtraChannels | None, at: str 
             "copy_first, mean or zero"
         )
     if rule == "zero" and channels < STEM:
-        raise UsageError(f"{at}: extra_channels: zero would make a stem of {channels} that sees nothing; allowed: "
-                         "copy_first, mean")  # fmt: skip
+        raise UsageError(
+            f"{at}: extra_channels: zero would make a stem of {channels} that sees nothing; allowed: copy_first, mean"
+        )
     made = {"copy_first": weight[:, :1], "mean": weight.mean(1, keepdim=True), "zero": torch.zeros_like(weight[:, :1])}
     kept = [weight] if channels > STEM else []
     return torch.cat([*kept, made[rule].expand(-1, channels - STEM * len(kept), -1, -1)], 1)

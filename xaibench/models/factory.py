@@ -100,7 +100,9 @@ def load_classifier(
     if cache is None:
         module = build()
     else:
-        spelled = repr([*sorted(chosen.items()), extra_channels, precision])  # the rule decides the stem that weights get
+        spelled = repr(
+            [*sorted(chosen.items()), extra_channels, precision]
+        )  # the rule decides the stem that weights get
         source = state_hash(state) if state is not None else "timm's" if pretrained else f"random, seed {seed}"
         shared = cache.get(Identity(architecture, spelled, source, torch.device(device)), build)
         module, anatomies = shared.module, shared.anatomies

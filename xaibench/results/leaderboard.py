@@ -129,7 +129,10 @@ class Leaderboard:
         """A GitHub table per model; the best method of a column is bold, controls aside."""
         blocks = [f"# {self.title}"] if self.title else []
         blocks += [f"> **Note.** {note}" for note in self.notes]
-        header = ["method", *(f"{metric.replace('_', ' ')} {ARROWS[self.directions[metric]]}" for metric in self.metrics)]
+        header = [
+            "method",
+            *(f"{metric.replace('_', ' ')} {ARROWS[self.directions[metric]]}" for metric in self.metrics),
+        ]
         for model in dict.fromkeys(model for model, _ in self.rows):
             lines = [header, ["---", *("---:" for _ in self.metrics)]]
             lines += self._body(model, lambda text: f"**{text}**", lambda text: f"_{text}_")

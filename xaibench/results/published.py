@@ -114,7 +114,9 @@ class Comparison:
         self.name, self.board = name, board
         self.published, self._units = read_published(name), metric_units(name)
         columns = (board.scores[column] for column in ("model", "method", "metric", "value"))
-        measured = {(model, method, metric): float(value) for model, method, metric, value in zip(*columns, strict=True)}
+        measured = {
+            (model, method, metric): float(value) for model, method, metric, value in zip(*columns, strict=True)
+        }
         paired = [row for number in self.published for row in self._pair(number, measured)]
         self.rows = paired + self._unpublished(measured, paired)
 

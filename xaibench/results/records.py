@@ -133,7 +133,9 @@ class Records:
         """Record why a cell could not be computed."""
         path = self.error_path(cell)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps({"error": message, "traceback": traceback, "cell": cell.facts}, indent=2, default=str))
+        write_text(
+            path, json.dumps({"error": message, "traceback": traceback, "cell": cell.facts}, indent=2, default=str)
+        )
 
     def error(self, cell: Cell) -> str | None:
         path = self.error_path(cell)
@@ -184,9 +186,12 @@ def part_of(samples: range) -> int:
 
 
 def rows_of(
-    sample_ids: Iterable[str], labels: Iterable[int], values: Iterable[float], parts: Iterable[list[float] | None],
+    sample_ids: Iterable[str],
+    labels: Iterable[int],
+    values: Iterable[float],
+    parts: Iterable[list[float] | None],
     seconds: float,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Rows of pairs; a value that is not a number is `undefined`."""
     return [
         {

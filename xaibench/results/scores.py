@@ -86,4 +86,3 @@ def _interval(rule: Aggregation, sums: Array, counts: Array, seed: int, resample
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
-

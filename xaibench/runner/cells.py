@@ -45,9 +45,7 @@ class Prepared:
     cells: dict[Key, Cell]
 
 
-def prepare(
-    section: ModelSection, suite: Suite, dataset: Dataset, ids: Sequence[str], settings: Settings
-) -> Prepared:
+def prepare(section: ModelSection, suite: Suite, dataset: Dataset, ids: Sequence[str], settings: Settings) -> Prepared:
     """Load a model and sort out which methods go with it. Raises UsageError when none does, or labels differ."""
     with suite.locating("models", section.label):
         classifier = open_model(section, suite, dataset, settings)

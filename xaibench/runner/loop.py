@@ -129,9 +129,7 @@ class Runner:
         for cell in prepared.cells.values():
             self.records.merge(cell, count)
 
-    def _part(
-        self, prepared: Prepared, part: Iterable[Batch], wanted: list[Key], failed: set[Key]
-    ) -> dict[Key, Rows]:
+    def _part(self, prepared: Prepared, part: Iterable[Batch], wanted: list[Key], failed: set[Key]) -> dict[Key, Rows]:
         """Rows of the wanted cells for one part; cells that fail on the way are added to `failed`."""
         rows: dict[Key, Rows] = {key: [] for key in wanted}
         # the plan of all the model's methods, so that a resumed part runs exactly as a fresh one
@@ -158,7 +156,12 @@ class Runner:
         rows: dict[Key, Rows] = {key: [] for key in wanted}
         metrics = {metric.label: metric for metric in self.metrics}
         forward = Forward(
-            prepared.classifier, batch.images, plan=plan, ground_truth=batch.ground_truth, ids=batch.ids, seed=self.suite.seed
+            prepared.classifier,
+            batch.images,
+            plan=plan,
+            ground_truth=batch.ground_truth,
+            ids=batch.ids,
+            seed=self.suite.seed,
         )
         try:
             for method in prepared.methods:
@@ -176,9 +179,14 @@ class Runner:
         return rows
 
     def _explain_and_measure(
-        self, prepared: Prepared, forward: Forward, method: BoundMethod, metrics: list[BoundMetric],
-        rows: dict[Key, Rows], failed: set[Key],
-    ) -> None:  # fmt: skip
+        self,
+        prepared: Prepared,
+        forward: Forward,
+        method: BoundMethod,
+        metrics: list[BoundMetric],
+        rows: dict[Key, Rows],
+        failed: set[Key],
+    ) -> None:
         """One method on one batch: maps once for the union of the pairs, then each metric on its own rows."""
         if not metrics:
             return
@@ -223,9 +231,7 @@ class Runner:
                 sample_ids, measured.label, measured.values, measured.parts, seconds
             )
 
-    def _failed(
-        self, prepared: Prepared, key: Key, error: Exception, failed: set[Key]
-    ) -> None:
+    def _failed(self, prepared: Prepared, key: Key, error: Exception, failed: set[Key]) -> None:
         method, metric = key
         reason = str(error) if isinstance(error, XaibenchError) else f"{type(error).__name__}: {error}"
         sentence = f"{prepared.section.label} / {method} / {metric}: {reason}"
@@ -266,7 +272,8 @@ class Runner:
             more = f"; and {len(found) - MOST_LISTED} more in bad_samples.csv" if len(found) > MOST_LISTED else ""
             raise SampleError(
                 f"bad samples: {len(found)} found, {allowed} allowed (--max-bad-samples): "
-                + "; ".join(listed[:MOST_LISTED]) + more
+                + "; ".join(listed[:MOST_LISTED])
+                + more
             )
 
 

@@ -89,9 +89,7 @@ def git_state() -> dict[str, Any] | None:
     return None
 
 
-def run_suite(
-    suite: Suite, text: str, out: Path, settings: Settings, progress: Progress | None = None
-) -> Run:
+def run_suite(suite: Suite, text: str, out: Path, settings: Settings, progress: Progress | None = None) -> Run:
     """Compute what is missing of a suite, and write scores and leaderboard.
 
     Args:

@@ -37,8 +37,10 @@ def check_names(document: Document) -> None:
         "metrics": _check_metrics(document, dataset),
     }
     if data.get("explain") == "target" and not dataset.single_label:
-        document.add(("explain",), f"explain: target needs one target label per image; {dataset.name} is multi-label; "
-                     "use detected or present")  # fmt: skip
+        document.add(
+            ("explain",),
+            f"explain: target needs one target label per image; {dataset.name} is multi-label; use detected or present",
+        )
     for model in entries(data, "models"):
         chosen = [((*model.at, *at), glob) for at, glob in texts(model.given, "methods")]
         _check_chosen("methods", chosen, labels["methods"], document)
@@ -78,11 +80,15 @@ def _check_models(document: Document) -> set[str]:
             sentence = unknown("model", model.name, [*bundled.names(), *model_names()])
             document.add((*model.at, "name"), f"{sentence}; see `xaibench list models`")
         if isinstance(options := model.given.get("options"), Mapping) and "in_chans" in options:
-            document.add((*model.at, "options", "in_chans"), "in_chans stands beside the model's name, not among "
-                         "its options", key=True)  # fmt: skip
+            document.add(
+                (*model.at, "options", "in_chans"),
+                "in_chans stands beside the model's name, not among its options",
+                key=True,
+            )
         if model.given.get("extra_channels") is not None and model.given.get("in_chans") in (None, 3):
-            document.add((*model.at, "extra_channels"), "extra_channels makes other than 3 channels; give in_chans",
-                         key=True)  # fmt: skip
+            document.add(
+                (*model.at, "extra_channels"), "extra_channels makes other than 3 channels; give in_chans", key=True
+            )
     return labels
 
 
@@ -141,8 +147,10 @@ def _check_chosen(
         return
     kind = section.removesuffix("s")
     registered: dict[str, Container[str]] = {
-        "models": bundled.names(), "methods": registry.methods, "metrics": registry.metrics
-    }  # fmt: skip
+        "models": bundled.names(),
+        "methods": registry.methods,
+        "metrics": registry.metrics,
+    }
     for at, name in chosen:
         if name in labels or (globs and any(fnmatch(label, name) for label in labels)):
             continue

@@ -19,8 +19,9 @@ def find_suite(name: str) -> Path:
     if name in shipped:
         return shipped[name]
     if os.path.isdir(name):
-        raise UsageError(f"suite {name}: this is a folder; give the path of a .yaml file, or a shipped suite: "
-                         f"{', '.join(shipped)}")  # fmt: skip
+        raise UsageError(
+            f"suite {name}: this is a folder; give the path of a .yaml file, or a shipped suite: {', '.join(shipped)}"
+        )
     if path.suffix not in (".yaml", ".yml") and "/" not in name:
         raise UsageError(unknown("suite", name, shipped) + "; or give the path of a .yaml file")
     if not os.path.isfile(name):

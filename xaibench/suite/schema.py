@@ -235,7 +235,9 @@ def parse_metrics(entries: Sequence[str | Mapping[str, Any]], explain: PairRule 
         try:
             parsed.append(MetricNamed.model_validate({"name": entry} if isinstance(entry, str) else entry))
         except pydantic.ValidationError as error:
-            details = [detail for detail in error.errors(include_url=False) if detail["type"] != "missing" and detail["loc"]]
+            details = [
+                detail for detail in error.errors(include_url=False) if detail["type"] != "missing" and detail["loc"]
+            ]
             why = "; ".join(f"{detail['loc'][-1]}: {reason(detail)}" for detail in details)
             raise UsageError(f"metric {shown(entry)}: {why or 'a name or a mapping with `name` is needed'}") from error
     return bind_metrics(parsed, explain)

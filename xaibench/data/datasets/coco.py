@@ -71,9 +71,14 @@ class Coco(Dataset):
     licence = "Annotations are CC BY 4.0; every photograph is under the Flickr licence that the annotation file names."
 
     def __init__(
-        self, *, data_root: Path, split: Literal["train", "val"] = "val", crowd: Crowd = "keep", masks: bool = True,
+        self,
+        *,
+        data_root: Path,
+        split: Literal["train", "val"] = "val",
+        crowd: Crowd = "keep",
+        masks: bool = True,
         overlap: Overlap = "void",
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(split=split)
         self.crowd, self.masks, self.overlap = crowd, masks, overlap
         if masks:
@@ -158,7 +163,9 @@ class Coco(Dataset):
         return self.folder / self._photographs[number].file
 
     def _find(self, data_root: Path) -> Path:
-        files = [root / "annotations" / f"instances_{self.split}{self.year}.json" for root in (data_root / "coco", data_root)]
+        files = [
+            root / "annotations" / f"instances_{self.split}{self.year}.json" for root in (data_root / "coco", data_root)
+        ]
         file = next((file for file in files if file.is_file()), None)
         if file is None:
             raise MissingError(
@@ -284,7 +291,9 @@ def read_annotations(
             raise UsageError(f"{path}: an annotation has no 'image_id'")
         number, drawn = entry
         if number not in photographs:
-            raise UsageError(f"{path}: annotation {drawn.number} is of photograph {number}, which the file does not list")
+            raise UsageError(
+                f"{path}: annotation {drawn.number} is of photograph {number}, which the file does not list"
+            )
         objects.setdefault(number, []).append(drawn)
     return photographs, objects
 
@@ -300,8 +309,10 @@ def _drawn(path: Path, entry: dict[str, Any], outlines: bool) -> tuple[int, Draw
     """The number of the photograph, and the object."""
     number, image, category = _fields(path, "annotation", entry, "id", "image_id", "category_id")
     if category not in LABELS:
-        raise UsageError(f"{path}: annotation {number} is of category {category}; allowed: 1..90 without "
-                         + ", ".join(map(str, sorted(NEVER_USED))))  # fmt: skip
+        raise UsageError(
+            f"{path}: annotation {number} is of category {category}; allowed: 1..90 without "
+            + ", ".join(map(str, sorted(NEVER_USED)))
+        )
     outline = None
     if outlines:
         (outline,) = _fields(path, "annotation", entry, "segmentation")

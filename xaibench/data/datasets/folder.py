@@ -55,9 +55,15 @@ class folder(Dataset):
     licence = "Your own data: its licence is yours to know."
 
     def __init__(
-        self, *, data_root: Path, split: str = ALL, labels: str = "labels.csv", masks: str | None = None,
-        hold_out: InnerFraction | None = None, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        data_root: Path,
+        split: str = ALL,
+        labels: str = "labels.csv",
+        masks: str | None = None,
+        hold_out: InnerFraction | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__(split=split)
         self.root = Path(data_root)
         self.table = self.root / labels

@@ -47,13 +47,25 @@ class hpa_single_cell(Stained):
     separator = "|"
 
     def __init__(
-        self, *, data_root: Path, split: Split = "val", channels: Channels = "rgb", hold_out: InnerFraction = 0.2,
-        seed: int = 0, labels: str = "train.csv", images: str = "train",
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        data_root: Path,
+        split: Split = "val",
+        channels: Channels = "rgb",
+        hold_out: InnerFraction = 0.2,
+        seed: int = 0,
+        labels: str = "train.csv",
+        images: str = "train",
+    ) -> None:
         super().__init__(
-            data_root=data_root, split=split, channels=channels, hold_out=hold_out, seed=seed, labels=labels,
+            data_root=data_root,
+            split=split,
+            channels=channels,
+            hold_out=hold_out,
+            seed=seed,
+            labels=labels,
             images=images,
-        )  # fmt: skip
+        )
 
     @classmethod
     def official(cls) -> Mapping[str, int]:

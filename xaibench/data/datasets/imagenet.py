@@ -62,9 +62,7 @@ def class_names() -> tuple[str, ...]:
     """The first word for each class, with its wnid where two classes share it: two cranes, two maillots."""
     names = [description.split(", ")[0] for description in _timm_info().label_descriptions()]
     count = Counter(names)
-    return tuple(
-        f"{name} ({wnid})" if count[name] > 1 else name for name, wnid in zip(names, synsets(), strict=True)
-    )
+    return tuple(f"{name} ({wnid})" if count[name] > 1 else name for name, wnid in zip(names, synsets(), strict=True))
 
 
 class ClassNames(Sequence[str]):
@@ -95,7 +93,9 @@ class imagenet(Dataset):
         split: val
     """
 
-    address = "image-net.org, page Download (after registration), or the ImageNet Object Localization Challenge on Kaggle"
+    address = (
+        "image-net.org, page Download (after registration), or the ImageNet Object Localization Challenge on Kaggle"
+    )
     licence = "Non-commercial research and education only, by the ImageNet terms of access; no redistribution."
     archives: ClassVar[Mapping[str, str]] = {
         ARCHIVE: "29b22e2961454d5413ddabcf34fc5622",
@@ -107,7 +107,9 @@ class imagenet(Dataset):
         self.root, self.folder = self._find(Path(data_root))
         files = self._in_class_folders() or self._together()
         if not files:
-            raise MissingError(f"{self.name}: {self.folder} holds no photographs; they come with {ARCHIVE} of image-net.org")
+            raise MissingError(
+                f"{self.name}: {self.folder} holds no photographs; they come with {ARCHIVE} of image-net.org"
+            )
         self._files = dict(sorted(files.items()))
 
     @classmethod
@@ -164,7 +166,9 @@ class imagenet(Dataset):
                 raise UsageError(f"{folder}: is not called by one of the 1000 wnids{closest(folder.name, synsets())}")
             for path in photographs(folder):
                 if path.stem in files:
-                    raise UsageError(f"{path}: lies in {files[path.stem][0].parent.name} too; a photograph has one class")
+                    raise UsageError(
+                        f"{path}: lies in {files[path.stem][0].parent.name} too; a photograph has one class"
+                    )
                 files[path.stem] = path, labels()[folder.name]
         return files
 
@@ -214,14 +218,18 @@ def read_solution(path: Path) -> dict[str, str]:
         raise UsageError(f"{path}: is not a table with the columns ImageId and PredictionString") from error
     for name, wnid in classes.items():
         if wnid not in labels():
-            raise UsageError(f"{path}: {name} is of {wnid!r}, which is none of the 1000 wnids{closest(wnid, synsets())}")
+            raise UsageError(
+                f"{path}: {name} is of {wnid!r}, which is none of the 1000 wnids{closest(wnid, synsets())}"
+            )
     return classes
 
 
 def read_truth(path: Path, order: Mapping[int, str]) -> dict[str, str]:
     """Wnid by photograph, of a list of numbers, one for each photograph."""
     lines = path.read_text(encoding="utf-8").split()
-    wrong = [f"{line!r} in line {i}" for i, line in enumerate(lines, 1) if not line.isdecimal() or int(line) not in order]
+    wrong = [
+        f"{line!r} in line {i}" for i, line in enumerate(lines, 1) if not line.isdecimal() or int(line) not in order
+    ]
     if wrong:
         raise UsageError(f"{path}: {wrong[0]}; allowed: 1..{COUNT}")
     return {f"ILSVRC2012_val_{number:08d}": order[int(line)] for number, line in enumerate(lines, 1)}

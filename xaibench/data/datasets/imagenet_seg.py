@@ -31,9 +31,12 @@ BROKEN = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError
 
 
 @dataset(
-    classes=ClassNames(), splits=("all",), masks=True, single_label=True,
+    classes=ClassNames(),
+    splits=("all",),
+    masks=True,
+    single_label=True,
     source="guillaumin2014; as a benchmark of explanations chefer2021",
-)  # fmt: skip
+)
 class imagenet_seg(Dataset):
     """ImageNet-Segmentation: 4,276 photographs, their one object outlined; classes are those of ImageNet.
 
@@ -103,7 +106,9 @@ class imagenet_seg(Dataset):
     def _foreground(self, name: str, image: npt.NDArray[Any], mask: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """bool [H, W]. Raises SampleError for what the layout does not allow."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != 3:
-            raise SampleError(f"{self.file}: the image of {name} is {image.dtype} {image.shape}; uint8 (3, W, H) is needed")
+            raise SampleError(
+                f"{self.file}: the image of {name} is {image.dtype} {image.shape}; uint8 (3, W, H) is needed"
+            )
         if mask.shape != image.shape[1:]:
             found, needed = "x".join(map(str, mask.shape)), "x".join(map(str, image.shape[1:]))
             raise SampleError(f"{self.file}: the mask of {name} is {found}, its photograph {needed} (width x height)")

@@ -167,9 +167,11 @@ class Voc(Dataset):
 
 
 @dataset(
-    classes=CLASSES, splits=("train", "val", "trainval", "train_aug"), masks=True,
+    classes=CLASSES,
+    splits=("train", "val", "trainval", "train_aug"),
+    masks=True,
     source="everingham2015; train_aug: hariharan2011",
-)  # fmt: skip
+)
 class voc12(Voc):
     """PASCAL VOC 2012: twenty classes; 2,913 photographs with masks, or 11,540 without.
 
@@ -193,9 +195,13 @@ class voc12(Voc):
     classification: ClassVar[Mapping[str, int]] = {"train": 5717, "val": 5823, "trainval": 11540}
 
     def __init__(
-        self, *, data_root: Path, split: Literal["train", "val", "trainval", "train_aug"] = "val",
-        difficult: Difficult = "positive", masks: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        data_root: Path,
+        split: Literal["train", "val", "trainval", "train_aug"] = "val",
+        difficult: Difficult = "positive",
+        masks: bool = True,
+    ) -> None:
         origin = "VOCtrainval_11-May-2012.tar of the PASCAL VOC 2012 site"
         if split == "train_aug":
             origin += ", with train_aug.txt and SegmentationClassAug of a copy augmented by SBD added to it"
@@ -225,14 +231,22 @@ class voc07(Voc):
     classification: ClassVar[Mapping[str, int]] = {"train": 2501, "val": 2510, "trainval": 5011, "test": 4952}
 
     def __init__(
-        self, *, data_root: Path, split: Literal["train", "val", "trainval", "test"] = "test",
-        difficult: Difficult = "positive", masks: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        data_root: Path,
+        split: Literal["train", "val", "trainval", "test"] = "test",
+        difficult: Difficult = "positive",
+        masks: bool = True,
+    ) -> None:
         archive = "VOCtest_06-Nov-2007.tar" if split == "test" else "VOCtrainval_06-Nov-2007.tar"
         super().__init__(
-            folder="VOC2007", origin=f"{archive} of the PASCAL VOC 2007 site", data_root=data_root, split=split,
-            difficult=difficult, masks=masks,
-        )  # fmt: skip
+            folder="VOC2007",
+            origin=f"{archive} of the PASCAL VOC 2007 site",
+            data_root=data_root,
+            split=split,
+            difficult=difficult,
+            masks=masks,
+        )
 
 
 # -- files --------------------------------------------------------------------------------------------------------

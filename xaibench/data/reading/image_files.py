@@ -51,7 +51,9 @@ def decode(path: Path, *, displayed: bool = False) -> Image.Image:
             return _eight_bits(ImageOps.exif_transpose(file) if displayed else file)
     except UNREADABLE as error:
         empty = path.is_file() and path.stat().st_size == 0
-        raise SampleError(f"{path}: cannot be read as an image ({'it is empty' if empty else reason(error)})") from error
+        raise SampleError(
+            f"{path}: cannot be read as an image ({'it is empty' if empty else reason(error)})"
+        ) from error
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

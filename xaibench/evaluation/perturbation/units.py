@@ -73,4 +73,3 @@ def units(evaluation: Evaluation, unit: Unit, grid: int) -> Units:
     else:
         index, total = torch.arange(height * width, device=images.device).view(height, width), height * width
     return Units(index.expand(len(pairs), 1, height, width), total, single=unit == "pixel")
-

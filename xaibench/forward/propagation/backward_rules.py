@@ -60,9 +60,7 @@ def positive_gradient(x: Tensor) -> Tensor:
     return result
 
 
-def normalisations(
-    classifier: Classifier, image: Tensor
-) -> tuple[dict[nn.Module, nn.BatchNorm2d], list[nn.Module]]:
+def normalisations(classifier: Classifier, image: Tensor) -> tuple[dict[nn.Module, nn.BatchNorm2d], list[nn.Module]]:
     """The batch normalisation that directly follows a plain convolution, and all plain convolutions, in running order.
 
     Found by running one image: a normalisation follows a convolution if it is given the very tensor that came out.

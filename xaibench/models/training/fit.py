@@ -66,9 +66,10 @@ class Fit:
         self.order = torch.Generator().manual_seed(recipe.seed)
         self.positive_weight = _positive_weight(train, recipe).to(device)
         self.average = (
-            None if recipe.ema is None
+            None
+            if recipe.ema is None
             else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
-        )  # fmt: skip
+        )
 
     @property
     def result(self) -> nn.Module:
@@ -80,10 +81,17 @@ class Fit:
         recipe, done = self.recipe, self.epoch * self.steps_per_epoch
         self.model.train()
         losses = torch.zeros((), device=self.device)
-        batches = iter(DataLoader(
-            self.train.of_epoch(self.epoch), recipe.batch_size, shuffle=True, drop_last=True, generator=self.order,
-            num_workers=self.workers, pin_memory=self.device.type == "cuda",
-        ))  # fmt: skip
+        batches = iter(
+            DataLoader(
+                self.train.of_epoch(self.epoch),
+                recipe.batch_size,
+                shuffle=True,
+                drop_last=True,
+                generator=self.order,
+                num_workers=self.workers,
+                pin_memory=self.device.type == "cuda",
+            )
+        )
         for step in range(self.steps_per_epoch):
             for _ in range(recipe.accumulate):
                 loss = self._loss(*(part.to(self.device, non_blocking=True) for part in next(batches)))

@@ -21,17 +21,19 @@ class Log:
 
     def add(self, epoch: Epoch) -> None:
         quality = epoch.quality
-        self.rows.append({
-            "epoch": epoch.number,
-            "step": epoch.step,
-            "loss": epoch.loss,
-            "learning_rate": epoch.learning_rate,
-            "mAP": quality.mean("average_precision"),
-            "F1": quality.mean("f1"),
-            "F2": quality.mean("f2"),
-            "seconds": round(epoch.seconds, 2),
-            **{f"AP {c}": float(v) for c, v in zip(self.classes, quality.average_precision, strict=True)},
-        })  # fmt: skip
+        self.rows.append(
+            {
+                "epoch": epoch.number,
+                "step": epoch.step,
+                "loss": epoch.loss,
+                "learning_rate": epoch.learning_rate,
+                "mAP": quality.mean("average_precision"),
+                "F1": quality.mean("f1"),
+                "F2": quality.mean("f2"),
+                "seconds": round(epoch.seconds, 2),
+                **{f"AP {c}": float(v) for c, v in zip(self.classes, quality.average_precision, strict=True)},
+            }
+        )
         write_text(self.path, pd.DataFrame(self.rows).to_csv(index=False, lineterminator="\n"))
 
 

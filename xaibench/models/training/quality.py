@@ -59,7 +59,9 @@ def quality(scores: npt.NDArray[Any], labels: npt.NDArray[Any], ignore: npt.NDAr
     for p, y, skip in zip(scores.T, labels.T.astype(bool), ignore.T.astype(bool), strict=True):
         p, y = p[~skip], y[~skip]
         at, f1, f2 = best_threshold(p, y)
-        rows.append((average_precision(p, y, np.zeros_like(y)), f_score(p > 0.5, y, 1), f_score(p > 0.5, y, 2), at, f1, f2))
+        rows.append(
+            (average_precision(p, y, np.zeros_like(y)), f_score(p > 0.5, y, 1), f_score(p > 0.5, y, 2), at, f1, f2)
+        )
     return Quality(*np.array(rows, np.float64).T)
 
 

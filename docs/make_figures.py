@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 
 import xaibench
 from xaibench.core import registry
-from xaibench.data.loader import collate, geometry
+from xaibench.data.batch import Batch, collate
 from xaibench.results.leaderboard import ARROWS, Leaderboard
 from xaibench.suite import find_suite, load_suite, quick
 
@@ -72,11 +72,10 @@ def gallery(model: str, methods: list[str], index: int) -> None:
     """One image, a row per label, a column per method: the mask that metrics keep or remove."""
     dataset = xaibench.load_dataset("shapes")
     classifier = xaibench.load_classifier(model)
-    batch = collate([dataset[index]], geometry(classifier)).on(classifier)
+    batch = batch_of(dataset[index], classifier)
     forward = xaibench.Forward(classifier, batch.images)
     pairs = forward.detected_pairs
-    assert classifier.preprocess is not None
-    picture = classifier.preprocess.pixels(batch.images)[0].permute(1, 2, 0).clamp(0, 1).numpy()
+    picture = classifier.geometry.pixels(batch.images)[0].permute(1, 2, 0).clamp(0, 1).numpy()
     grey = np.repeat(picture.mean(-1, keepdims=True), 3, -1)
     rows, columns = len(pairs), len(methods) + 1
     figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.6 * rows), squeeze=False)
@@ -102,6 +101,11 @@ def gallery(model: str, methods: list[str], index: int) -> None:
     plt.close(figure)
 
 
+def batch_of(sample: xaibench.Sample, classifier: xaibench.Classifier) -> Batch:
+    """One sample as a batch of model input."""
+    return collate([sample], classifier.geometry).to(classifier.geometry, classifier.device, torch.float32)
+
+
 def every_method(index: int, columns: int = 11) -> None:
     """One label of one image under every registered method, by the first bundled model that offers what it needs."""
     dataset = xaibench.load_dataset("shapes")
@@ -113,7 +117,7 @@ def every_method(index: int, columns: int = 11) -> None:
         for model in ("shapes-resnet", "shapes-vit"):
             classifier = xaibench.load_classifier(model)
             if set(entry.needs) - {"masks"} <= classifier.offers():
-                batch = collate([dataset[index]], geometry(classifier)).on(classifier)
+                batch = batch_of(dataset[index], classifier)
                 pairs = xaibench.Forward(classifier, batch.images).detected_pairs[torch.tensor([0])]
                 if "masks" in entry.needs:
                     needed["masks"] = batch.ground_truth.mask
@@ -121,8 +125,7 @@ def every_method(index: int, columns: int = 11) -> None:
                 mask = xaibench.Evaluation(xaibench.Forward(classifier, batch.images), pairs, maps).mask[0]
                 tiles.append((name, model, mask.numpy()))
                 break
-    assert classifier.preprocess is not None
-    picture = classifier.preprocess.pixels(batch.images)[0].permute(1, 2, 0).clamp(0, 1).numpy()
+    picture = classifier.geometry.pixels(batch.images)[0].permute(1, 2, 0).clamp(0, 1).numpy()
     grey = np.repeat(picture.mean(-1, keepdims=True), 3, -1)
     rows = -(-(len(tiles) + 1) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.35 * columns, 1.55 * rows), squeeze=False)

@@ -20,10 +20,12 @@ import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import SampleError, UsageError, WorkerError
 from xaibench.data import Dataset, Sample, load_dataset, loader
+from xaibench.data.batch import Batch
 from xaibench.data.ground_truth import GroundTruth, Regions
-from xaibench.data.loader import Batch, Reader, batches, chunks, collate, read_ahead, worker_count
+from xaibench.data.loader import Reader, batches, chunks, read_ahead, worker_count
 from xaibench.data.preprocess import Preprocess
 
+CPU = torch.device("cpu")
 SQUARE = Preprocess((32, 32))
 ENTRY = registry.DatasetEntry("made_up", Dataset, "test", 1, ("a", "b"), ("test",), masks=True)
 Change = Callable[[int], dict[str, Any]]
@@ -57,9 +59,9 @@ class MadeUp(Dataset):
         return Sample(f"s{index}", **(fields | self.change(index)))
 
 
-def read(dataset: Dataset, workers: int, size: int = 4, preprocess: Preprocess = SQUARE) -> list[Batch]:
+def read(dataset: Dataset, workers: int, size: int = 4, geometry: Preprocess = SQUARE) -> list[Batch]:
     asked = chunks(range(len(dataset)), size)
-    with closing(read_ahead(dataset, preprocess, asked, workers=workers)) as stream:
+    with closing(read_ahead(dataset, geometry, asked, workers=workers)) as stream:
         return list(stream)
 
 
@@ -96,15 +98,18 @@ def test_what_a_batch_holds() -> None:
 def test_on_the_model_the_images_are_those_of_the_preprocessing() -> None:
     classifier = xaibench.load_classifier("test_resnet", num_classes=2, input={"size": 48, "resize": "fit_pad"})
     dataset = load_dataset("shapes", samples=6)
-    assert classifier.preprocess is not None
-    expected = torch.stack([classifier.preprocess.image(sample.image) for sample in dataset])
-    for workers in (0, 2):
-        found = list(batches(dataset, classifier, chunks(range(6), 4), workers=workers))
-        assert torch.equal(torch.cat([batch.images for batch in found]), expected)
-    double = xaibench.Classifier(classifier.module.double(), preprocess=classifier.preprocess)
-    assert torch.equal(collate(dataset[:], classifier.preprocess).on(double).images, expected.double())
-    with pytest.raises(UsageError, match="input geometry is not known"):
-        next(batches(dataset, xaibench.Classifier(classifier.module), chunks(range(6), 4)))
+    geometry = classifier.geometry
+    expected = torch.stack([geometry.image(sample.image) for sample in dataset])
+    for dtype in (torch.float32, torch.float64):
+        for workers in (0, 2):
+            found = list(batches(dataset, geometry, chunks(range(6), 4), device=CPU, dtype=dtype, workers=workers))
+            assert torch.equal(torch.cat([batch.images for batch in found]), expected.to(dtype))
+
+
+def test_a_model_without_a_geometry_says_so() -> None:
+    classifier = xaibench.Classifier(torch.nn.Conv2d(3, 2, 1), name="mine")
+    with pytest.raises(UsageError, match=r"model mine: its input geometry is not known; give Classifier\(preprocess="):
+        _ = classifier.geometry
 
 
 def test_global_random_state_is_not_touched() -> None:
@@ -181,7 +186,7 @@ def test_a_bad_sample_costs_itself_alone(kind: str, workers: int) -> None:
 
 def test_a_size_that_cannot_be_brought_to_the_model_is_a_bad_sample() -> None:
     change = giving(image=Image.new("RGB", (30, 30)), mask=np.zeros((30, 30), np.uint8))
-    found = read(MadeUp(change), 0, preprocess=Preprocess((30, 40), "none"))
+    found = read(MadeUp(change), 0, geometry=Preprocess((30, 40), "none"))
     assert found[1].bad == [("s5", "/data/s5.jpg: resize: none, but the image is 30x30, not 40x30")]
 
 
@@ -189,9 +194,9 @@ def test_a_batch_of_bad_samples_only() -> None:
     def change(index: int) -> dict[str, Any]:
         raise SampleError(f"/data/s{index}.jpg: truncated")
 
-    classifier = xaibench.load_classifier("test_resnet", num_classes=2)
     for workers in (0, 1):
-        found = list(batches(MadeUp(change), classifier, chunks(range(10), 5), workers=workers))
+        asked = chunks(range(10), 5)
+        found = list(batches(MadeUp(change), SQUARE, asked, device=CPU, dtype=torch.float32, workers=workers))
         assert [(len(batch.ids), len(batch.bad)) for batch in found] == [(0, 5), (0, 5)]
 
 

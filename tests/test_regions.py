@@ -12,8 +12,8 @@ from tests.methods.test_invariances import build, images
 from xaibench.core import registry
 from xaibench.core.errors import SampleError, UsageError
 from xaibench.data import Sample
+from xaibench.data.batch import Batch, collate
 from xaibench.data.ground_truth import GroundTruth, Regions
-from xaibench.data.loader import Batch, collate
 from xaibench.data.preprocess import Preprocess
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
@@ -46,7 +46,8 @@ def sample(regions: bool = True) -> Sample:
 def batch(regions: bool = True, samples: list[Sample] | None = None) -> Batch:
     classifier = build("cnn")
     classifier.preprocess = Preprocess((HEIGHT, WIDTH), "none")
-    return collate([sample(regions)] if samples is None else samples, classifier.preprocess).on(classifier)
+    batch = collate([sample(regions)] if samples is None else samples, classifier.geometry)
+    return batch.to(classifier.geometry, classifier.device, next(classifier.module.parameters()).dtype)
 
 
 def evaluation(maps: Tensor, regions: bool = True) -> Evaluation:

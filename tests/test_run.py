@@ -110,7 +110,7 @@ def test_the_second_run_computes_nothing(done: tuple[Path, Run], monkeypatch: py
 
 def test_the_scores_are_those_of_the_api(done: tuple[Path, Run]) -> None:
     """The same numbers without runner, records and batches."""
-    from xaibench.data.loader import collate
+    from xaibench.data.batch import collate
     from xaibench.suite import load_suite
 
     folder, result = done
@@ -119,8 +119,7 @@ def test_the_scores_are_those_of_the_api(done: tuple[Path, Run]) -> None:
     classifier = xaibench.load_classifier(
         "test_resnet", num_classes=8, input=suite.models[0].input.model_dump(exclude_none=True), seed=suite.seed
     )
-    assert classifier.preprocess is not None
-    batch = collate(samples, classifier.preprocess).on(classifier)
+    batch = collate(samples, classifier.geometry).to(classifier.geometry, classifier.device, torch.float32)
     pairs = Pairs.where(batch.ground_truth.present)
     scores = result.scores.set_index(["method", "metric"])["value"]
     for method in ("cam", "saliency"):

@@ -1,8 +1,8 @@
-"""From files to batches on the model's device: read and resized ahead of the loop, in worker processes or in a thread.
+"""Read samples ahead of the loop that uses them, in worker processes or in a thread, as batches.
 
-What a worker sends is small: pixels as the bytes they were stored in (normalised on the device, four times less to
-carry), and a sample that cannot be read as its id and one sentence. Order, contents and every random draw are the same
-for any number of workers.
+A worker sends little: pixels as the bytes they were stored in (a quarter of the floats that the device makes of them),
+and for a sample that cannot be read its id and one sentence. Order, contents and every random draw are the same for any
+number of workers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.reduction import ForkingPickler
@@ -24,93 +24,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from xaibench.core.errors import SampleError, UsageError, WorkerError, XaibenchError
-from xaibench.data import Dataset, Sample
-from xaibench.data.ground_truth import GroundTruth, Regions
+from xaibench.data.batch import Batch, collate
+from xaibench.data.dataset import Dataset, Sample
 from xaibench.data.preprocess import Preprocess
-from xaibench.models.classifier import Classifier
 
-# A forked worker is there after 0.05 s and shares what the data set has read; a spawned one imports torch for seconds,
-# needs a copy of the annotations and does not know the classes of a plug-in. macOS and Windows cannot fork safely.
+# A forked worker starts in 0.05 s and shares what the data set has read; a spawned one imports torch for seconds,
+# needs a copy of the annotations and lacks the classes of a plug-in. macOS and Windows cannot fork safely.
 START = "fork" if sys.platform == "linux" else None
 MOST_WORKERS = 8
 BATCHES_PER_WORKER = 2  # with less to read, a worker is not worth its start
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Samples as tensors, and what could not be read.
-
-    Attributes:
-        ids: of the samples that could be read, in order
-        images: uint8 [B, C, H, W] as collated; `on` makes them what the model eats
-        ground_truth: of these samples; a label is present where it is given and not to be ignored
-        bad: (id, sentence) of the samples that could not be read
-        samples: numbers within the data set of all of them
-    """
-
-    ids: list[str]
-    images: Tensor
-    ground_truth: GroundTruth
-    bad: list[tuple[str, str]]
-    samples: range = range(0)
-
-    def on(self, classifier: Classifier) -> Batch:
-        """The batch on the model's device, the images normalised and in its precision."""
-        parameter = next(classifier.module.parameters())
-        if not self.ids:
-            return self
-        images = geometry(classifier).floats(self.images.to(parameter.device, non_blocking=True))
-        return replace(self, images=images.to(parameter.dtype), ground_truth=self.ground_truth.to(parameter.device))
-
-    def pin_memory(self) -> Batch:
-        """For the DataLoader: pages that a GPU fetches by itself."""
-        return replace(self, images=self.images.pin_memory(), ground_truth=self.ground_truth.pin_memory())
-
-    def halves(self) -> list[Batch]:
-        middle = len(self.ids) // 2
-        rows = torch.arange(len(self.ids), device=self.images.device)
-        return [
-            Batch(self.ids[s], self.images[s], self.ground_truth[rows[s]], [])
-            for s in (slice(middle), slice(middle, None))
-        ]
-
-
-def geometry(classifier: Classifier) -> Preprocess:
-    """How the model wants its images. Raises UsageError where that is not known."""
-    if classifier.preprocess is None:
-        raise UsageError(f"model {classifier.name}: its input geometry is not known (Classifier(preprocess=...))")
-    return classifier.preprocess
-
-
-def collate(
-    samples: Sequence[Sample], preprocess: Preprocess, bad: Sequence[tuple[str, str]] = (), asked: range = range(0)
-) -> Batch:
-    """Samples through the model's input geometry."""
-    if not samples:
-        return Batch([], torch.empty(0), GroundTruth(), list(bad), asked)
-    masks = [preprocess.mask(sample.mask) for sample in samples if sample.mask is not None]
-    return Batch(
-        ids=[sample.id for sample in samples],
-        images=torch.stack([preprocess.stored(sample.image) for sample in samples]),
-        ground_truth=GroundTruth(
-            mask=torch.stack(masks) if masks else None,
-            regions=Regions.collate(samples, preprocess),
-            present=torch.stack([torch.from_numpy((s.labels > 0) & (s.ignore == 0)) for s in samples]),
-        ),
-        bad=list(bad),
-        samples=asked,
-    )
-
-
-@dataclass(frozen=True)
 class Reader:
-    """What a worker does: read samples and bring them into shape. A sample that fails costs only itself."""
+    """Read samples and collate them; what a worker runs. A sample that cannot be read does not affect the others."""
 
     dataset: Dataset
-    preprocess: Preprocess
+    geometry: Preprocess
 
     def __getitem__(self, asked: range) -> Batch | XaibenchError:
-        """The samples with these numbers; an error that is not one sample's comes back as data, one sentence still."""
+        """The samples with these numbers. An error of the whole data set is returned, so that it stays one sentence."""
         good: list[Sample] = []
         bad: list[tuple[str, str]] = []
         try:
@@ -119,18 +52,18 @@ class Reader:
                     good.append(self.read(index))
                 except SampleError as error:
                     bad.append((self.dataset.ids[index], str(error)))
-            return collate(good, self.preprocess, bad, asked)
+            return collate(good, self.geometry, bad, asked)
         except XaibenchError as error:
             return error
 
     def read(self, index: int) -> Sample:
-        """A sample that goes together with the others. Raises SampleError, naming the file, where it does not."""
+        """One sample, checked. Raises SampleError, naming the file, where it cannot be collated with others."""
         sample: Sample = self.dataset[index]
         image, (width, height) = sample.image, sample.size
         if isinstance(image, Image.Image) and image.mode != "RGB":
             raise SampleError(f"{sample.source}: an image of mode {image.mode}; RGB or an array [H, W, C] is needed")
         try:
-            self.preprocess.check(sample.size)
+            self.geometry.check(sample.size)
         except ValueError as error:
             raise SampleError(f"{sample.source}: {error}") from error
         if not self.dataset.has_masks:
@@ -149,10 +82,10 @@ def chunks(samples: range, size: int) -> list[range]:
 
 
 def worker_count(asked: int | None, device: torch.device | str, batches: int) -> int:
-    """How many workers read `batches` batches; `asked` None: as many as help.
+    """Number of workers that read `batches` batches: `asked`, or where that is None as many as help.
 
-    On a CPU none: one thread decodes faster than a CPU explains, and workers take cores away from the model. For a GPU
-    as many as pay, one core being left to the loop.
+    For a CPU that is none: one thread decodes faster than a CPU explains, and workers take cores away from the model.
+    For a GPU see `most_workers`.
     """
     if asked is not None:
         return asked
@@ -160,7 +93,7 @@ def worker_count(asked: int | None, device: torch.device | str, batches: int) ->
 
 
 def most_workers(batches: int) -> int:
-    """How many workers pay where reading is the slow part."""
+    """Number of workers that help where reading is the slow part; one core is left to the loop."""
     if START is None:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -168,20 +101,22 @@ def most_workers(batches: int) -> int:
 
 
 def read_ahead(
-    dataset: Dataset, preprocess: Preprocess, asked: Iterable[range], *, workers: int = 0, pin: bool = False
+    dataset: Dataset, geometry: Preprocess, asked: Iterable[range], *, workers: int = 0, pin: bool = False
 ) -> Generator[Batch, None, None]:
     """Batches in the order asked for, the next ones being read meanwhile; close it to end the workers.
 
     Args:
-        asked: numbers of the samples of each batch; drawn from no more than two batches per worker ahead
+        geometry: what brings the images to the model's input size
+        asked: numbers of the samples of each batch; at most two batches per worker are drawn ahead
         workers: processes; 0 reads in a thread of this one
+        pin: put batches into pages that a GPU can fetch
 
     Raises:
         WorkerError: a worker died
         UsageError: the data set cannot be sent to workers (where they are not forked)
     """
     with ThreadPoolExecutor(1) as pool:
-        iterator = pool.submit(_start, Reader(dataset, preprocess), asked, workers, pin).result()
+        iterator = pool.submit(_start, Reader(dataset, geometry), asked, workers, pin).result()
         try:
             coming = pool.submit(next, iterator, None)
             while (batch := _result(coming)) is not None:
@@ -192,21 +127,26 @@ def read_ahead(
 
 
 def batches(
-    dataset: Dataset, classifier: Classifier, asked: Iterable[range], *, workers: int = 0
+    dataset: Dataset,
+    geometry: Preprocess,
+    asked: Iterable[range],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    workers: int = 0,
 ) -> Generator[Batch, None, None]:
-    """What `read_ahead` reads, on the model's device."""
-    device = next(classifier.module.parameters()).device
-    for batch in read_ahead(dataset, geometry(classifier), asked, workers=workers, pin=device.type == "cuda"):
-        yield batch.on(classifier)
+    """The batches of `read_ahead` as model input on a device."""
+    for batch in read_ahead(dataset, geometry, asked, workers=workers, pin=device.type == "cuda"):
+        yield batch.to(geometry, device, dtype)
 
 
 def _start(reader: Reader, asked: Iterable[range], workers: int, pin: bool) -> Iterator[Any]:
     """Start the workers, in the thread that will wait for them.
 
-    In the main thread the DataLoader would install a signal handler that raises wherever the loop happens to be, so
-    that the death of a worker would be laid at some method's door. The main thread waits meanwhile, so that it holds
-    no lock that a fork would copy (torch's generator has one). Python warns of forks beside threads, and torch of more
-    workers than cores, which is the user's choice.
+    In the main thread the DataLoader would install a signal handler that raises wherever the loop happens to be, and a
+    worker's crash would be reported as an error of the method that was running. The main thread waits meanwhile, so
+    that it holds no lock that a fork would copy (torch's generator has one). Python warns of forks beside threads, and
+    torch of more workers than cores, which is the user's choice.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -230,13 +170,13 @@ def _start(reader: Reader, asked: Iterable[range], workers: int, pin: bool) -> I
 
 
 def _stop(iterator: Any) -> None:
-    """Left to itself the iterator ends its workers when it is freed, and a traceback may keep it for good."""
+    """End the workers now: the iterator ends them only when it is freed, and a traceback may keep it alive."""
     if hasattr(iterator, "_shutdown_workers"):
         iterator._shutdown_workers()
 
 
 def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered by the parent, which ends its workers in order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which ends its workers in order
     # through the pipe: a new piece of shared memory for every tensor takes longer, and containers have 64 MB of it
     ForkingPickler.register(Tensor, _as_array)
 
@@ -252,8 +192,8 @@ def _result(coming: Future[Any]) -> Batch | None:
         if not str(error).startswith("DataLoader worker"):
             raise
         raise WorkerError(
-            f"a process that read samples died ({error}), perhaps for want of memory, of which fewer "
-            "--workers need less; what is finished is kept, and the same command goes on"
+            f"a process that read samples died ({error}), perhaps because memory ran out; use fewer --workers, which "
+            "need less; what is finished is kept, and the same command goes on"
         ) from error
     if isinstance(result, XaibenchError):
         raise result

@@ -80,6 +80,13 @@ class Classifier:
         parameter = next(self.module.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
+    @property
+    def geometry(self) -> Preprocess:
+        """Input geometry and normalisation. Raises UsageError where they are not known."""
+        if self.preprocess is None:
+            raise UsageError(f"model {self.name}: its input geometry is not known; give Classifier(preprocess=...)")
+        return self.preprocess
+
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
         """The module in evaluation mode with frozen weights, and as it was afterwards."""

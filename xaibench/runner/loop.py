@@ -15,7 +15,8 @@ import torch
 from xaibench.core.errors import SampleError, UsageError, XaibenchError
 from xaibench.core.tracebacks import place
 from xaibench.data import load_dataset
-from xaibench.data.loader import Batch, Reader, batches, chunks, geometry, worker_count
+from xaibench.data.batch import Batch
+from xaibench.data.loader import Reader, batches, chunks, worker_count
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import check_maps, error_row, explainer, measure
 from xaibench.forward import Forward, Pairs, Plan
@@ -118,7 +119,16 @@ class Runner:
                     yield from asked
 
         workers = worker_count(self.settings.workers, self.settings.device, sum(map(len, todo.values())))
-        with closing(batches(self.dataset, prepared.classifier, ahead(), workers=workers)) as stream:
+        classifier = prepared.classifier
+        reading = batches(
+            self.dataset,
+            classifier.geometry,
+            ahead(),
+            device=classifier.device,
+            dtype=next(classifier.module.parameters()).dtype,
+            workers=workers,
+        )
+        with closing(reading) as stream:
             for index, part in groupby(stream, key=lambda batch: part_of(batch.samples)):
                 wanted = [key for key in missing[index] if key not in failed]
                 rows = self._part(prepared, part, wanted, failed)
@@ -254,7 +264,7 @@ class Runner:
     def _recall_bad_samples(self, prepared: Prepared) -> None:
         """Those of parts that are there already count as if they were met now, so that a mark survives a resumed run."""
         known = self.records.bad_samples(prepared.cells.values(), len(self.parts)) - self.outcome.bad.keys()
-        reader = Reader(self.dataset, geometry(prepared.classifier))
+        reader = Reader(self.dataset, prepared.classifier.geometry)
         for index, sample_id in enumerate(self.ids if known else ()):
             if sample_id in known:
                 self._add_bad_sample(sample_id, why_bad(reader, index))

@@ -217,11 +217,11 @@ def data_check(
     plugin: Plugin = None,
 ) -> None:
     """Is NAME complete on disk? What is missing, where it comes from, its licence. Downloads nothing. Exit 4: incomplete."""
+    from xaibench.cli import data_check
     from xaibench.cli.options import worker_number
-    from xaibench.data import disk_check
 
     _plugins(plugin)
-    code = disk_check.run(
+    code = data_check.run(
         name,
         data_root=data_root,
         splits=split or [],

@@ -91,7 +91,7 @@ def test_the_wheel_contains_everything(wheel: Path) -> None:
     for folder, package in FOLDERS.items():
         for path in (ROOT / folder).rglob("*"):
             published = path.match("leaderboards/published/*.csv")
-            if path.suffix in (".py", ".yaml", ".safetensors", ".json", ".typed") or published:
+            if path.suffix in (".py", ".yaml", ".safetensors", ".json", ".txt", ".typed") or published:
                 inside = "/".join((*package.split("."), *path.relative_to(ROOT / folder).parts))
                 assert inside in names, f"{inside} is not in the wheel"
     outside = ("tests/", "methods/", "metrics/", "suites/", "leaderboards/")

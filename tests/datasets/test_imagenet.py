@@ -18,8 +18,10 @@ from scipy.io import savemat
 import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
+from xaibench.core.timm_import import import_timm
 from xaibench.data import Dataset, load_dataset
-from xaibench.data.datasets.imagenet import class_names, labels, read_order, synsets
+from xaibench.data.datasets.imagenet import CLASSES as NAMES
+from xaibench.data.datasets.imagenet import LABELS, read_order
 
 # photograph: its wnid and label, copied out of a list of the 1000 classes by hand
 CLASSES = {
@@ -62,7 +64,7 @@ def write_together(root: Path) -> Path:
 def kit_order() -> dict[str, int]:
     """Number 1..1000 by wnid in an order that is not the sorted one."""
     shuffled = np.random.default_rng(1).permutation(1000)
-    return {wnid: int(number) + 1 for wnid, number in zip(synsets(), shuffled, strict=True)}
+    return {wnid: int(number) + 1 for wnid, number in zip(LABELS, shuffled, strict=True)}
 
 
 def write_meta(path: Path, order: dict[str, int] | None = None) -> None:
@@ -115,20 +117,26 @@ def check(dataset: Dataset) -> None:
 
 
 def test_classes_are_in_the_order_of_outputs() -> None:
-    assert len(synsets()) == 1000
-    assert list(synsets()) == sorted(synsets())
-    assert all(synsets()[label] == wnid for wnid, label in CLASSES.values())
-    assert labels()[KIT_FOX] == 278
+    assert list(LABELS) == sorted(LABELS)
+    assert list(LABELS.values()) == [*range(1000)]
+    assert all(LABELS[wnid] == label for wnid, label in CLASSES.values())
+    assert LABELS[KIT_FOX] == 278
     some = {0: "tench", 1: "goldfish", 251: "dalmatian", 278: "kit fox", 999: "toilet tissue"}
-    assert {label: class_names()[label] for label in some} == some
-    classes = registry.datasets["imagenet"].classes
-    assert tuple(classes) == class_names()
-    assert (len(classes), classes[1], classes[:2]) == (1000, "goldfish", ("tench", "goldfish"))
+    assert {label: NAMES[label] for label in some} == some
+    assert registry.datasets["imagenet"].classes == NAMES
+
+
+def test_classes_are_those_of_timm() -> None:
+    info = import_timm().data.ImageNetInfo("imagenet-1k")
+    assert list(LABELS) == info.label_names()
+    firsts = [description.split(", ")[0] for description in info.label_descriptions()]
+    names = [name.removesuffix(f" ({wnid})") for wnid, name in zip(LABELS, NAMES, strict=True)]
+    assert names == firsts
 
 
 def test_names_that_two_classes_share_stay_apart() -> None:
-    assert len(set(class_names())) == 1000
-    assert [name for name in class_names() if name.startswith(("crane", "maillot"))] == [
+    assert len(set(NAMES)) == 1000
+    assert [name for name in NAMES if name.startswith(("crane", "maillot"))] == [
         "crane (n02012849)",
         "crane (n03126707)",
         "maillot (n03710637)",
@@ -150,7 +158,7 @@ def test_listing_data_sets_imports_nothing_heavy() -> None:
 def test_photographs_in_class_folders(tree: Path) -> None:
     check(imagenet(tree))
     assert imagenet(tree)[0].source == str(tree / "val/n01440764/ILSVRC2012_val_00000001.JPEG")
-    assert imagenet(tree).class_names == class_names()
+    assert imagenet(tree).class_names == NAMES
     assert registry.datasets["imagenet"].single_label
     assert not imagenet(tree).has_masks
 
@@ -245,7 +253,7 @@ def test_without_the_kit_the_order_cannot_be_known(flat: Path) -> None:
         imagenet(flat)
     write_truth(flat / "ILSVRC2012_validation_ground_truth.txt")
     # a sorted list of classes is no help, and is not taken for one
-    (flat / "LOC_synset_mapping.txt").write_text("\n".join(f"{wnid} a word" for wnid in synsets()))
+    (flat / "LOC_synset_mapping.txt").write_text("\n".join(f"{wnid} a word" for wnid in LABELS))
     with pytest.raises(
         MissingError, match=r"order of the development kit, and neither meta\.mat .* nor map_clsloc"
     ) as caught:

@@ -24,7 +24,7 @@ import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.data import Dataset, load_dataset
-from xaibench.data.datasets.imagenet import class_names
+from xaibench.data.datasets.imagenet import CLASSES
 from xaibench.data.preprocess import Preprocess
 
 # id: label, (width, height). A pug is label 254: its mask value 255 is void in a mask of bytes. The last is no class
@@ -94,7 +94,7 @@ def imagenet_seg(root: Path, **options: Any) -> Dataset:
 def test_samples(root: Path) -> None:
     dataset = imagenet_seg(root)
     assert dataset.ids == list(SAMPLES)
-    assert dataset.class_names == class_names()
+    assert dataset.class_names == CLASSES
     for index, sample in enumerate(dataset):
         label, size = SAMPLES[sample.id]
         assert sample.size == size

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import cache, cached_property
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -35,53 +34,19 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 ARCHIVE = "ILSVRC2012_img_val.tar"
 
 
-@cache
-def _timm_info() -> Any:
-    from xaibench.core.timm_import import import_timm
-
-    import_timm()
-    from timm.data import ImageNetInfo
-
-    return ImageNetInfo("imagenet-1k")
+def read_classes(path: Path) -> dict[str, str]:
+    """Class names by wnid, of lines `n01440764 tench`."""
+    return dict(line.split(" ", 1) for line in path.read_text(encoding="utf-8").splitlines())
 
 
-@cache
-def synsets() -> tuple[str, ...]:
-    """The wnids of the thousand classes, in the order of labels."""
-    return tuple(_timm_info().label_names())
+# Made from timm's ImageNetInfo("imagenet-1k"): the first name of each class, with the wnid where two classes share it
+# (two cranes, two maillots). tests/datasets/test_imagenet.py compares it with timm.
+NAMES = read_classes(Path(__file__).with_name("imagenet_classes.txt"))
+CLASSES = tuple(NAMES.values())
+LABELS = {wnid: label for label, wnid in enumerate(NAMES)}
 
 
-@cache
-def labels() -> dict[str, int]:
-    """The label of each wnid."""
-    return {wnid: label for label, wnid in enumerate(synsets())}
-
-
-@cache
-def class_names() -> tuple[str, ...]:
-    """The first word for each class, with its wnid where two classes share it: two cranes, two maillots."""
-    names = [description.split(", ")[0] for description in _timm_info().label_descriptions()]
-    count = Counter(names)
-    return tuple(f"{name} ({wnid})" if count[name] > 1 else name for name, wnid in zip(names, synsets(), strict=True))
-
-
-class ClassNames(Sequence[str]):
-    """`class_names`, read when one of them is looked at: timm, who knows them, takes seconds to import."""
-
-    def __len__(self) -> int:
-        return COUNT
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        return class_names()[index]
-
-
-@dataset(classes=ClassNames(), splits=("val",), single_label=True, source="russakovsky2015")
+@dataset(classes=CLASSES, splits=("val",), single_label=True, source="russakovsky2015")
 class imagenet(Dataset):
     """ImageNet (ILSVRC 2012): the 50,000 photographs of the validation set, one of a thousand classes each; no masks.
 
@@ -162,14 +127,14 @@ class imagenet(Dataset):
         """Photograph and label by id; nothing where val holds no folders."""
         files: dict[str, tuple[Path, int]] = {}
         for folder in sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name[0] != "."):
-            if folder.name not in labels():
-                raise UsageError(f"{folder}: is not called by one of the 1000 wnids{closest(folder.name, synsets())}")
+            if folder.name not in LABELS:
+                raise UsageError(f"{folder}: is not called by one of the 1000 wnids{closest(folder.name, NAMES)}")
             for path in photographs(folder):
                 if path.stem in files:
                     raise UsageError(
                         f"{path}: lies in {files[path.stem][0].parent.name} too; a photograph has one class"
                     )
-                files[path.stem] = path, labels()[folder.name]
+                files[path.stem] = path, LABELS[folder.name]
         return files
 
     def _together(self) -> dict[str, tuple[Path, int]]:
@@ -180,7 +145,7 @@ class imagenet(Dataset):
         source, classes = self._classes()
         if lacking := next((path for path in files if path.stem not in classes), None):
             raise UsageError(f"{source}: does not say the class of {lacking}")
-        return {path.stem: (path, labels()[classes[path.stem]]) for path in files}
+        return {path.stem: (path, LABELS[classes[path.stem]]) for path in files}
 
     def _classes(self) -> tuple[Path, dict[str, str]]:
         """The file that knows the wnid of each photograph, and what it says."""
@@ -217,10 +182,8 @@ def read_solution(path: Path) -> dict[str, str]:
     except (KeyError, IndexError, AttributeError) as error:
         raise UsageError(f"{path}: is not a table with the columns ImageId and PredictionString") from error
     for name, wnid in classes.items():
-        if wnid not in labels():
-            raise UsageError(
-                f"{path}: {name} is of {wnid!r}, which is none of the 1000 wnids{closest(wnid, synsets())}"
-            )
+        if wnid not in LABELS:
+            raise UsageError(f"{path}: {name} is of {wnid!r}, which is none of the 1000 wnids{closest(wnid, NAMES)}")
     return classes
 
 
@@ -247,7 +210,7 @@ def read_order(path: Path) -> dict[int, str]:
         order = {int(number): str(wnid) for number, wnid in rows if int(number) <= COUNT}  # beyond: higher synsets
     except (*UNREADABLE, NotImplementedError, TypeError) as error:
         raise UsageError(f"{path}: cannot be read as a list of classes with their numbers ({reason(error)})") from error
-    if sorted(order) != [*range(1, COUNT + 1)] or set(order.values()) != set(synsets()):
+    if sorted(order) != [*range(1, COUNT + 1)] or set(order.values()) != set(NAMES):
         raise UsageError(f"{path}: does not give each of the numbers 1..{COUNT} one of the {COUNT} classes")
     return order
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.data.dataset import Dataset, Sample, dataset
-from xaibench.data.datasets.imagenet import COUNT, ClassNames, labels
+from xaibench.data.datasets.imagenet import CLASSES, COUNT, LABELS
 from xaibench.data.reading.image_files import reason
 
 FILE = "gtsegs_ijcv.mat"
@@ -31,7 +31,7 @@ BROKEN = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError
 
 
 @dataset(
-    classes=ClassNames(),
+    classes=CLASSES,
     splits=("all",),
     masks=True,
     single_label=True,
@@ -92,7 +92,7 @@ class imagenet_seg(Dataset):
                 image, mask = (array[()] for array in stored(file, index))
         except BROKEN as error:
             raise SampleError(f"{self.file}: {name} cannot be read ({reason(error)})") from error
-        label = labels().get(name.split("_")[0])
+        label = LABELS.get(name.split("_")[0])
         present = np.zeros(COUNT, np.uint8)
         if label is not None:
             present[label] = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from typing import Any, get_args
 
 import pytest
@@ -49,6 +50,14 @@ def test_a_value_outside_its_bounds_is_refused(entry: Entry, name: str) -> None:
             entry.bind({name: [value] if several else value})
     default = entry.parameters[name].default
     assert entry.bind({name: list(default) if several else default})
+
+
+@pytest.mark.parametrize("name", list(registry.datasets))
+def test_every_option_of_a_data_set_is_documented(name: str) -> None:
+    """Also where two data sets share the text of their options."""
+    entry = registry.datasets[name]
+    _, _, options = entry.documentation.partition("\nArgs:\n")
+    assert re.findall(r"^    (\w+): ", options, re.M) == list(entry.parameters)
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])

@@ -21,7 +21,8 @@ import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.data import Dataset, Sample, load_dataset
-from xaibench.data.datasets.coco import CATEGORIES, CLASSES, Crowd, Overlap
+from xaibench.data.datasets.coco import CLASSES, Crowd, Overlap
+from xaibench.data.reading.coco_annotations import CATEGORIES
 
 Bools = npt.NDArray[np.bool_]
 CROWDS: tuple[Crowd, ...] = get_args(Crowd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from xaibench.core.errors import MissingError, UsageError
 
 VOID = 255
 WIDE_VOID = -1  # in masks of int16, which hold more labels than a byte
+ARGS = "Args:\n"
 
 D = TypeVar("D", bound=type["Dataset"])
 
@@ -159,15 +161,29 @@ def dataset(
     single_label: bool = False,
     version: int = 1,
 ) -> Callable[[D], D]:
-    """Register a data set under its class's name. `classes` may be a sequence that reads its names when it is asked."""
+    """Register a data set under its class's name.
+
+    A class without `Args:` in its docstring gets those of the class that it inherits its options from.
+    """
 
     def register(cls: D) -> D:
+        cls.__doc__ = _with_inherited_options(cls)
         entry = registry.DatasetEntry(cls.__name__, cls, source, version, classes, tuple(splits), masks, single_label)
         cls.entry = entry
         registry.datasets.add(entry)
         return cls
 
     return register
+
+
+def _with_inherited_options(cls: type) -> str:
+    """The docstring of a class, with the `Args:` of the nearest base class where it has none of its own."""
+    own = inspect.cleandoc(cls.__doc__ or "")
+    if ARGS in own:
+        return own
+    documented = (inspect.cleandoc(base.__doc__ or "") for base in cls.__mro__[1:])
+    options = next((text.partition(ARGS)[2] for text in documented if ARGS in text), None)
+    return own if options is None else f"{own}\n\n{ARGS}{options}"
 
 
 def load_dataset(

@@ -20,7 +20,8 @@ from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.core.yaml_document import ProblemsError
 from xaibench.data import Dataset, Sample, load_dataset
-from xaibench.data.datasets.voc import CLASSES, MASK_COLOURS, MASK_VALUES, Difficult, read_mask, read_objects
+from xaibench.data.datasets.voc import Difficult
+from xaibench.data.reading.voc_files import CLASSES, MASK_COLOURS, MASK_VALUES, read_mask, read_objects
 from xaibench.suite import find_suite, load_suite
 
 Mask = npt.NDArray[np.uint8]

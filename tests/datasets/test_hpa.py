@@ -20,7 +20,7 @@ from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.core.yaml_document import ProblemsError
 from xaibench.data import Dataset, load_dataset
-from xaibench.data.datasets import hpa, hpa_single_cell
+from xaibench.data.datasets.hpa import CLASSES, SINGLE_CELL_CLASSES
 from xaibench.suite import load_suite
 
 STAINS = ("red", "green", "blue", "yellow")
@@ -340,7 +340,7 @@ def test_facts_of_the_official_release() -> None:
         {"trainval": 31072},
         {"trainval": 21806},
     ]
-    assert (len(hpa.CLASSES), len(hpa_single_cell.CLASSES)) == (28, 19)
+    assert (len(CLASSES), len(SINGLE_CELL_CLASSES)) == (28, 19)
     for name in COMPETITIONS:
         cls = registry.datasets[name].function
         assert cls.address.startswith("https://www.kaggle.com/c/")
@@ -388,7 +388,7 @@ def test_the_public_form_of_the_samples(real: Path) -> None:
 
 def test_names_of_the_samples(real: Path) -> None:
     lists = json.loads((real / "label_lists.json").read_text())
-    assert list(hpa.CLASSES) == lists["hpa28_image_classification"]
-    assert list(hpa_single_cell.CLASSES) == lists["hpa19_single_cell"]
+    assert list(CLASSES) == lists["hpa28_image_classification"]
+    assert list(SINGLE_CELL_CLASSES) == lists["hpa19_single_cell"]
     sample = load_dataset("hpa", data_root=real, split="trainval")[0]
-    assert [hpa.CLASSES[i] for i in np.flatnonzero(sample.labels)] == ["Nucleoplasm", "Cytosol"]
+    assert [CLASSES[i] for i in np.flatnonzero(sample.labels)] == ["Nucleoplasm", "Cytosol"]

@@ -1,10 +1,15 @@
-"""Human Protein Atlas Image Classification (Kaggle 2018): where in the cell a protein is, by fluorescent stains.
+"""Human Protein Atlas: where in the cell a protein is, by fluorescent stains; the Kaggle competitions of 2018 and 2021.
 
-    hpa/  train.csv (Id,Target: numbers separated by spaces), train/<Id>_{red,green,blue,yellow}.png
+    hpa/              train.csv (Id,Target: numbers separated by spaces), train/<Id>_{red,green,blue,yellow}.png
+    hpa_single_cell/  train.csv (ID,Label: numbers separated by |), train/<ID>_{red,green,blue,yellow}.png
 
 Each stain is a grey picture of its own: green is the protein of interest, blue the nucleus, red the microtubules,
 yellow the endoplasmic reticulum. Pictures of the public atlas (HPAv18) are coloured JPEGs instead, one stain each, and
 are read too: of red the red channel, of green the green, of blue the blue, of yellow (red and green alike) the red.
+
+The classes of `hpa_single_cell` are other ones than those of `hpa`: its vesicles include the peroxisomes, endosomes and
+lysosomes of `hpa`, and "Negative" is a class. Its images are 1728 to 3072 pixels wide. Labels of single cells are not
+public; the labels of train.csv are of all cells of an image together.
 
 There are no masks, and the labels of the test images are not public; a part of train.csv is held out instead.
 """
@@ -37,6 +42,12 @@ CLASSES = (
     "Mitotic spindle", "Microtubule organizing center", "Centrosome", "Lipid droplets", "Plasma membrane",
     "Cell junctions", "Mitochondria", "Aggresome", "Cytosol", "Cytoplasmic bodies", "Rods & rings",
 )  # fmt: skip
+SINGLE_CELL_CLASSES = (
+    "Nucleoplasm", "Nuclear membrane", "Nucleoli", "Nucleoli fibrillar center", "Nuclear speckles", "Nuclear bodies",
+    "Endoplasmic reticulum", "Golgi apparatus", "Intermediate filaments", "Actin filaments", "Microtubules",
+    "Mitotic spindle", "Centrosome", "Plasma membrane", "Mitochondria", "Aggresome", "Cytosol",
+    "Vesicles and punctate cytosolic patterns", "Negative",
+)  # fmt: skip
 STAINS: Mapping[Channels, tuple[str, ...]] = {
     "rgb": ("red", "green", "blue"),
     "rgby": ("red", "green", "blue", "yellow"),
@@ -44,23 +55,46 @@ STAINS: Mapping[Channels, tuple[str, ...]] = {
 }
 COLOUR = {"red": "R", "green": "G", "blue": "B", "yellow": "R"}  # of a coloured picture, the channel that is the stain
 SUFFIXES = (".png", ".jpg")
-ATLAS = "the same images on proteinatlas.org are CC BY-SA (the version is on its licence page)"
+LICENCE = (
+    "Kaggle's copies are under the rules of the competition; the same images on proteinatlas.org are CC BY-SA (the version "
+    "is on its licence page)."
+)
 
 
 class Stained(Dataset):
-    """What the two competitions of the atlas share: a table of labels, and a picture per stain.
+    """A competition of the atlas: a table of labels, and a picture per stain.
 
     Attributes:
         folders: where the data may lie below the data root
         columns: of the table: the id, and its labels as numbers, separated by `separator`
+
+    Args:
+        data_root: the folder that holds hpa or human-protein-atlas-image-classification (hpa_single_cell: that holds
+            hpa_single_cell or hpa-single-cell-image-classification), or that folder
+        split: train, val (held out of train.csv) or trainval (all of train.csv); test labels are not public
+        channels: rgb (red, green and blue stain as a picture), rgby (all four, a model with in_chans: 4) or green (the
+            protein alone, a model with in_chans: 1)
+        hold_out: fraction of train.csv that val gets, stratified by label; 0.2 is one of the five folds that are usual
+        seed: of the hold-out
+        labels: the table, relative to the folder, with the columns Id and Target (hpa_single_cell: ID and Label)
+        images: the folder of the pictures, <id>_<stain>.png or .jpg
     """
 
+    licence = LICENCE
     folders: ClassVar[tuple[str, ...]]
     columns: ClassVar[tuple[str, str]]
     separator: ClassVar[str]
 
     def __init__(
-        self, *, data_root: Path, split: Split, channels: Channels, hold_out: float, seed: int, labels: str, images: str
+        self,
+        *,
+        data_root: Path,
+        split: Split = "val",
+        channels: Channels = "rgb",
+        hold_out: InnerFraction = 0.2,
+        seed: int = 0,
+        labels: str = "train.csv",
+        images: str = "train",
     ) -> None:
         super().__init__(split=split)
         self.stains = STAINS[channels]
@@ -84,7 +118,7 @@ class Stained(Dataset):
 
     @cached_property
     def revision(self) -> str:
-        """Hash of ids, labels, stains. Of a picture its length alone counts."""
+        """Hash of ids, labels, stains, and file sizes of pictures."""
         digest = hashlib.sha256(repr((self._ids, self.stains)).encode())
         digest.update(self._labels.tobytes())
         for name in self._ids:
@@ -128,60 +162,41 @@ class Stained(Dataset):
         ids = [row[key] for row in rows]
         check_unique(rows, ids)
 
-        def write(row: Row, own: npt.NDArray[np.uint8]) -> None:
+        def write(row: Row, present: npt.NDArray[np.uint8]) -> None:
             for word in row[target].split(self.separator):
-                if not (word.isdecimal() and int(word) < len(own)):
+                if not (word.isdecimal() and int(word) < len(present)):
                     raise UsageError(
-                        f"{row.at}: label {word!r} of {row[key]}; allowed: numbers 0..{len(own) - 1}, separated by "
+                        f"{row.at}: label {word!r} of {row[key]}; allowed: numbers 0..{len(present) - 1}, separated by "
                         f"{self.separator!r}"
                     )
-                own[int(word)] = 1
+                present[int(word)] = 1
 
         return ids, *label_table(rows, len(self.class_names), write)
 
 
 @dataset(classes=CLASSES, splits=("train", "val", "trainval"), source="ouyang2019; hold-out: sechidis2011")
 class hpa(Stained):
-    """Human Protein Atlas 2018: 28 places in the cell, 31,072 images of 512 x 512 in four stains; no masks.
-
-    Args:
-        data_root: the folder that holds hpa (or human-protein-atlas-image-classification), or that folder
-        split: train, val (held out of train.csv) or trainval (all of train.csv); test labels are not public
-        channels: rgb (red, green and blue stain as a picture), rgby (all four, a model with in_chans: 4) or green (the
-            protein alone, a model with in_chans: 1)
-        hold_out: fraction of train.csv that val gets, stratified by label; 0.2 is one of the five folds that are usual
-        seed: of the hold-out
-        labels: the table, relative to the folder, with the columns Id and Target
-        images: the folder of the pictures, <Id>_<stain>.png or .jpg
-    """
+    """Human Protein Atlas 2018: 28 places in the cell, 31,072 images of 512 x 512 in four stains; no masks."""
 
     address = "https://www.kaggle.com/c/human-protein-atlas-image-classification"
-    licence = f"Kaggle's copies are under the rules of the competition; {ATLAS}."
     folders = ("hpa", "human-protein-atlas-image-classification")
     columns = ("Id", "Target")
     separator = " "
 
-    def __init__(
-        self,
-        *,
-        data_root: Path,
-        split: Split = "val",
-        channels: Channels = "rgb",
-        hold_out: InnerFraction = 0.2,
-        seed: int = 0,
-        labels: str = "train.csv",
-        images: str = "train",
-    ) -> None:
-        super().__init__(
-            data_root=data_root,
-            split=split,
-            channels=channels,
-            hold_out=hold_out,
-            seed=seed,
-            labels=labels,
-            images=images,
-        )
-
     @classmethod
     def official(cls) -> Mapping[str, int]:
         return {"trainval": 31072}
+
+
+@dataset(classes=SINGLE_CELL_CLASSES, splits=("train", "val", "trainval"), source="le2022; hold-out: sechidis2011")
+class hpa_single_cell(Stained):
+    """Human Protein Atlas 2021: 19 places in the cell, 21,806 large images in four stains; no masks."""
+
+    address = "https://www.kaggle.com/c/hpa-single-cell-image-classification"
+    folders = ("hpa_single_cell", "hpa-single-cell-image-classification")
+    columns = ("ID", "Label")
+    separator = "|"
+
+    @classmethod
+    def official(cls) -> Mapping[str, int]:
+        return {"trainval": 21806}

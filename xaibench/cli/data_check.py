@@ -13,7 +13,7 @@ from rich.table import Table
 
 from xaibench.cli.console import Bars, out
 from xaibench.core.errors import UsageError
-from xaibench.core.yaml_document import read_value
+from xaibench.core.yaml.document import read_value
 from xaibench.data.disk_check import SHOWN, ArchiveReport, Report, SplitReport, check
 
 INCOMPLETE = 4  # exit code

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, SampleError, UsageError, unknown
+from xaibench.core.registry import BoundMethod
 from xaibench.data.reading.image_files import read_image
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import check_maps, explainer
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.models import bundled
 from xaibench.models.classifier import NOT_RELU, Classifier
-from xaibench.suite import BoundMethod
 
 MOST_LABELS = 5
 

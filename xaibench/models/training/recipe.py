@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from xaibench.core.bounds import Natural
-from xaibench.core.yaml_document import Document
+from xaibench.core.registry.bounds import Natural
+from xaibench.core.yaml.document import Document
 from xaibench.data.preprocess import ExtraChannels, Interpolation, Preprocess, Resize
 
 

@@ -80,6 +80,9 @@ def _print(report: Report, again: str) -> None:
         _print_line(problem)
     _print_some("missing", dict.fromkeys(file for split in report.splits for file in split.missing))
     _print_some("bad", dict.fromkeys(message for split in report.splits for message in split.bad or []))
+    for split in report.splits:
+        if split.warning:
+            _print_line(f"warning: {split.split}: {split.warning}")
     for archive in report.archives:
         _print_line(f"archive {archive.name}: {_state(archive)}; official MD5 {archive.md5}")
     facts = ("data root", report.data_root), ("address", report.address), ("licence", report.licence)
@@ -102,7 +105,7 @@ def _table(splits: Sequence[SplitReport]) -> Table:
             len(split.missing) if there else None,
             "not read" if there and split.bad is None else None if split.bad is None else len(split.bad),
         )
-        style = "red" if not split.complete else "green" if there else "yellow"
+        style = "red" if not split.complete else "green" if there and not split.contradictions else "yellow"
         cells = ["–" if count is None else str(count) for count in counts]
         table.add_row(escape(split.split), *cells, f"[{style}]{escape(split.state)}[/]")
     return table

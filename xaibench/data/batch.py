@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class Batch:
         ground_truth: of these samples; a label is present where it is given and not to be ignored
         bad: (id, message) of the samples that could not be read
         samples: numbers within the data set of all of them
+        contradictions: (id, class names) of the samples whose mask holds classes that their labels deny
     """
 
     ids: list[str]
@@ -30,6 +31,7 @@ class Batch:
     ground_truth: GroundTruth
     bad: list[tuple[str, str]]
     samples: range = range(0)
+    contradictions: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
 
     def to(self, geometry: Preprocess, device: torch.device, dtype: torch.dtype) -> Batch:
         """The batch on a device, its images normalised by the model's geometry and of this type."""
@@ -43,7 +45,7 @@ class Batch:
         return replace(self, images=self.images.pin_memory(), ground_truth=self.ground_truth.pin_memory())
 
     def halves(self) -> list[Batch]:
-        """Two batches of half the samples, without what could not be read."""
+        """Two batches of half the samples, without what is said of samples that could not be read or are contradictory."""
         middle = len(self.ids) // 2
         rows = torch.arange(len(self.ids), device=self.images.device)
         return [

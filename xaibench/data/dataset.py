@@ -97,6 +97,11 @@ class Dataset(ABC, Sequence[Sample]):
         return tuple(self.entry.classes)
 
     @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that the data set has under its options."""
+        return tuple(self.entry.splits)
+
+    @property
     def channels(self) -> int:
         """Number of channels of the images; 3: red, green and blue."""
         return 3
@@ -112,6 +117,21 @@ class Dataset(ABC, Sequence[Sample]):
     @property
     def has_masks(self) -> bool:
         return self.entry.masks
+
+    @property
+    def masks_exceed_labels(self) -> bool:
+        """Whether masks show classes that the labels leave out by an option, so that this is no contradiction."""
+        return False
+
+    @property
+    def label_source(self) -> str:
+        """What gives a sample its labels, for messages about masks that contradict them."""
+        return "their annotation"
+
+    @property
+    def contradiction_advice(self) -> str:
+        """What the user should check where masks contradict labels, as a clause; "" where nothing can be said."""
+        return ""
 
     @property
     @abstractmethod

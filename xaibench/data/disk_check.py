@@ -7,7 +7,7 @@ set that does not list its files (`Dataset.files`) is read in any case.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,6 +41,9 @@ class SplitReport:
         extra: it does not come with the official archives
         missing: files that are not there
         bad: samples that could not be read, a sentence each; None where they were not read
+        contradictions: samples whose mask holds classes that their labels deny, a text each; None where they were not
+            read. They make no split incomplete: nothing is missing
+        warning: one sentence about the contradictions
     """
 
     split: str
@@ -49,6 +52,8 @@ class SplitReport:
     extra: bool = False
     missing: list[str] = field(default_factory=list)
     bad: list[str] | None = None
+    contradictions: list[str] | None = None
+    warning: str = ""
     problem: str = ""
 
     @property
@@ -70,7 +75,8 @@ class SplitReport:
             found.append("bad samples")
         if self.samples == 0:
             found.append("no samples")
-        return ", ".join(found) or ("nothing missing" if self.official is None else "complete")
+        found = found or ["nothing missing" if self.official is None else "complete"]
+        return ", ".join([*found, "masks contradict labels"] if self.contradictions else found)
 
 
 @dataclass
@@ -109,6 +115,8 @@ class Report:
                 "first_missing": split.missing[:SHOWN],
                 "bad": None if split.bad is None else len(split.bad),
                 "first_bad": (split.bad or [])[:SHOWN],
+                "contradictions": None if split.contradictions is None else len(split.contradictions),
+                "first_contradictions": (split.contradictions or [])[:SHOWN],
                 "complete": split.complete,
                 "state": split.state,
             }
@@ -142,22 +150,25 @@ def check(
     """
     entry, options = registry.datasets[name], dict(options or {})
     root = root_of(entry, data_root)
-    chosen = list(splits) or list(entry.splits)
-    for split in chosen:
+    waiting = list(splits) or list(entry.splits)
+    for split in waiting:
         given = {**options, "split": split} | ({} if root is None else {"data_root": root})
         if problems := entry.problems(given):
             raise UsageError("; ".join(problems.values()))
     kind: type[Dataset] = entry.function  # type: ignore[assignment]
     official = {} if options else kind.official()
-    reports = []
-    for split in chosen:
-        report = SplitReport(split, official=official.get(split), extra=split in kind.extra_splits and not splits)
+    reports: dict[str, SplitReport] = {}
+    while waiting:
+        split = waiting.pop(0)
+        extra = split in kind.extra_splits and not splits
+        report = reports[split] = SplitReport(split, official=official.get(split), extra=extra)
         dataset = _open(report, name, root, options)
         if dataset is not None:
             _look_up(report, dataset, generated=root is None, decode=decode, workers=workers, progress=progress)
-        reports.append(report)
+            if not splits:  # some splits are known only once the data set is open
+                waiting += [other for other in dataset.splits if other not in (*reports, *waiting)]
     archives = [_archive(root, file, md5, checksums) for file, md5 in kind.archives.items()] if root else []
-    return Report(name, entry.summary, str(root or ""), reports, archives, kind.address, kind.licence)
+    return Report(name, entry.summary, str(root or ""), list(reports.values()), archives, kind.address, kind.licence)
 
 
 def _open(report: SplitReport, name: str, root: Path | None, options: Mapping[str, Any]) -> Dataset | None:
@@ -190,11 +201,12 @@ def _look_up(
         files = dict.fromkeys(path for index in range(len(dataset)) for path in dataset.files(index))
         report.missing = [str(path) for path in files if not path.is_file()]
     if decode or not (listed or generated):
-        report.bad = list(_bad(dataset, workers, progress))
+        _read(report, dataset, workers, progress)
 
 
-def _bad(dataset: Dataset, workers: int | None, progress: Progress | None) -> Iterator[str]:
-    """A sentence for each sample that cannot be read by the loader of a run."""
+def _read(report: SplitReport, dataset: Dataset, workers: int | None, progress: Progress | None) -> None:
+    """Read every sample by the loader of a run; note which are bad, and whose masks contradict their labels."""
+    from xaibench.data.contradictions import Contradictions
     from xaibench.data.loader import chunks, most_workers, read_ahead
     from xaibench.data.preprocess import Preprocess
 
@@ -204,11 +216,13 @@ def _bad(dataset: Dataset, workers: int | None, progress: Progress | None) -> It
     count = most_workers(len(asked)) if workers is None else workers
     if progress is not None:
         progress.start(f"{dataset.name} {dataset.split}", len(dataset))
+    contradictions, report.bad = Contradictions(dataset), []
     with closing(read_ahead(dataset, geometry, asked, workers=count)) as batches:
-        for batch in batches:
-            yield from (message for _, message in batch.bad)
+        for batch in contradictions.watch(batches):
+            report.bad += [message for _, message in batch.bad]
             if progress is not None:
                 progress.advance(len(batch.samples))
+    report.contradictions, report.warning = contradictions.texts, contradictions.message
 
 
 def _archive(root: Path, file: str, md5: str, compare: bool) -> ArchiveReport:

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from xaibench.core.errors import SampleError, UsageError, WorkerError, XaibenchError
 from xaibench.data.batch import Batch, collate
+from xaibench.data.contradictions import contradicted
 from xaibench.data.dataset import Dataset, Sample
 from xaibench.data.preprocess import Preprocess
 
@@ -52,7 +53,8 @@ class Reader:
                     good.append(self.read(index))
                 except SampleError as error:
                     bad.append((self.dataset.ids[index], str(error)))
-            return collate(good, self.geometry, bad, asked)
+            batch = collate(good, self.geometry, bad, asked)
+            return replace(batch, contradictions=[(s.id, names) for s in good if (names := self._contradicted(s))])
         except XaibenchError as error:
             return error
 
@@ -74,6 +76,12 @@ class Reader:
             found = f"{sample.mask.shape[1]}x{sample.mask.shape[0]}"
             raise SampleError(f"{sample.source}: its mask is {found}, the image {width}x{height} (width x height)")
         return sample
+
+    def _contradicted(self, sample: Sample) -> tuple[str, ...]:
+        """Names of the classes that the sample's mask holds and its labels deny."""
+        if self.dataset.masks_exceed_labels:
+            return ()
+        return tuple(self.dataset.class_names[label] for label in contradicted(sample))
 
 
 def chunks(samples: range, size: int) -> list[range]:

@@ -17,6 +17,7 @@ from xaibench.core.registry import BoundMethod, BoundMetric
 from xaibench.core.tracebacks import place
 from xaibench.data import load_dataset
 from xaibench.data.batch import Batch
+from xaibench.data.contradictions import Contradictions
 from xaibench.data.loader import Reader, batches, chunks, worker_count
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import check_maps, error_row, explainer, measure
@@ -40,13 +41,19 @@ class Progress:
 
 @dataclass
 class Outcome:
-    """What a run did. `bad` holds the samples that could not be read, in this attempt or before it: id to sentence."""
+    """What a run did.
+
+    Attributes:
+        bad: message of each sample that could not be read, in this attempt or before it, by its id
+        contradictions: classes that masks hold and labels deny, by id of the samples that were read in this attempt
+    """
 
     prepared: list[Prepared] = field(default_factory=list)
     parts: int = 1
     computed: int = 0
     failed: list[str] = field(default_factory=list)
     bad: dict[str, str] = field(default_factory=dict)
+    contradictions: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class CellError(XaibenchError):
@@ -129,14 +136,18 @@ class Runner:
             dtype=next(classifier.module.parameters()).dtype,
             workers=workers,
         )
+        contradictions = Contradictions(self.dataset)
         with closing(reading) as stream:
-            for index, part in groupby(stream, key=lambda batch: part_of(batch.samples)):
+            for index, part in groupby(contradictions.watch(stream), key=lambda batch: part_of(batch.samples)):
                 wanted = [key for key in missing[index] if key not in failed]
                 rows = self._part(prepared, part, wanted, failed)
                 for key in wanted:
                     if key not in failed:
                         self.records.write(prepared.cells[key], index, count, rows[key])
                         self.outcome.computed += 1
+        if contradictions.found:
+            self.progress.note(contradictions.message)
+            self.outcome.contradictions.update(contradictions.found)
         for cell in prepared.cells.values():
             self.records.merge(cell, count)
 

@@ -116,7 +116,10 @@ def run_suite(suite: Suite, text: str, out: Path, settings: Settings, progress: 
     finally:
         outcome = runner.outcome
         bad = {sample_id: outcome.bad[sample_id] for sample_id in runner.ids if sample_id in outcome.bad}
-        attempt.end(exit_code, computed_parts=outcome.computed, failed=outcome.failed, bad_samples=bad)
+        facts: dict[str, Any] = {"computed_parts": outcome.computed, "failed": outcome.failed, "bad_samples": bad}
+        if outcome.contradictions:
+            facts["mask_contradictions"] = len(outcome.contradictions)
+        attempt.end(exit_code, **facts)
         write_bad_samples(out / BAD_SAMPLES, bad)
     scores = collect(runner)
     leaderboard = Leaderboard(scores, suite.title or suite.name)

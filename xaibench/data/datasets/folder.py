@@ -22,6 +22,8 @@ from xaibench.data.reading.stratified_split import hold_out as held_out
 IMAGE, LABELS, SPLIT = "image", "labels", "split"
 CLASS_FILE = "classes.txt"
 ALL = "all"
+HELD_OUT = ("train", "val")  # splits that `hold_out` makes
+MOST_LISTED = 20  # classes in one message
 
 
 @dataset(classes=(), splits=(ALL,), source="your own; xaibench")
@@ -78,6 +80,8 @@ class folder(Dataset):
         self._classes, table, wrong = _labels(self.table, columns, rows)
         if self.has_masks and len(self._classes) >= VOID:
             raise UsageError(f"{self.table}: {len(self._classes)} classes; masks can tell {VOID - 1} apart")
+        named = [row[SPLIT] for row in rows if row[SPLIT]] if SPLIT in columns else []
+        self._splits = tuple(dict.fromkeys([ALL, *(named if hold_out is None else HELD_OUT)]))
         chosen = self._choose(rows, ids, table, hold_out, seed)
         self._ids, self._labels = [ids[row] for row in chosen], table[chosen]
         self._at = [rows[row].at for row in chosen]
@@ -94,6 +98,21 @@ class folder(Dataset):
     @property
     def class_names(self) -> tuple[str, ...]:
         return self._classes
+
+    @property
+    def label_source(self) -> str:
+        return self.table.name
+
+    @property
+    def contradiction_advice(self) -> str:
+        order = ", ".join(self._classes[:MOST_LISTED]) + (", ..." if len(self._classes) > MOST_LISTED else "")
+        if (self.table.parent / CLASS_FILE).is_file():
+            return f"is the order {order} of {CLASS_FILE} right?"
+        return f"is the order {order} right? write {CLASS_FILE}"
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return self._splits
 
     @property
     def ids(self) -> list[str]:
@@ -159,8 +178,8 @@ class folder(Dataset):
             raise UsageError(
                 f"{self.table}: has no column {SPLIT!r} to choose {self.split!r} by; add one, or give hold_out"
             )
-        if self.split not in ("train", "val"):
-            raise UsageError(f"{self.table}: {unknown('split', self.split, (ALL, 'train', 'val'))}")
+        if self.split not in HELD_OUT:
+            raise UsageError(f"{self.table}: {unknown('split', self.split, (ALL, *HELD_OUT))}")
         return np.flatnonzero(held_out(ids, table, fraction, seed) == (self.split == "val"))
 
 

@@ -83,6 +83,11 @@ class Voc(Dataset):
         return self.masks
 
     @property
+    def masks_exceed_labels(self) -> bool:
+        """Masks show difficult objects also where the labels leave them out."""
+        return self.difficult == "negative"
+
+    @property
     def ids(self) -> list[str]:
         return self._ids
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 import xaibench
+from tests.test_cli import call
 from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.core.yaml.document import ProblemsError
@@ -371,6 +373,37 @@ def test_a_model_of_other_classes_is_refused(tree: Path, tmp_path: Path) -> None
         xaibench.run(tmp_path / "suite.yaml", data_root=tree, out=tmp_path / "run")
     (tmp_path / "suite.yaml").write_text(SUITE.replace("{name: test_resnet,", "{name: test_resnet, num_classes: 4,"))
     with pytest.raises(UsageError, match="num_classes 4, but folder has 3 labels"):
+        xaibench.run(tmp_path / "suite.yaml", data_root=tree, out=tmp_path / "run")
+
+
+MISTAKES = {  # the data set of a suite: the line and column that its error names, the exit code of a run, the message
+    "{name: folder, masks: mask}": (r":2:32: folder: the folder \S+/mask is missing; did you mean 'masks'\?", 4),
+    "{name: folder, labels: label.csv, masks: masks}": (r":2:33: folder: the table \S+/label\.csv is missing", 4),
+    "{name: folder, masks: masks, split: vall}": (r":2:46: \S+/labels\.csv: unknown split 'vall'", 2),
+    "{name: folder, masks: masks, hold_out: 0.5}": (
+        r":2:49: \S+/labels\.csv: has a column 'split', so hold_out 0.5",
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("dataset", MISTAKES)
+def test_a_mistake_names_the_line_of_the_suite(
+    dataset: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(SUITE.replace("{name: folder, masks: masks}", dataset))
+    sentence, code = MISTAKES[dataset]
+    assert call(monkeypatch, "validate", suite, "--data-root", tree) == 1
+    assert re.match(rf"{suite}{sentence}", capsys.readouterr().out)
+    assert call(monkeypatch, "run", suite, "--data-root", tree, "--out", tmp_path / "run") == code
+    assert re.match(rf"error: {suite}{sentence}", capsys.readouterr().err)
+
+
+def test_a_mistake_in_the_table_names_both_files(tree: Path, tmp_path: Path) -> None:
+    (tree / "labels.csv").write_text("picture,labels\na,b\n")
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    with pytest.raises(UsageError, match=rf"^{tmp_path}/suite\.yaml:2:10: {tree}/labels\.csv:1: no column 'image'"):
         xaibench.run(tmp_path / "suite.yaml", data_root=tree, out=tmp_path / "run")
 
 

@@ -181,10 +181,11 @@ def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> di
     report["notes"] += suite.notes
     settings = Settings(data_root=data_root, suite_folder=path.parent)
     try:
-        load_dataset(suite.dataset.name, data_root=data_root, split=suite.dataset.split, **suite.dataset.options)
+        with suite.locating("dataset", ""):
+            load_dataset(suite.dataset.name, data_root=data_root, split=suite.dataset.split, **suite.dataset.options)
         runner = Runner(suite, Records(Path()), settings)
     except XaibenchError as error:
-        return report | {"problems": [f"{path}: {error}"], "exit_code": 1}
+        return report | {"problems": [str(error.at(str(path)))], "exit_code": 1}
     fitting: set[str] = set()
     for section in suite.models:
         try:

@@ -69,9 +69,10 @@ class Runner:
         self.suite, self.records, self.settings = suite, records, settings
         self.progress = progress or Progress()
         options = suite.dataset.options
-        self.dataset = load_dataset(
-            suite.dataset.name, data_root=settings.data_root, split=suite.dataset.split, **options
-        )
+        with suite.locating("dataset", ""):
+            self.dataset = load_dataset(
+                suite.dataset.name, data_root=settings.data_root, split=suite.dataset.split, **options
+            )
         self.ids = self.dataset.ids[: settings.limit]
         if not self.ids:
             raise UsageError(f"data set {self.dataset.name}: split {self.dataset.split} has no samples")

@@ -71,9 +71,10 @@ class folder(Dataset):
         self.table = self.root / labels
         self.mask_folder = None if masks is None else self.root / masks
         if not self.table.is_file():
-            raise MissingError(f"{self.name}: the table {self.table} is missing{_near(self.table)}")
+            raise MissingError(f"{self.name}: the table {self.table} is missing{_near(self.table)}", key="labels")
         if self.mask_folder is not None and not self.mask_folder.is_dir():
-            raise MissingError(f"{self.name}: the folder {self.mask_folder} is missing{_near(self.mask_folder)}")
+            near = _near(self.mask_folder)
+            raise MissingError(f"{self.name}: the folder {self.mask_folder} is missing{near}", key="masks")
         columns, rows = read_table(self.table, (IMAGE,))
         ids = [Path(row[IMAGE]).as_posix() for row in rows]
         self._check_paths(rows, ids)
@@ -166,20 +167,21 @@ class folder(Dataset):
         """Which rows make the split."""
         declared = bool(rows) and SPLIT in rows[0].cells
         if declared and fraction is not None:
-            raise UsageError(f"{self.table}: has a column {SPLIT!r}, so hold_out {fraction} has nothing to decide")
+            message = f"{self.table}: has a column {SPLIT!r}, so hold_out {fraction} has nothing to decide"
+            raise UsageError(f"{message}; remove one of the two", key="hold_out")
         if self.split == ALL:
             return np.arange(len(rows))
         if declared:
-            words = [row[SPLIT] for row in rows]
-            if self.split not in words:
-                raise UsageError(f"{self.table}: {unknown('split', self.split, {ALL, *words} - {''})}")
-            return np.flatnonzero([word == self.split for word in words])
+            if self.split not in self._splits:
+                raise UsageError(f"{self.table}: {unknown('split', self.split, self._splits)}", key="split")
+            return np.flatnonzero([row[SPLIT] == self.split for row in rows])
         if fraction is None:
             raise UsageError(
-                f"{self.table}: has no column {SPLIT!r} to choose {self.split!r} by; add one, or give hold_out"
+                f"{self.table}: has no column {SPLIT!r} to choose {self.split!r} by; add one, or give hold_out",
+                key="split",
             )
         if self.split not in HELD_OUT:
-            raise UsageError(f"{self.table}: {unknown('split', self.split, (ALL, *HELD_OUT))}")
+            raise UsageError(f"{self.table}: {unknown('split', self.split, self._splits)}", key="split")
         return np.flatnonzero(held_out(ids, table, fraction, seed) == (self.split == "val"))
 
 

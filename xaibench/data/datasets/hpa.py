@@ -102,7 +102,9 @@ class Stained(Dataset):
         root = find_root(self.name, Path(data_root), self.folders, labels, origin)
         self.folder = root / images
         if not self.folder.is_dir():
-            raise MissingError(f"{self.name}: the folder {self.folder} is missing; it comes with {origin}")
+            raise MissingError(
+                f"{self.name}: the folder {self.folder} is missing; it comes with {origin}", key="images"
+            )
         ids, table, wrong = self._read(root / labels)
         rows = rows_of(split, ids, table, hold_out, seed)
         self._ids, self._labels = [ids[row] for row in rows], table[rows]

@@ -144,7 +144,8 @@ class Voc(Dataset):
         file = next((file for file in files if file.is_file()), None)
         if file is None:
             raise MissingError(
-                f"{self.name}: the list {' or '.join(map(str, files))} is missing; it comes with {self.origin}"
+                f"{self.name}: the list {' or '.join(map(str, files))} is missing; it comes with {self.origin}",
+                key="split",
             )
         lines = file.read_text(encoding="utf-8").split("\n")
         # some train_aug lists hold `/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png`

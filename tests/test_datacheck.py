@@ -310,7 +310,7 @@ def test_a_missing_package_is_named_with_its_pip_line(tmp_path: Path, plugin: Pa
 
 def test_the_example_of_the_docs_works(tmp_path: Path, plugin: Path, check: Callable[..., Told]) -> None:
     page = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
-    (example,) = re.findall("```python\n(.*?)```", page, re.S)
+    (example,) = re.findall("```python\n(# my_data.py\n.*?)```", page, re.S)
     plugin.write_text(example)
     (tmp_path / "pets").mkdir()
     for name in ("cat_1", "dog_7"):

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from xaibench.core.errors import SampleError
 from xaibench.data.dataset import Sample
 from xaibench.data.ground_truth import GroundTruth, Regions
-from xaibench.data.preprocess import Preprocess
+from xaibench.data.preprocess import Geometry
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Batch:
 
     Attributes:
         ids: of the samples that could be read, in order
-        images: uint8 [B, C, H, W] as collated; `to` makes them model input
+        images: [B, C, H, W] as collated: uint8 of the model's size, or model input already; `to` makes them model input
         ground_truth: of these samples; a label is present where it is given and not to be ignored
         bad: (id, message) of the samples that could not be read
         samples: numbers within the data set of all of them
@@ -33,8 +34,8 @@ class Batch:
     samples: range = range(0)
     contradictions: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
 
-    def to(self, geometry: Preprocess, device: torch.device, dtype: torch.dtype) -> Batch:
-        """The batch on a device, its images normalised by the model's geometry and of this type."""
+    def to(self, geometry: Geometry, device: torch.device, dtype: torch.dtype) -> Batch:
+        """The batch on a device, its images normalised by the geometry that it was collated with, and of this type."""
         if not self.ids:
             return self
         images = geometry.floats(self.images.to(device, non_blocking=True))
@@ -55,9 +56,9 @@ class Batch:
 
 
 def collate(
-    samples: Sequence[Sample], geometry: Preprocess, bad: Sequence[tuple[str, str]] = (), asked: range = range(0)
+    samples: Sequence[Sample], geometry: Geometry, bad: Sequence[tuple[str, str]] = (), asked: range = range(0)
 ) -> Batch:
-    """Bring samples to the model's input geometry and stack them.
+    """Bring samples to an input geometry and stack them.
 
     Args:
         bad: (id, message) of samples that could not be read
@@ -72,8 +73,19 @@ def collate(
         ground_truth=GroundTruth(
             mask=torch.stack(masks) if masks else None,
             regions=Regions.collate(samples, geometry),
-            present=torch.stack([torch.from_numpy((s.labels > 0) & (s.ignore == 0)) for s in samples]),
+            present=_present(samples),
         ),
         bad=list(bad),
         samples=asked,
     )
+
+
+def _present(samples: Sequence[Sample]) -> Tensor | None:
+    """bool [B, L]: labels that are present and not to be ignored; None where labels are not known."""
+    rows = [torch.from_numpy((s.labels > 0) & (s.ignore == 0)) for s in samples if s.labels is not None]
+    if not rows:
+        return None
+    if len(rows) < len(samples):
+        lacking = next(sample for sample in samples if sample.labels is None)
+        raise SampleError(f"{lacking.source}: has no labels, though other samples of its data set have them")
+    return torch.stack(rows)

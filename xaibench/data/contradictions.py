@@ -17,6 +17,8 @@ from xaibench.data.dataset import VOID, Dataset, Sample
 
 def contradicted(sample: Sample) -> list[int]:
     """Labels that a sample denies although its mask or one of its regions holds them, in order."""
+    if sample.labels is None:
+        return []
     held = set(_classes(sample))
     held.update(label for label, region in (sample.regions or {}).items() if region.any())
     denied = (sample.labels == 0) & (sample.ignore == 0)

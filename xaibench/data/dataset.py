@@ -1,4 +1,4 @@
-"""What a data set is: a sequence of `Sample`, with the facts a suite needs."""
+"""Dataset and Sample: a data set is a sequence of samples, with the facts that a suite needs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from xaibench.core import registry
-from xaibench.core.errors import MissingError, UsageError
+from xaibench.core.errors import MissingError, SampleError, UsageError
+
+if TYPE_CHECKING:  # torch is not imported to list data sets
+    from torch import Tensor
 
 VOID = 255
 WIDE_VOID = -1  # in masks of int16, which hold more labels than a byte
@@ -30,19 +33,20 @@ class Sample:
 
     Attributes:
         id: stable name within the data set
-        image: as stored, not resized: an RGB picture, or uint8 [H, W, C] where the channels are not red, green and blue
-        labels: uint8 [L], 1 where the label is present
-        ignore: uint8 [L], 1 where neither present nor absent should be concluded (VOC's "difficult")
+        image: as stored, not resized: an RGB picture, or uint8 [H, W, C] where the channels are not red, green and blue.
+            Or model input, normalised: float32 or float64 [C, H, W], in a data set with an `input_shape`
+        labels: uint8 [L], 1 where the label is present; None where labels are not known
+        ignore: uint8 [L], 1 where a label counts neither as present nor as absent (VOC's "difficult")
         mask: uint8 [H, W], 0 background, label + 1, 255 void; int16 where there are more than 254 labels, -1 being void
             there; None where the data set has none
         source: where it comes from, for error messages and provenance
-        regions: where objects may overlap, which one label per pixel cannot say: label to bool [H, W], every pixel that
-            belongs to it, and nothing for a label that is not there. None: the mask says it all
+        regions: every pixel of each label, where objects overlap and one label per pixel cannot hold them: label to
+            bool [H, W], nothing for a label that is absent. None: the mask is enough
     """
 
     id: str
-    image: Image.Image | npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.uint8]
+    image: Image.Image | npt.NDArray[np.uint8] | Tensor
+    labels: npt.NDArray[np.uint8] | None
     ignore: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.uint8] | npt.NDArray[np.int16] | None
     source: str
@@ -53,14 +57,25 @@ class Sample:
         """(width, height) of the image."""
         if isinstance(self.image, Image.Image):
             return self.image.size
-        height, width = self.image.shape[:2]
+        height, width = self.image.shape[:2] if isinstance(self.image, np.ndarray) else self.image.shape[1:]
         return width, height
+
+    @property
+    def known_labels(self) -> npt.NDArray[np.uint8]:
+        """`labels`. Raises SampleError where they are not known."""
+        if self.labels is None:
+            raise SampleError(f"{self.source}: has no labels, which are needed here")
+        return self.labels
 
 
 class Dataset(ABC, Sequence[Sample]):
-    """A sequence of samples. Subclasses say `ids`, `revision` and `load`; `@dataset` registers them.
+    """A sequence of samples. Subclasses define `ids`, `revision` and `load`; `@dataset` registers them.
 
-    What follows is for `xaibench data check`, which downloads nothing:
+    Attributes:
+        input_shape: (C, H, W) of images that are model input already; None: images are as stored, and brought to the
+            model's geometry
+
+    The others are for `xaibench data check`, which downloads nothing:
 
     Attributes:
         address: where the official files are, in words
@@ -70,6 +85,7 @@ class Dataset(ABC, Sequence[Sample]):
     """
 
     entry: registry.DatasetEntry
+    input_shape: tuple[int, int, int] | None = None
     address: ClassVar[str] = ""
     licence: ClassVar[str] = ""
     archives: ClassVar[Mapping[str, str]] = {}
@@ -80,12 +96,12 @@ class Dataset(ABC, Sequence[Sample]):
 
     @classmethod
     def official(cls) -> Mapping[str, int]:
-        """How many samples the official release has, by split."""
+        """Number of samples in the official release, by split."""
         return {}
 
     @property
     def official_count(self) -> int | None:
-        """How many of this split under these options; None where that is not known."""
+        """Number of official samples of this split under these options; None where that is not known."""
         return self.official().get(self.split)
 
     @property
@@ -107,7 +123,7 @@ class Dataset(ABC, Sequence[Sample]):
         return 3
 
     def check_channels(self, takes: int, model: str) -> None:
-        """Raises UsageError where the images have another number of channels than `model` takes."""
+        """Raise UsageError where the images have another number of channels than `model` takes."""
         if takes != self.channels:
             raise UsageError(
                 f"{model} takes {takes} channels, but the images of {self.name} have {self.channels}; give the model "
@@ -141,7 +157,7 @@ class Dataset(ABC, Sequence[Sample]):
     @property
     @abstractmethod
     def revision(self) -> str:
-        """A hash of everything that decides the samples: ids, annotations, rules."""
+        """A hash of everything that determines the samples: ids, annotations, options."""
 
     @abstractmethod
     def load(self, index: int) -> Sample:
@@ -150,12 +166,12 @@ class Dataset(ABC, Sequence[Sample]):
         Called in threads and in forked processes: a file is opened here, or by the process that reads it.
 
         Raises:
-            SampleError: it cannot be read: an unreadable file, a missing mask, an annotation or a row of a table that
-                makes no sense. One sentence that names the file; the other samples are not affected
+            SampleError: it cannot be read: an unreadable file, a missing mask, an annotation or a row of a table with
+                a mistake. One sentence that names the file; the other samples are not affected
         """
 
     def files(self, index: int) -> Sequence[Path]:
-        """The files that sample number `index` is read from; none where that is not known without reading it."""
+        """The files that sample number `index` is read from; empty where that is not known without reading it."""
         return ()
 
     def __len__(self) -> int:
@@ -209,7 +225,7 @@ def _with_inherited_options(cls: type) -> str:
 def load_dataset(
     name: str, *, data_root: str | os.PathLike[str] | None = None, split: str | None = None, **options: Any
 ) -> Dataset:
-    """A data set by name.
+    """Open a data set by name.
 
     Args:
         name: see `xaibench list datasets`
@@ -219,7 +235,7 @@ def load_dataset(
 
     Raises:
         UsageError: unknown name, split or option
-        MissingError: the data is not where it should be
+        MissingError: files of the data set are not there
     """
     entry = registry.datasets[name]
     if split is not None:
@@ -234,10 +250,10 @@ def load_dataset(
 
 
 def root_of(entry: registry.DatasetEntry, data_root: str | os.PathLike[str] | None) -> Path | None:
-    """The folder that a data set is looked for in; None for one that is generated.
+    """The folder in which a data set is searched; None for one that is generated.
 
     Raises:
-        MissingError: it needs one, and neither `data_root` nor XAIBENCH_DATA_ROOT names it
+        MissingError: the data set needs a folder, and neither `data_root` nor XAIBENCH_DATA_ROOT names it
     """
     if "data_root" not in entry.parameters:
         return None

@@ -207,17 +207,17 @@ def _look_up(
 def _read(report: SplitReport, dataset: Dataset, workers: int | None, progress: Progress | None) -> None:
     """Read every sample by the loader of a run; note which are bad, and whose masks contradict their labels."""
     from xaibench.data.contradictions import Contradictions
-    from xaibench.data.loader import chunks, most_workers, read_ahead
+    from xaibench.data.loader import chunks, most_workers, own_geometry, read_ahead
     from xaibench.data.preprocess import Preprocess
 
     # each sample is read in full; what a model would see of it does not matter here
-    geometry = Preprocess((1, 1), mean=(0.0,) * dataset.channels, std=(1.0,) * dataset.channels)
+    one_pixel = Preprocess((1, 1), mean=(0.0,) * dataset.channels, std=(1.0,) * dataset.channels)
     asked = chunks(range(len(dataset)), BATCH)
     count = most_workers(len(asked)) if workers is None else workers
     if progress is not None:
         progress.start(f"{dataset.name} {dataset.split}", len(dataset))
     contradictions, report.bad = Contradictions(dataset), []
-    with closing(read_ahead(dataset, geometry, asked, workers=count)) as batches:
+    with closing(read_ahead(dataset, own_geometry(dataset) or one_pixel, asked, workers=count)) as batches:
         for batch in contradictions.watch(batches):
             report.bad += [message for _, message in batch.bad]
             if progress is not None:

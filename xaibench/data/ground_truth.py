@@ -13,7 +13,7 @@ from torch import Tensor
 from xaibench.core.errors import SampleError, UsageError
 from xaibench.core.pairs import Pairs
 from xaibench.data.dataset import Sample
-from xaibench.data.preprocess import Preprocess
+from xaibench.data.preprocess import Geometry
 
 BYTE_VOID, VOID = 255, -1  # of a mask of bytes, and of every mask inside
 BYTE_LABELS = 254  # labels that a mask of bytes can hold beside background and void
@@ -60,8 +60,8 @@ class Regions:
     masks: Tensor
 
     @classmethod
-    def collate(cls, samples: Sequence[Sample], preprocess: Preprocess) -> Regions | None:
-        """The regions of samples under the model's geometry; None where the mask says it all.
+    def collate(cls, samples: Sequence[Sample], geometry: Geometry) -> Regions | None:
+        """The regions of samples under an input geometry; None where the mask is enough.
 
         Raises:
             SampleError: some samples have regions and others have none
@@ -73,11 +73,11 @@ class Regions:
             lacking = next(sample for sample in samples if sample.regions is None)
             raise SampleError(f"{lacking.source}: has no regions, though other samples of its data set have them")
         listed = [(row, label, found[label]) for row, found in enumerate(given) for label in sorted(found)]
-        placed = [preprocess.mask(region.astype(np.uint8)) for _, _, region in listed]
+        placed = [geometry.mask(region.astype(np.uint8)) for _, _, region in listed]
         return cls(
             torch.tensor([row for row, _, _ in listed], dtype=torch.long),
             torch.tensor([label for _, label, _ in listed], dtype=torch.long),
-            torch.stack(placed).bool() if placed else torch.zeros((0, *preprocess.size), dtype=torch.bool),
+            torch.stack(placed).bool() if placed else torch.zeros((0, *geometry.size), dtype=torch.bool),
         )
 
     def to(self, device: torch.device) -> Regions:
@@ -111,7 +111,7 @@ class GroundTruth:
 
     Attributes:
         mask: [B, H, W] of uint8 (0 background, label + 1, 255 void) or wider integers (-1 void), None if there is none
-        regions: of labels that overlap; None where the mask's one label per pixel says it all
+        regions: of labels that overlap; None where the mask's one label per pixel is enough
         present: labels of the images, bool [B, L], None if they are not known
     """
 

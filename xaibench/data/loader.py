@@ -27,7 +27,7 @@ from xaibench.core.errors import SampleError, UsageError, WorkerError, XaibenchE
 from xaibench.data.batch import Batch, collate
 from xaibench.data.contradictions import contradicted
 from xaibench.data.dataset import Dataset, Sample
-from xaibench.data.preprocess import Preprocess
+from xaibench.data.preprocess import Geometry, Unchanged
 
 # A forked worker starts in 0.05 s and shares what the data set has read; a spawned one imports torch for seconds,
 # needs a copy of the annotations and lacks the classes of a plug-in. macOS and Windows cannot fork safely.
@@ -41,7 +41,7 @@ class Reader:
     """Read samples and collate them; what a worker runs. A sample that cannot be read does not affect the others."""
 
     dataset: Dataset
-    geometry: Preprocess
+    geometry: Geometry
 
     def __getitem__(self, asked: range) -> Batch | XaibenchError:
         """The samples with these numbers. An error of the whole data set is returned, so that it stays one sentence."""
@@ -61,13 +61,8 @@ class Reader:
     def read(self, index: int) -> Sample:
         """One sample, checked. Raises SampleError, naming the file, where it cannot be collated with others."""
         sample: Sample = self.dataset[index]
-        image, (width, height) = sample.image, sample.size
-        if isinstance(image, Image.Image) and image.mode != "RGB":
-            raise SampleError(f"{sample.source}: an image of mode {image.mode}; RGB or an array [H, W, C] is needed")
-        try:
-            self.geometry.check(sample.size)
-        except ValueError as error:
-            raise SampleError(f"{sample.source}: {error}") from error
+        self._check_image(sample)
+        width, height = sample.size
         if not self.dataset.has_masks:
             return replace(sample, mask=None)
         if sample.mask is None:
@@ -77,11 +72,32 @@ class Reader:
             raise SampleError(f"{sample.source}: its mask is {found}, the image {width}x{height} (width x height)")
         return sample
 
+    def _check_image(self, sample: Sample) -> None:
+        """Raise SampleError for an image that the geometry does not take."""
+        image, shape = sample.image, self.dataset.input_shape
+        if isinstance(image, Image.Image) and image.mode != "RGB":
+            raise SampleError(f"{sample.source}: an image of mode {image.mode}; RGB or an array [H, W, C] is needed")
+        if isinstance(image, Tensor) != (shape is not None):
+            kind, has = ("a tensor", "no") if shape is None else ("a picture", "an")
+            raise SampleError(f"{sample.source}: {kind}, though its data set {self.dataset.name} has {has} input_shape")
+        if isinstance(image, Tensor) and (tuple(image.shape) != shape or not image.is_floating_point()):
+            found = f"{str(image.dtype).removeprefix('torch.')} {list(image.shape)}"
+            raise SampleError(f"{sample.source}: the image is {found}; floats {list(shape or ())} are needed")
+        try:
+            self.geometry.check(sample.size)
+        except ValueError as error:
+            raise SampleError(f"{sample.source}: {error}") from error
+
     def _contradicted(self, sample: Sample) -> tuple[str, ...]:
         """Names of the classes that the sample's mask holds and its labels deny."""
         if self.dataset.masks_exceed_labels:
             return ()
         return tuple(self.dataset.class_names[label] for label in contradicted(sample))
+
+
+def own_geometry(dataset: Dataset) -> Unchanged | None:
+    """The geometry of a data set whose images are model input already; None where the model's is needed."""
+    return None if dataset.input_shape is None else Unchanged(dataset.input_shape[1:])
 
 
 def chunks(samples: range, size: int) -> list[range]:
@@ -109,12 +125,12 @@ def most_workers(batches: int) -> int:
 
 
 def read_ahead(
-    dataset: Dataset, geometry: Preprocess, asked: Iterable[range], *, workers: int = 0, pin: bool = False
+    dataset: Dataset, geometry: Geometry, asked: Iterable[range], *, workers: int = 0, pin: bool = False
 ) -> Generator[Batch, None, None]:
     """Batches in the order asked for, the next ones being read meanwhile; close it to end the workers.
 
     Args:
-        geometry: what brings the images to the model's input size
+        geometry: the model's, or `own_geometry` of the data set
         asked: numbers of the samples of each batch; at most two batches per worker are drawn ahead
         workers: processes; 0 reads in a thread of this one
         pin: put batches into pages that a GPU can fetch
@@ -136,7 +152,7 @@ def read_ahead(
 
 def batches(
     dataset: Dataset,
-    geometry: Preprocess,
+    geometry: Geometry,
     asked: Iterable[range],
     *,
     device: torch.device,

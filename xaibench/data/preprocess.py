@@ -1,10 +1,10 @@
-"""From a stored image to what the model eats: one geometry for the image and its mask (which is always nearest)."""
+"""From a stored image to model input: one geometry for the image and its mask (masks are always nearest)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,62 @@ from xaibench.core.errors import UsageError
 
 Resize = Literal["squash", "shortest_crop", "fit_pad", "none"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+StoredImage = Image.Image | npt.NDArray[np.uint8]  # a picture, or [H, W, C]
 ExtraChannels = Literal["copy_first", "mean", "zero"]
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
-BACKGROUND = 0  # what padding is in a mask; in an image it is black
+BACKGROUND = 0  # value of the padding: background in a mask, black in an image
+
+
+class Geometry(Protocol):
+    """How images and masks of a data set become model input: `Preprocess`, or `Unchanged`."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the result."""
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Raise ValueError where an image of this (width, height) cannot be brought to `self.size`."""
+
+    def stored(self, image: StoredImage | Tensor) -> Tensor:
+        """[C, H, W] of this size, in the type that is sent between processes."""
+
+    def floats(self, stored: Tensor) -> Tensor:
+        """Model input of what `stored` returned."""
+
+    def mask(self, mask: npt.NDArray[np.uint8] | npt.NDArray[np.int16]) -> Tensor:
+        """[H, W] of this size, values and their type untouched."""
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """The geometry of images that are model input already: tensors [C, H, W], normalised, all of one size.
+
+    Attributes:
+        size: (height, width) of the images and masks
+    """
+
+    size: tuple[int, int]
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Raise ValueError where an image of this (width, height) has another size."""
+        height, width = self.size
+        if size != (width, height):
+            raise ValueError(f"the image is {size[0]}x{size[1]}, others of its data set are {width}x{height}")
+
+    def stored(self, image: StoredImage | Tensor) -> Tensor:
+        if not isinstance(image, Tensor):
+            raise UsageError("the images are pictures, which need the model's input geometry")
+        return image
+
+    def floats(self, stored: Tensor) -> Tensor:
+        return stored
+
+    def mask(self, mask: npt.NDArray[np.uint8] | npt.NDArray[np.int16]) -> Tensor:
+        return torch.from_numpy(np.array(mask))
 
 
 @dataclass(frozen=True)
@@ -38,10 +87,10 @@ class Preprocess:
         crop: fraction of the shorter side that `shortest_crop` keeps
         interpolation: of the image; masks are always nearest
 
-    `fit_pad` with `interpolation="nearest"` is what MinMax-CAM does (david2022; its code asks for sides rounded up, but
-    `preserve_aspect_ratio` in the same call rounds them to the nearest; where the centre of a pixel falls exactly
-    between two stored ones, Pillow may take the other). The padding is a part of the image: it is black before
-    normalisation, so with mean and std of 0.5 it is -1 in what the model eats, and background in a mask.
+    `fit_pad` with `interpolation="nearest"` is the geometry of MinMax-CAM (david2022; its code asks for sides rounded
+    up, but `preserve_aspect_ratio` in the same call rounds them to the nearest; where the centre of a pixel falls
+    exactly between two stored ones, Pillow may take the other). The padding is a part of the image: it is black before
+    normalisation, so with mean and std of 0.5 it is -1 in the model input, and background in a mask.
     """
 
     size: tuple[int, int]
@@ -51,12 +100,18 @@ class Preprocess:
     crop: float = 0.875
     interpolation: Interpolation = "bilinear"
 
-    def image(self, image: Image.Image | npt.NDArray[np.uint8]) -> Tensor:
-        """float32 [C, H, W], normalised; of a picture, or of an array [H, W, C] channel by channel."""
+    def image(self, image: StoredImage | Tensor) -> Tensor:
+        """Model input, float32 [C, H, W], of a picture, or of an array [H, W, C] channel by channel."""
         return self.floats(self.stored(image))
 
-    def stored(self, image: Image.Image | npt.NDArray[np.uint8]) -> Tensor:
-        """uint8 [C, H, W]: the geometry alone, a quarter of the bytes of what `floats` makes of it."""
+    def stored(self, image: StoredImage | Tensor) -> Tensor:
+        """uint8 [C, H, W]: the geometry alone, a quarter of the bytes of the model input.
+
+        Raises:
+            UsageError: another number of channels than the model takes, or a tensor, which is model input already
+        """
+        if isinstance(image, Tensor):
+            raise UsageError("the images are model input already; pictures or uint8 arrays [H, W, C] are needed here")
         resample = INTERPOLATIONS[self.interpolation]
         if isinstance(image, Image.Image):
             array = np.asarray(self._geometry(image, resample)).transpose(2, 0, 1)
@@ -68,7 +123,7 @@ class Preprocess:
         return torch.from_numpy(np.array(array, order="C"))
 
     def floats(self, stored: Tensor) -> Tensor:
-        """float32 [..., C, H, W], normalised, of values 0..255."""
+        """Model input, float32 [..., C, H, W], of values 0..255."""
         return self._normalise_(stored.to(torch.float32, copy=True).div_(255))
 
     def mask(self, mask: npt.NDArray[np.uint8] | npt.NDArray[np.int16]) -> Tensor:
@@ -77,7 +132,7 @@ class Preprocess:
         return torch.from_numpy(np.array(placed, mask.dtype))
 
     def check(self, size: tuple[int, int]) -> None:
-        """Raises ValueError where an image of this (width, height) cannot be brought to `self.size`."""
+        """Raise ValueError where an image of this (width, height) cannot be brought to `self.size`."""
         height, width = self.size
         if self.resize == "none" and size != (width, height):
             raise ValueError(f"resize: none, but the image is {size[0]}x{size[1]}, not {width}x{height}")
@@ -97,22 +152,22 @@ class Preprocess:
         return canvas
 
     def for_channels(self, count: int, rule: ExtraChannels | None) -> Preprocess:
-        """With mean and std for `count` channels: those of three are extended by the rule that makes the stem.
+        """A copy with mean and std for `count` channels; those of three are extended by the rule that makes the stem.
 
-        `zero` takes the mean of the three: the channel is normalised alike, though the stem does not see it yet.
+        `zero` takes the mean of the three, so that the channel is normalised alike, though the stem ignores it at first.
         """
         return replace(self, mean=_extended(self.mean, count, rule), std=_extended(self.std, count, rule))
 
     def pixels(self, images: Tensor) -> Tensor:
-        """Back from model space to [0, 1]."""
+        """Pixels in [0, 1] of model input."""
         return images * self._channels(self.std, images) + self._channels(self.mean, images)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """From [0, 1] to model space."""
+        """Model input of pixels in [0, 1]."""
         return self._normalise_(pixels.clone())
 
     def _normalise_(self, pixels: Tensor) -> Tensor:
-        """In place, four times quicker for a batch."""
+        """Normalise in place, which is four times as fast for a batch."""
         return pixels.sub_(self._channels(self.mean, pixels)).div_(self._channels(self.std, pixels))
 
     @staticmethod

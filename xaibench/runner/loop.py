@@ -18,7 +18,7 @@ from xaibench.core.tracebacks import place
 from xaibench.data import load_dataset
 from xaibench.data.batch import Batch
 from xaibench.data.contradictions import Contradictions
-from xaibench.data.loader import Reader, batches, chunks, worker_count
+from xaibench.data.loader import Reader, batches, chunks, own_geometry, worker_count
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import check_maps, error_row, explainer, measure
 from xaibench.forward import Forward, Pairs, Plan
@@ -131,7 +131,7 @@ class Runner:
         classifier = prepared.classifier
         reading = batches(
             self.dataset,
-            classifier.geometry,
+            own_geometry(self.dataset) or classifier.geometry,
             ahead(),
             device=classifier.device,
             dtype=next(classifier.module.parameters()).dtype,
@@ -277,7 +277,7 @@ class Runner:
     def _recall_bad_samples(self, prepared: Prepared) -> None:
         """Those of parts that are there already count as if they were met now, so that a mark survives a resumed run."""
         known = self.records.bad_samples(prepared.cells.values(), len(self.parts)) - self.outcome.bad.keys()
-        reader = Reader(self.dataset, prepared.classifier.geometry)
+        reader = Reader(self.dataset, own_geometry(self.dataset) or prepared.classifier.geometry)
         for index, sample_id in enumerate(self.ids if known else ()):
             if sample_id in known:
                 self._add_bad_sample(sample_id, why_bad(reader, index))

@@ -45,7 +45,7 @@ class Examples(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         sample = self.dataset[index]
         example = (
             self.preprocess.image(sample.image),
-            torch.from_numpy(sample.labels.astype(np.float32)),
+            torch.from_numpy(sample.known_labels.astype(np.float32)),
             torch.from_numpy(sample.ignore.astype(bool)),
         )
         if self.cache is not None:

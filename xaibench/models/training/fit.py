@@ -199,7 +199,7 @@ def _positive_weight(train: Examples, recipe: Recipe) -> Tensor:
                 f"{train.dataset.name} has {count} classes"
             )
         return torch.tensor(recipe.positive_weight)
-    labels = torch.stack([torch.from_numpy(sample.labels) for sample in train.dataset]).float()
+    labels = torch.stack([torch.from_numpy(sample.known_labels) for sample in train.dataset]).float()
     positives = labels.sum(0)
     return ((len(labels) - positives) / positives.clamp(min=1)).clamp(max=100)
 

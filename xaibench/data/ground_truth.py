@@ -88,15 +88,15 @@ class Regions:
 
     def __getitem__(self, images: Tensor) -> Regions:
         """Those of rows [n] of the batch, which may repeat, as the rows of another."""
-        row, own = (images[:, None] == self.image).nonzero(as_tuple=True)
-        return Regions(row, self.label[own], self.masks[own])
+        row, region = (images[:, None] == self.image).nonzero(as_tuple=True)
+        return Regions(row, self.label[region], self.masks[region])
 
     def of(self, pairs: Pairs) -> Tensor:
         """bool [P, H, W]: the region of each pair, empty where the label is not there."""
         same = (pairs.image[:, None] == self.image) & (pairs.label[:, None] == self.label)  # [P, R]
-        row, own = same.nonzero(as_tuple=True)
+        row, region = same.nonzero(as_tuple=True)
         found = self.masks.new_zeros((len(pairs), *self.masks.shape[1:]))
-        found[row] = self.masks[own]
+        found[row] = self.masks[region]
         return found
 
     def union(self, images: int) -> Tensor:
@@ -166,7 +166,7 @@ class GroundTruth:
         return self.mask
 
     def labels_for(self, what: str) -> Tensor:
-        """bool [B, L]: the labels that are present. Raises UsageError, naming what asks, where they are not known."""
+        """bool [B, L]: the labels that are present. Raises UsageError where they are not known; `what` needs them."""
         if self.present is None:
             raise UsageError(f"{what} needs ground-truth labels (labels=)")
         return self.present

@@ -33,7 +33,7 @@ from xaibench.data.reading.coco_annotations import (
     rasterise,
     read_annotations,
 )
-from xaibench.data.reading.image_files import read_image
+from xaibench.data.reading.image_files import file_size, read_image
 
 Crowd = Literal["keep", "drop"]
 Overlap = Literal["void", "painter"]
@@ -98,7 +98,7 @@ class Coco(Dataset):
         options = (self.crowd, self.masks, self.overlap if self.masks else None)
         digest = hashlib.sha256(repr((self._digest, options)).encode())
         for path in map(self._path, self._numbers):
-            digest.update(f"{path.stat().st_size if path.is_file() else None}".encode())
+            digest.update(f"{file_size(path)}".encode())
         return digest.hexdigest()[:16]
 
     def load(self, index: int) -> Sample:

@@ -1,4 +1,4 @@
-"""A folder of your own pictures with a table of labels: no class of its own has to be written."""
+"""A folder of your own pictures with a table of labels; no Python is needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from xaibench.core.errors import MissingError, SampleError, UsageError, closest, unknown
 from xaibench.core.registry.bounds import InnerFraction
 from xaibench.data.dataset import VOID, Dataset, Sample, dataset
-from xaibench.data.reading.image_files import UNREADABLE, length, read_image, reason
+from xaibench.data.reading.image_files import UNREADABLE, file_size, read_image, reason
 from xaibench.data.reading.label_tables import Row, check_unique, label_index, label_table, read_table
 from xaibench.data.reading.stratified_split import hold_out as held_out
 
@@ -31,18 +31,19 @@ class folder(Dataset):
     """Your own pictures: a table of labels, and masks where you have them.
 
     The table is CSV with a header and a row for each picture: its path in the column `image`, and either the names of
-    its classes in one column `labels`, separated by semicolons (an empty cell: no class is there), or a column of 0
-    and 1 for each class. A column `split` may say to which split the picture belongs.
+    its classes in one column `labels`, separated by semicolons (an empty cell: no class is present), or a column of 0
+    and 1 for each class. A column `split` may name the split that the picture belongs to.
 
         image,labels,split                     image,cat,dog
         pictures/1.jpg,cat;dog,train           pictures/1.jpg,1,1
         pictures/2.png,,val                    pictures/2.png,0,0
 
-    Classes and their order: those of classes.txt beside the table (one name a line) where there is one; a row with a
-    name that it does not hold is a bad sample then. Else the columns in their order, else the names of all rows, sorted.
+    Classes and their order are those of classes.txt beside the table (one name per line), and a row with another name
+    is a bad sample; without that file they are the columns in their order, or the names of all rows, SORTED. Write
+    classes.txt where masks are in another order.
 
-    Pictures are turned as their EXIF orientation says, because annotation tools show them so, and masks are expected
-    in the displayed orientation.
+    Pictures are turned by their EXIF orientation, because annotation tools show them so, and masks are expected in the
+    displayed orientation.
 
     Args:
         data_root: the folder
@@ -121,11 +122,11 @@ class folder(Dataset):
 
     @cached_property
     def revision(self) -> str:
-        """Hash of paths, classes, labels, and contents of masks. Of a picture its length alone counts."""
+        """Hash of paths, classes, labels, contents of masks, and file sizes of pictures."""
         digest = hashlib.sha256(repr((self._ids, self._classes, self.has_masks)).encode())
         digest.update(self._labels.tobytes())
         for name in self._ids:
-            digest.update(repr(length(self.root / name)).encode())
+            digest.update(repr(file_size(self.root / name)).encode())
             if (mask := self._mask(name)) is not None:
                 digest.update(hashlib.sha256(mask.read_bytes()).digest() if mask.is_file() else b"absent")
         return digest.hexdigest()[:16]
@@ -164,7 +165,7 @@ class folder(Dataset):
     def _choose(
         self, rows: Sequence[Row], ids: Sequence[str], table: npt.NDArray[np.uint8], fraction: float | None, seed: int
     ) -> npt.NDArray[np.intp]:
-        """Which rows make the split."""
+        """Numbers of the rows of the split."""
         declared = bool(rows) and SPLIT in rows[0].cells
         if declared and fraction is not None:
             message = f"{self.table}: has a column {SPLIT!r}, so hold_out {fraction} has nothing to decide"
@@ -188,7 +189,7 @@ class folder(Dataset):
 def _labels(
     path: Path, columns: Sequence[str], rows: Sequence[Row]
 ) -> tuple[tuple[str, ...], npt.NDArray[np.uint8], dict[int, str]]:
-    """Class names, labels [N, L] of the whole table, and what is wrong with a row, by its number."""
+    """Class names, labels [N, L] of the whole table, and messages about rows with a mistake, by row number."""
     named = LABELS in columns
     others = [column for column in columns if column not in (IMAGE, SPLIT, LABELS)]
     if named and others:
@@ -207,18 +208,19 @@ def _labels(
     if missing := [name for name in classes if not named and name not in others]:
         raise UsageError(f"{path}:1: no column {missing[0]!r}, which {CLASS_FILE} names")
 
-    def write(row: Row, own: npt.NDArray[np.uint8]) -> None:
+    def write(row: Row, present: npt.NDArray[np.uint8]) -> None:
         for name in names_of(row):
-            own[label_index(name, classes, row.at)] = 1
+            present[label_index(name, classes, row.at)] = 1
         for name in others:
             if row[name] not in ("0", "1"):
                 raise UsageError(f"{row.at}: {row[name]!r} in the column {name!r}; allowed: 0, 1")
-            own[classes.index(name)] = row[name] == "1"
+            present[classes.index(name)] = row[name] == "1"
 
     return classes, *label_table(rows, len(classes), write)
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
+    """Names, one per line; empty where there is no such file."""
     if not path.is_file():
         return ()
     lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -229,16 +231,20 @@ def _read_classes(path: Path) -> tuple[str, ...]:
 
 
 def _near(path: Path) -> str:
-    """The closest name in the same folder."""
+    """A clause that suggests the closest name in the same folder; "" where there is none."""
     return closest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else ""
 
 
 def read_mask(path: Path, size: tuple[int, int], classes: int, at: str) -> npt.NDArray[np.uint8]:
-    """uint8 [H, W]: 0 background, label + 1, 255 void; grey and palette PNGs hold these values as they are.
+    """uint8 [H, W]: 0 background, label + 1, 255 void; grey and palette PNGs hold these values.
 
     Args:
         size: (width, height) of the picture as displayed
-        at: of the picture's row, for messages
+        classes: number of classes
+        at: place of the picture's row, for messages
+
+    Raises:
+        SampleError: an unreadable file, another mode or size, other values
     """
     try:
         with Image.open(path) as file:

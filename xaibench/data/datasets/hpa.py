@@ -29,7 +29,7 @@ from PIL import Image
 from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.core.registry.bounds import InnerFraction
 from xaibench.data.dataset import Dataset, Sample, dataset
-from xaibench.data.reading.image_files import decode, find_root, length
+from xaibench.data.reading.image_files import decode, file_size, find_root
 from xaibench.data.reading.label_tables import Row, check_unique, label_table, read_table
 from xaibench.data.reading.stratified_split import Split, rows_of
 
@@ -124,7 +124,7 @@ class Stained(Dataset):
         digest = hashlib.sha256(repr((self._ids, self.stains)).encode())
         digest.update(self._labels.tobytes())
         for name in self._ids:
-            digest.update(repr([length(self._file(name, stain)) for stain in self.stains]).encode())
+            digest.update(repr([file_size(self._file(name, stain)) for stain in self.stains]).encode())
         return digest.hexdigest()[:16]
 
     def load(self, index: int) -> Sample:
@@ -158,7 +158,7 @@ class Stained(Dataset):
         return picture.getchannel(COLOUR[stain]) if picture.mode == "RGB" else picture
 
     def _read(self, path: Path) -> tuple[list[str], npt.NDArray[np.uint8], dict[int, str]]:
-        """Ids [N] and labels [N, L] of the whole table, and what is wrong with a row, by its number."""
+        """Ids [N] and labels [N, L] of the table, and messages about rows with a mistake, by row number."""
         key, target = self.columns
         _, rows = read_table(path, self.columns)
         ids = [row[key] for row in rows]

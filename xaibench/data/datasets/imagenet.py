@@ -5,10 +5,10 @@
         LOC_val_solution.csv                           (Kaggle: the wnid of each photograph)
         ILSVRC2012_validation_ground_truth.txt         (numbers) and meta.mat or map_clsloc.txt (whose they are)
 
-A class is known by its wnid ("n01440764"). Label i is the i-th wnid in sorted order, which is the order of the outputs
-of every ImageNet model. The numbers 1..1000 of the ground truth follow ANOTHER order, which only the development kit
-tells: `meta.mat`, or `map_clsloc.txt` of its later editions. LOC_synset_mapping.txt and imagenet_class_index.json are
-sorted lists of classes and say nothing of those numbers.
+A class is identified by its wnid ("n01440764"). Label i is the i-th wnid in sorted order, which is the order of the
+outputs of every ImageNet model. The numbers 1..1000 of the ground truth follow ANOTHER order, which only the development
+kit lists: `meta.mat`, or `map_clsloc.txt` of its later editions. LOC_synset_mapping.txt and imagenet_class_index.json
+are sorted lists of classes without those numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 from xaibench.core.errors import MissingError, UsageError, closest
 from xaibench.data.dataset import Dataset, Sample, dataset
-from xaibench.data.reading.image_files import UNREADABLE, read_image, reason
+from xaibench.data.reading.image_files import UNREADABLE, file_size, read_image, reason
 
 COUNT = 1000
 PHOTOGRAPHS = {".jpeg", ".jpg", ".png"}
@@ -35,7 +35,7 @@ ARCHIVE = "ILSVRC2012_img_val.tar"
 
 
 def read_classes(path: Path) -> dict[str, str]:
-    """Class names by wnid, of lines `n01440764 tench`."""
+    """Class names by wnid, from lines `n01440764 tench`."""
     return dict(line.split(" ", 1) for line in path.read_text(encoding="utf-8").splitlines())
 
 
@@ -87,10 +87,10 @@ class imagenet(Dataset):
 
     @cached_property
     def revision(self) -> str:
-        """Hash of ids and labels. Of a photograph its length alone counts."""
+        """Hash of ids, labels, and file sizes of photographs."""
         digest = hashlib.sha256()
         for name, (path, label) in self._files.items():
-            digest.update(f"{name} {label} {path.stat().st_size if path.is_file() else None}\n".encode())
+            digest.update(f"{name} {label} {file_size(path)}\n".encode())
         return digest.hexdigest()[:16]
 
     def load(self, index: int) -> Sample:
@@ -118,13 +118,13 @@ class imagenet(Dataset):
         return found
 
     def _beside(self, name: str) -> Path | None:
-        """A file beside val, or in the development kit."""
+        """The path of a file beside val or in the development kit; None where there is none."""
         roots = [self.root, self.root.parent]
         kits = [root / kit / "data" for root in roots for kit in (DEVKIT, "devkit")]
         return next((folder / name for folder in [*roots, *kits] if (folder / name).is_file()), None)
 
     def _in_class_folders(self) -> dict[str, tuple[Path, int]]:
-        """Photograph and label by id; nothing where val holds no folders."""
+        """Photograph and label by id; empty where val holds no folders."""
         files: dict[str, tuple[Path, int]] = {}
         for folder in sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name[0] != "."):
             if folder.name not in LABELS:
@@ -138,7 +138,7 @@ class imagenet(Dataset):
         return files
 
     def _together(self) -> dict[str, tuple[Path, int]]:
-        """Photograph and label by id, where val holds photographs and another file says what they are."""
+        """Photograph and label by id, where val holds photographs and another file lists their classes."""
         files = photographs(self.folder)
         if not files:
             return {}
@@ -148,7 +148,7 @@ class imagenet(Dataset):
         return {path.stem: (path, LABELS[classes[path.stem]]) for path in files}
 
     def _classes(self) -> tuple[Path, dict[str, str]]:
-        """The file that knows the wnid of each photograph, and what it says."""
+        """The file that lists the wnid of each photograph, and its content."""
         if (solution := self._beside(KAGGLE)) is not None:
             return solution, read_solution(solution)
         truth = self._beside(TRUTH)
@@ -174,7 +174,7 @@ def photographs(folder: Path) -> list[Path]:
 
 
 def read_solution(path: Path) -> dict[str, str]:
-    """Wnid by photograph, of Kaggle's table `ImageId,PredictionString` ("n03995372 85 1 499 272", boxes)."""
+    """Wnid by photograph, from Kaggle's table `ImageId,PredictionString` ("n03995372 85 1 499 272", boxes)."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     try:
@@ -188,7 +188,7 @@ def read_solution(path: Path) -> dict[str, str]:
 
 
 def read_truth(path: Path, order: Mapping[int, str]) -> dict[str, str]:
-    """Wnid by photograph, of a list of numbers, one for each photograph."""
+    """Wnid by photograph, from a list of numbers, one for each photograph."""
     lines = path.read_text(encoding="utf-8").split()
     wrong = [
         f"{line!r} in line {i}" for i, line in enumerate(lines, 1) if not line.isdecimal() or int(line) not in order
@@ -199,7 +199,7 @@ def read_truth(path: Path, order: Mapping[int, str]) -> dict[str, str]:
 
 
 def read_order(path: Path) -> dict[int, str]:
-    """Wnid by number, of the development kit's meta.mat, or of lines `n02119789 1 kit_fox`."""
+    """Wnid by number, from the development kit's meta.mat, or from lines `n02119789 1 kit_fox`."""
     try:
         if path.suffix == ".mat":
             table = _loadmat(path)["synsets"]

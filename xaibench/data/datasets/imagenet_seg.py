@@ -4,7 +4,7 @@
 img uint8 [3, W, H]; gt a cell that holds a reference to uint8 [W, H] of 0 and 1; id code units of "n02110341_123", the
 wnid and a number. Axes are stored backwards, as MATLAB does.
 
-The file is opened for each photograph that is read, and nothing of it is kept: memory stays flat, and a data set may
+The file is opened for each photograph that is read, and nothing of it is kept: memory does not grow, and a data set can
 be copied to other processes by fork or by pickle.
 """
 
@@ -41,8 +41,8 @@ class imagenet_seg(Dataset):
     """ImageNet-Segmentation: 4,276 photographs, their one object outlined; classes are those of ImageNet.
 
     The mask is background or object, whose label is that of the photograph's wnid. A wnid that is none of the thousand
-    classes has no label: labels are 0 then, and its object has the value 1001, which is no label's but not background
-    either. The protocol explains the predicted class, right or wrong, and compares with the object
+    classes has no label: labels are 0 then, and its object has the value 1001, which belongs to no label and is not
+    background. The protocol explains the predicted class, right or wrong, and compares with the object
     (`explain: predicted`, metrics with `truth: foreground`), so it counts those photographs as well.
 
     Args:
@@ -72,7 +72,7 @@ class imagenet_seg(Dataset):
 
     @cached_property
     def revision(self) -> str:
-        """Hash of ids and of masks as they are stored. Of a photograph its size alone counts, here and in the file."""
+        """Hash of ids, of masks as they are stored, and of the sizes of photographs, in pixels and in the file."""
         digest = hashlib.sha256(repr(self._ids).encode())
         with self._open() as file:
             for index in range(len(self)):
@@ -104,7 +104,7 @@ class imagenet_seg(Dataset):
         return [self.file]
 
     def _foreground(self, name: str, image: npt.NDArray[Any], mask: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """bool [H, W]. Raises SampleError for what the layout does not allow."""
+        """bool [H, W]: the object. Raises SampleError for arrays that do not follow the layout."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != 3:
             raise SampleError(
                 f"{self.file}: the image of {name} is {image.dtype} {image.shape}; uint8 (3, W, H) is needed"
@@ -119,7 +119,7 @@ class imagenet_seg(Dataset):
     # -- the file -----------------------------------------------------------------------------------------------
 
     def _open(self) -> Any:
-        """The file, read only, as a context."""
+        """Open the file, read only; close it by using it as a context."""
         return hdf5().File(self.file, "r")
 
     def _read_ids(self) -> list[str]:
@@ -140,7 +140,7 @@ class imagenet_seg(Dataset):
 
 
 def hdf5() -> Any:
-    """h5py, when it is installed."""
+    """The package h5py. Raises MissingError where it is not installed."""
     try:
         import h5py
     except ImportError as error:
@@ -149,13 +149,13 @@ def hdf5() -> Any:
 
 
 def stored(file: Any, index: int) -> tuple[Any, Any]:
-    """Image and mask number `index`, as they lie in the file: not read yet."""
+    """Image and mask number `index` of the file, not read yet."""
     image, cell = (file[file["value"][field][index, 0]] for field in ("img", "gt"))
     return image, file[cell[0, 0]]
 
 
 def content(array: Any) -> Iterator[bytes]:
-    """The bytes of an array, still compressed where it is: unpacking all masks would take many times as long."""
+    """The bytes of an array as they are stored, because decompressing all masks would take many times as long."""
     if array.chunks is None:
         yield array[()].tobytes()
     else:

@@ -2,9 +2,9 @@
 
     planet/  train_v2.csv (image_name,tags: names separated by spaces), train-jpg/<image_name>.jpg
 
-train.csv, the first version of the table, has wrong tags and is not read. The spelling of "artisinal_mine" is the
-data set's. There are no masks, and the labels of the test images are not public; a part of the table is held out
-instead. MinMax-CAM holds out 30 %, too, but did not publish which.
+train.csv, the first version of the table, has wrong tags and is not read. "artisinal_mine" is spelled as in the data
+set. There are no masks, and the labels of the test images are not public; a part of the table is held out instead.
+MinMax-CAM holds out 30 % as well, but did not publish which.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.core.registry.bounds import InnerFraction
 from xaibench.data.dataset import Dataset, Sample, dataset
-from xaibench.data.reading.image_files import find_root, length, read_image
+from xaibench.data.reading.image_files import file_size, find_root, read_image
 from xaibench.data.reading.label_tables import Row, check_unique, label_index, label_table, read_table
 from xaibench.data.reading.stratified_split import Split, rows_of
 
@@ -68,10 +68,10 @@ class planet(Dataset):
 
     @cached_property
     def revision(self) -> str:
-        """Hash of ids and labels. Of a picture its length alone counts."""
+        """Hash of ids, labels, and file sizes of pictures."""
         digest = hashlib.sha256(repr(self._ids).encode())
         digest.update(self._labels.tobytes())
-        digest.update(repr([length(self._file(name)) for name in self._ids]).encode())
+        digest.update(repr([file_size(self._file(name)) for name in self._ids]).encode())
         return digest.hexdigest()[:16]
 
     def load(self, index: int) -> Sample:
@@ -88,15 +88,15 @@ class planet(Dataset):
 
 
 def read_tags(path: Path) -> tuple[list[str], npt.NDArray[np.uint8], dict[int, str]]:
-    """Names [N] and labels [N, 17] of the table, and what is wrong with a row, by its number."""
+    """Names [N] and labels [N, 17] of the table, and messages about rows with a mistake, by row number."""
     _, rows = read_table(path, ("image_name", "tags"))
     ids = [row["image_name"] for row in rows]
     check_unique(rows, ids)
 
-    def write(row: Row, own: npt.NDArray[np.uint8]) -> None:
+    def write(row: Row, present: npt.NDArray[np.uint8]) -> None:
         if not row["tags"]:
             raise UsageError(f"{row.at}: {row['image_name']} has no tag; every chip has one for the weather at least")
         for tag in row["tags"].split():
-            own[label_index(tag, CLASSES, row.at)] = 1
+            present[label_index(tag, CLASSES, row.at)] = 1
 
     return ids, *label_table(rows, len(CLASSES), write)

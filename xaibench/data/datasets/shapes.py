@@ -1,12 +1,12 @@
 """shapes: a procedural multi-label data set with exact masks, so that the default suite needs no download.
 
-Eight classes are defined by SHAPE alone; colour, texture, size and rotation are random and say nothing about the
-class. Each image holds one to four objects on textured low-frequency noise, which may overlap: masks are modal (what
-is seen). Classes come in partner pairs that meet more often than chance, because that is what a multi-label
-explanation must see through: a classifier may call a `square` partly because there is a `circle`.
+Eight classes are defined by SHAPE alone; colour, texture, size and rotation are random and independent of the class.
+Each image holds one to four objects on textured low-frequency noise, which may overlap: masks are modal (the visible
+part). Classes form partner pairs that occur together more often than chance, so that a classifier may detect a
+`square` partly because there is a `circle`, which explanations should reveal.
 
-Sample i of a split is a pure function of (seed, split, i). Only `Generator.random` of PCG64 is drawn from, whose
-stream numpy keeps stable.
+Sample i of a split is a pure function of (seed, split, i). Random numbers come from `Generator.random` of PCG64 alone,
+whose stream numpy keeps stable.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Bools = npt.NDArray[np.bool_]
 
 CLASSES = ("circle", "square", "triangle", "star", "cross", "ring", "hexagon", "crescent")
 PARTNER = {0: 1, 1: 0, 2: 3, 3: 2, 4: 5, 5: 4, 6: 7, 7: 6}
-PARTNER_PROBABILITY = 0.5  # that the next object is the partner of the one before; chance alone would be 1/8
+PARTNER_PROBABILITY = 0.5  # of the next object being the partner of the one before; by chance it would be 1/8
 SPLITS = {"train": 12000, "val": 1000, "test": 1000}
 SIZE = 96
 MIN_RADIUS, MAX_RADIUS = 12.0, 22.0
@@ -122,7 +122,7 @@ def draw(seed: int, split: str, index: int, size: int = SIZE) -> tuple[npt.NDArr
     mask = np.zeros((size, size), np.uint8)
     for label, inside in zip(labels, insides, strict=True):
         texture = _texture(rng, size)
-        # a shade that differs from what lies behind, else the shape could not be seen at all
+        # a shade that differs from the background, else the shape would be invisible
         contrast = np.abs(texture[inside].mean(0) - canvas[inside].mean(0)).sum()
         if contrast < 0.55:
             texture = (texture + 0.5) % 1.0
@@ -142,7 +142,7 @@ def _choose_classes(rng: Any) -> list[int]:
 
 
 def _place(rng: Any, labels: list[int], size: int) -> tuple[list[int], list[Bools]]:
-    """Inside masks in painting order; an object that finds no place where all stay visible is left out."""
+    """Labels and inside masks in painting order, without objects that would hide too much of others everywhere."""
     y, x = np.mgrid[:size, :size] + 0.5
     kept: list[int] = []
     insides: list[Bools] = []

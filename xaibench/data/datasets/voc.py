@@ -21,7 +21,7 @@ import numpy as np
 
 from xaibench.core.errors import MissingError, UsageError
 from xaibench.data.dataset import Dataset, Sample, dataset
-from xaibench.data.reading.image_files import read_image
+from xaibench.data.reading.image_files import file_size, read_image
 from xaibench.data.reading.voc_files import CLASSES, read_mask, read_objects
 
 Difficult = Literal["positive", "ignore", "negative"]
@@ -97,7 +97,7 @@ class Voc(Dataset):
         digest = hashlib.sha256(repr((self._ids, self.difficult, self.masks)).encode())
         for name in self._ids:
             photograph, *others = self._files(name)
-            digest.update(f"{photograph.stat().st_size if photograph.is_file() else None}".encode())
+            digest.update(f"{file_size(photograph)}".encode())
             for path in others:
                 digest.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"absent")
         return digest.hexdigest()[:16]

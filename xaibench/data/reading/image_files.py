@@ -1,6 +1,6 @@
-"""Reading the files of data sets: what cannot be read is a SampleError that names the file.
+"""Read the image files of data sets; a file that cannot be read is a SampleError that names it.
 
-Pictures of every kind become 8-bit RGB by rules that are written down here (`decode`), for a pixel decides a score.
+`decode` states the rules by which every kind of picture becomes 8-bit RGB, because pixels determine scores.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from xaibench.core.errors import MissingError, SampleError
 # what Pillow and expat raise on a broken file
 UNREADABLE = (OSError, SyntaxError, ValueError, LookupError, Image.DecompressionBombError)
 WIDE_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-BACKDROP = "white"  # of what is transparent: drawings on a clear ground are mostly dark, on black they would vanish
+BACKDROP = "white"  # behind transparent pixels: drawings without a background are mostly dark, black would hide them
 
 
 def read_image(path: Path, *, displayed: bool = False) -> Image.Image:
-    """A photograph as RGB; see `decode`."""
+    """A picture of 8 bits, RGB, by the rules of `decode`."""
     return decode(path, displayed=displayed).convert("RGB")
 
 
 def decode(path: Path, *, displayed: bool = False) -> Image.Image:
     """A picture of 8 bits, grey (mode L) or RGB.
 
-    - Grey of 16 bits is divided by 257 and rounded, so that white stays white; nothing is clipped or stretched. Of
-      16-bit colours Pillow keeps the high byte, at most one level away from that.
-    - What is transparent lies on white, also in palettes.
-    - CMYK becomes RGB by Pillow's formula without a colour profile; a JPEG of four components is taken for inverted,
-      as Adobe writes it.
-    - A JPEG is decoded in full, never by `draft`, which would be quicker but gives other pixels.
-    - Of several frames or pages the first is taken.
+    - Grey of 16 bits is divided by 257 and rounded, so that white stays white; nothing is clipped or stretched.
+      Pillow keeps the high byte of 16-bit colours, which differs from that by one level at most.
+    - Transparent pixels lie on white, also in palettes.
+    - CMYK becomes RGB by Pillow's formula without a colour profile; a JPEG of four components is read as inverted, as
+      Adobe writes it.
+    - A JPEG is decoded in full, never by `draft`, which would be faster but gives other pixels.
+    - The first of several frames or pages is taken.
     - Pillow's guard against decompression bombs stays on: it warns above `PIL.Image.MAX_IMAGE_PIXELS` (89 million)
       and refuses twice as many, which is a SampleError here.
 
     Args:
-        displayed: turn the picture as its EXIF orientation says, as viewers show it. False: the pixels as they are
-            stored, which is what the masks and boxes of VOC, COCO and ImageNet follow. (Pillow turns TIFFs in any case)
+        displayed: turn the picture by its EXIF orientation, as viewers show it. False: the pixels as they are stored,
+            which the masks and boxes of VOC, COCO and ImageNet refer to. (Pillow turns TIFFs in any case)
 
     Raises:
-        SampleError: no such file, an empty, truncated or unknown one, a picture whose white is not known (floating
-            point, 32-bit integers beyond 16 bits)
+        SampleError: a missing, empty or truncated file, an unknown format, values without a known white (floating
+            point, integers beyond 16 bits)
     """
     try:
         with Image.open(path) as file:
@@ -68,15 +68,15 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def _high_byte(grey: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
-    """Rounded v / 257, which takes 0..65535 to 0..255."""
+    """Round v / 257, which maps 0..65535 to 0..255."""
     values = grey.astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(f"integers {values.min()}..{values.max()}, of which white is not known; allowed: 0..65535")
     return ((values + 128) // 257).astype(np.uint8)
 
 
-def length(path: Path) -> int | None:
-    """Of a file in bytes, None where there is none: what of a picture enters a revision."""
+def file_size(path: Path) -> int | None:
+    """File size in bytes, None if the file is missing. Part of the revision hash of data sets."""
     try:
         return path.stat().st_size
     except OSError:
@@ -84,11 +84,15 @@ def length(path: Path) -> int | None:
 
 
 def find_root(name: str, data_root: Path, folders: Sequence[str], needed: str, origin: str) -> Path:
-    """Where a data set lies: in one of `folders` below the data root, or in the data root itself.
+    """The folder of a data set: one of `folders` below the data root, or the data root itself.
 
     Args:
-        name: of the data set; origin: where the user gets it, in words
-        needed: the file or folder by which the place is known
+        name: of the data set, for messages
+        needed: the file or folder that identifies it
+        origin: where the user gets it, in words
+
+    Raises:
+        MissingError: none of these folders holds `needed`
     """
     places = [*(data_root / folder for folder in folders), data_root]
     found = next((place for place in places if (place / needed).exists()), None)
@@ -100,5 +104,5 @@ def find_root(name: str, data_root: Path, folders: Sequence[str], needed: str, o
 
 
 def reason(error: Exception) -> str:
-    """Why, in the words of who raised it."""
+    """The message of an exception of a library."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

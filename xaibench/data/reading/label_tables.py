@@ -1,4 +1,4 @@
-"""Tables of labels in CSV files: every mistake is one sentence with the file and its line."""
+"""Read tables of labels in CSV files; every mistake is reported in one sentence with the file and its line."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ class Row:
 
 
 def read_table(path: Path, needed: Sequence[str]) -> tuple[list[str], list[Row]]:
-    """Columns and rows of a CSV file with a header, white space around cells taken away, blank lines left out.
+    """Columns and rows of a CSV file with a header; white space around cells and blank lines are removed.
+
+    Args:
+        needed: columns that must be there
 
     Raises:
-        UsageError: text that is not UTF-8 CSV, a column that is needed and missing or stands there twice, a row that
-            is longer or shorter than the header
+        UsageError: text that is not UTF-8 CSV, a needed column that is missing, a column that is there twice, a row
+            that is longer or shorter than the header
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -54,7 +57,7 @@ def read_table(path: Path, needed: Sequence[str]) -> tuple[list[str], list[Row]]
 
 
 def check_unique(rows: Sequence[Row], names: Sequence[str]) -> None:
-    """Raises UsageError where two rows have the same name (one of `names` for each row)."""
+    """Raise UsageError where two rows have the same name (one of `names` for each row)."""
     first: dict[str, str] = {}
     for row, name in zip(rows, names, strict=True):
         if name in first:
@@ -65,12 +68,12 @@ def check_unique(rows: Sequence[Row], names: Sequence[str]) -> None:
 def label_table(
     rows: Sequence[Row], classes: int, write: Callable[[Row, npt.NDArray[np.uint8]], None]
 ) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
-    """Labels [N, classes] of the rows, and what is wrong with a row, by its number.
+    """Labels [N, classes] of the rows, and messages about rows with a mistake, by row number.
 
-    A row that makes no sense is the error of its sample alone, which is for `load` to raise; here it has no labels.
+    A row with a mistake makes its own sample bad, and no other: `load` raises the message. Here the row has no labels.
 
     Args:
-        write: the labels of a row into a vector of zeros; raises UsageError
+        write: writes the labels of a row into a vector of zeros; raises UsageError
     """
     labels, wrong = np.zeros((len(rows), classes), np.uint8), {}
     for number, row in enumerate(rows):
@@ -83,7 +86,7 @@ def label_table(
 
 
 def label_index(name: str, classes: Sequence[str], at: str) -> int:
-    """Position of a class. Raises UsageError with the closest one."""
+    """Position of a class. Raises UsageError, with the closest class, where there is none of this name."""
     if name not in classes:
         allowed = closest(name, classes) or f"; allowed: {', '.join(classes)}"
         raise UsageError(f"{at}: unknown class {name!r}{allowed}")

@@ -2,12 +2,13 @@
 
     Sechidis, Tsoumakas and Vlahavas: On the Stratification of Multi-label Data, ECML PKDD 2011, algorithm 1
 
-The rarest label is dealt out first, each of its samples to the side that is furthest from its due. Ours differs in
-three points: samples are met in an order given by the seed and their ids alone, not by the file; every label with
-two or more positives is due at least one on each side; and where labels of one sample pull in two directions and a
-side is left without, single samples change sides as long as that takes nothing from another label. Whether all labels
-can stand on both sides is a hard problem in general, and no exhaustive search is made: of 6,000 random tables of at
-most eight samples and five labels it was missed in eight that had a solution, of larger ones in none.
+The samples of the rarest label are distributed first, each to the side that lacks most of its target number. This
+implementation differs in three points. The order of samples depends on the seed and their ids alone, not on the file.
+The target of a label with two or more positives is at least one on each side. Where a label is still missing on one
+side, because the other labels of its samples took them to the other side, single samples are moved, unless that would
+remove the last sample of another label. Whether all labels can be on both sides is a hard problem in general, and the
+search is not exhaustive: among 6,000 random tables of at most eight samples and five labels it missed eight that had a
+solution, among larger ones none.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ KEPT, HELD = 0, 1
 def rows_of(
     split: Split, ids: Sequence[str], labels: npt.NDArray[np.uint8], fraction: float, seed: int
 ) -> npt.NDArray[np.intp]:
-    """Which rows make a split, in their order: `val` is what `hold_out` holds out, `trainval` is everything."""
+    """Numbers of the rows of a split, in order: `val` is the part that `hold_out` holds out, `trainval` is all rows."""
     if split == "trainval":
         return np.arange(len(ids))
     return np.flatnonzero(hold_out(ids, labels, fraction, seed) == (split == "val"))
 
 
 def hold_out(ids: Sequence[str], labels: npt.NDArray[np.uint8], fraction: float, seed: int = 0) -> Bools:
-    """Which samples are held out: bool [N], about `fraction` of them, and of the positives of every label.
+    """bool [N]: the samples that are held out, about `fraction` of all and of the positives of every label.
 
     Args:
         ids: [N] names, each once
@@ -47,39 +48,41 @@ def hold_out(ids: Sequence[str], labels: npt.NDArray[np.uint8], fraction: float,
         UsageError: a fraction that leaves one side empty
     """
     if not 0 < fraction < 1:
-        raise UsageError(f"hold_out {fraction}: a fraction between 0 and 1 is needed (both excluded)")
+        raise UsageError(f"hold_out {fraction}: a fraction between 0 and 1 is needed (both excluded)", key="hold_out")
     keys = [hashlib.sha256(f"{seed} {name}".encode()).digest() for name in ids]
     order = sorted(range(len(ids)), key=keys.__getitem__)
-    # a label with one positive cannot stand on both sides and is not counted
+    # a label with one positive cannot be on both sides and is not counted
     counted = np.flatnonzero(labels.sum(0) >= 2).tolist()
     labels_of = [[label for label in counted if row[label]] for row in labels[order].tolist()]
-    side = _deal(labels_of, fraction)
-    _mend(labels_of, side)
+    side = _distribute(labels_of, fraction)
+    _complete(labels_of, side)
     held = np.zeros(len(ids), np.bool_)
     held[order] = np.array(side, np.int64) == HELD
     return held
 
 
-def _deal(labels_of: list[list[int]], fraction: float) -> list[int]:
-    """The side of each sample, in the order in which they come."""
+def _distribute(labels_of: list[list[int]], fraction: float) -> list[int]:
+    """The side of each sample, given by its labels."""
     members: dict[int, list[int]] = {}
-    for sample, own in enumerate(labels_of):
-        for label in own:
+    for sample, labels in enumerate(labels_of):
+        for label in labels:
             members.setdefault(label, []).append(sample)
     held = {label: min(max(len(found) * fraction, 1), len(found) - 1) for label, found in members.items()}
-    due = [{label: len(found) - held[label] for label, found in members.items()}, held]
+    missing = [{label: len(found) - held[label] for label, found in members.items()}, held]  # by side and label
     room = [len(labels_of) * (1 - fraction), len(labels_of) * fraction]
     side = [-1] * len(labels_of)
 
     def place(sample: int, label: int | None) -> None:
-        def wish(s: int) -> tuple[float, float, float]:
-            return (0 if label is None else due[s][label], sum(due[s][own] for own in labels_of[sample]), room[s])
+        labels = labels_of[sample]
 
-        chosen = max((KEPT, HELD), key=wish)
+        def need(s: int) -> tuple[float, float, float]:
+            return (0 if label is None else missing[s][label], sum(missing[s][each] for each in labels), room[s])
+
+        chosen = max((KEPT, HELD), key=need)
         side[sample] = chosen
         room[chosen] -= 1
-        for own in labels_of[sample]:
-            due[chosen][own] -= 1
+        for each in labels:
+            missing[chosen][each] -= 1
 
     while waiting := {label: left for label, m in members.items() if (left := [i for i in m if side[i] < 0])}:
         rarest = min(waiting, key=lambda label: (len(waiting[label]), label))
@@ -91,19 +94,19 @@ def _deal(labels_of: list[list[int]], fraction: float) -> list[int]:
     return side
 
 
-def _mend(labels_of: list[list[int]], side: list[int]) -> None:
-    """Move samples, one at a time, to sides where one of their labels is missing."""
-    count: list[dict[int, int]] = [{label: 0 for own in labels_of for label in own} for _ in (KEPT, HELD)]
-    for own, chosen in zip(labels_of, side, strict=True):
-        for label in own:
+def _complete(labels_of: list[list[int]], side: list[int]) -> None:
+    """Move single samples to the side where one of their labels is missing, unless their own side needs them."""
+    count: list[dict[int, int]] = [{label: 0 for labels in labels_of for label in labels} for _ in (KEPT, HELD)]
+    for labels, chosen in zip(labels_of, side, strict=True):
+        for label in labels:
             count[chosen][label] += 1
     moved = True
     while moved:
         moved = False
-        for sample, own in enumerate(labels_of):
+        for sample, labels in enumerate(labels_of):
             here, there = side[sample], 1 - side[sample]
-            if any(count[there][label] == 0 for label in own) and all(count[here][label] > 1 for label in own):
+            if any(count[there][label] == 0 for label in labels) and all(count[here][label] > 1 for label in labels):
                 side[sample], moved = there, True
-                for label in own:
+                for label in labels:
                     count[here][label] -= 1
                     count[there][label] += 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xaibench.api import evaluate, explain, run
     from xaibench.core.pairs import Pairs
-    from xaibench.core.registry import method, metric
+    from xaibench.core.registry import dataset, method, metric
     from xaibench.data import Dataset, Sample, load_dataset
     from xaibench.evaluation import Evaluation
     from xaibench.forward import Forward
@@ -34,6 +34,7 @@ _HOMES = {
     "Evaluation": "evaluation",
     "Forward": "forward",
     "Pairs": "core.pairs",
+    "dataset": "core.registry",
     "method": "core.registry",
     "metric": "core.registry",
 }
@@ -46,6 +47,7 @@ __all__ = [
     "Pairs",
     "Sample",
     "__version__",
+    "dataset",
     "evaluate",
     "explain",
     "load_classifier",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +15,13 @@ from PIL import Image
 
 from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
+from xaibench.core.registry import dataset as dataset  # for xaibench.data, where the name would be this module
 
 if TYPE_CHECKING:  # torch is not imported to list data sets
     from torch import Tensor
 
 VOID = 255
 WIDE_VOID = -1  # in masks of int16, which hold more labels than a byte
-ARGS = "Args:\n"
-
-D = TypeVar("D", bound=type["Dataset"])
 
 
 @dataclass(frozen=True)
@@ -186,40 +183,6 @@ class Dataset(ABC, Sequence[Sample]):
 
     def __iter__(self) -> Iterator[Sample]:
         return (self.load(i) for i in range(len(self)))
-
-
-def dataset(
-    *,
-    classes: Sequence[str],
-    splits: Sequence[str],
-    source: str,
-    masks: bool = False,
-    single_label: bool = False,
-    version: int = 1,
-) -> Callable[[D], D]:
-    """Register a data set under its class's name.
-
-    A class without `Args:` in its docstring gets those of the class that it inherits its options from.
-    """
-
-    def register(cls: D) -> D:
-        cls.__doc__ = _with_inherited_options(cls)
-        entry = registry.DatasetEntry(cls.__name__, cls, source, version, classes, tuple(splits), masks, single_label)
-        cls.entry = entry
-        registry.datasets.add(entry)
-        return cls
-
-    return register
-
-
-def _with_inherited_options(cls: type) -> str:
-    """The docstring of a class, with the `Args:` of the nearest base class where it has none of its own."""
-    own = inspect.cleandoc(cls.__doc__ or "")
-    if ARGS in own:
-        return own
-    documented = (inspect.cleandoc(base.__doc__ or "") for base in cls.__mro__[1:])
-    options = next((text.partition(ARGS)[2] for text in documented if ARGS in text), None)
-    return own if options is None else f"{own}\n\n{ARGS}{options}"
 
 
 def load_dataset(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import inspect
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 from xaibench.core.errors import UsageError, unknown
@@ -13,6 +14,8 @@ from xaibench.core.registry.entries import INVARIANCES, NEEDS, RESERVED, Dataset
 
 E = TypeVar("E", bound=Entry)
 F = TypeVar("F", bound=Callable[..., Any])
+D = TypeVar("D", bound=type[Any])  # a subclass of `xaibench.data.Dataset`, which lies above
+ARGS = "Args:\n"
 
 
 class Registry(Generic[E]):
@@ -156,6 +159,49 @@ def metric(
         return function
 
     return register
+
+
+def dataset(
+    *,
+    classes: Sequence[str],
+    splits: Sequence[str],
+    source: str,
+    masks: bool = False,
+    single_label: bool = False,
+    version: int = 1,
+) -> Callable[[D], D]:
+    """Register a data set, a subclass of `xaibench.Dataset`, under its class's name.
+
+    A class without `Args:` in its docstring gets those of the class that it inherits its options from.
+    """
+
+    def register(cls: D) -> D:
+        cls.__doc__ = _with_inherited_options(cls)
+        entry = DatasetEntry(
+            name=cls.__name__,
+            function=cls,
+            source=source,
+            version=version,
+            classes=classes,
+            splits=tuple(splits),
+            masks=masks,
+            single_label=single_label,
+        )
+        cls.entry = entry
+        datasets.add(entry)
+        return cls
+
+    return register
+
+
+def _with_inherited_options(cls: type) -> str:
+    """The docstring of a class, with the `Args:` of the nearest base class where it has none of its own."""
+    own = inspect.cleandoc(cls.__doc__ or "")
+    if ARGS in own:
+        return own
+    documented = (inspect.cleandoc(base.__doc__ or "") for base in cls.__mro__[1:])
+    options = next((text.partition(ARGS)[2] for text in documented if ARGS in text), None)
+    return own if options is None else f"{own}\n\n{ARGS}{options}"
 
 
 def metric_groups() -> dict[str, list[str]]:

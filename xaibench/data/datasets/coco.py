@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xaibench.core.errors import MissingError, SampleError
-from xaibench.data.dataset import VOID, Dataset, Sample, dataset
+from xaibench.core.registry import dataset
+from xaibench.data.dataset import VOID, Dataset, Sample
 from xaibench.data.reading.coco_annotations import (
     CLASSES,
     Bools,

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from xaibench.core.errors import MissingError, SampleError, UsageError, closest, unknown
+from xaibench.core.registry import dataset
 from xaibench.core.registry.bounds import InnerFraction
-from xaibench.data.dataset import VOID, Dataset, Sample, dataset
+from xaibench.data.dataset import VOID, Dataset, Sample
 from xaibench.data.reading.image_files import UNREADABLE, file_size, read_image, reason
 from xaibench.data.reading.label_tables import Row, check_unique, label_index, label_table, read_table
 from xaibench.data.reading.stratified_split import hold_out as held_out

@@ -27,8 +27,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from xaibench.core.errors import MissingError, SampleError, UsageError
+from xaibench.core.registry import dataset
 from xaibench.core.registry.bounds import InnerFraction
-from xaibench.data.dataset import Dataset, Sample, dataset
+from xaibench.data.dataset import Dataset, Sample
 from xaibench.data.reading.image_files import decode, file_size, find_root
 from xaibench.data.reading.label_tables import Row, check_unique, label_table, read_table
 from xaibench.data.reading.stratified_split import Split, rows_of

@@ -23,7 +23,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from xaibench.core.errors import MissingError, UsageError, closest
-from xaibench.data.dataset import Dataset, Sample, dataset
+from xaibench.core.registry import dataset
+from xaibench.data.dataset import Dataset, Sample
 from xaibench.data.reading.image_files import UNREADABLE, file_size, read_image, reason
 
 COUNT = 1000

@@ -21,7 +21,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from xaibench.core.errors import MissingError, SampleError, UsageError
-from xaibench.data.dataset import Dataset, Sample, dataset
+from xaibench.core.registry import dataset
+from xaibench.data.dataset import Dataset, Sample
 from xaibench.data.datasets.imagenet import CLASSES, COUNT, LABELS
 from xaibench.data.reading.image_files import reason
 

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from xaibench.core.errors import MissingError, SampleError, UsageError
+from xaibench.core.registry import dataset
 from xaibench.core.registry.bounds import InnerFraction
-from xaibench.data.dataset import Dataset, Sample, dataset
+from xaibench.data.dataset import Dataset, Sample
 from xaibench.data.reading.image_files import file_size, find_root, read_image
 from xaibench.data.reading.label_tables import Row, check_unique, label_index, label_table, read_table
 from xaibench.data.reading.stratified_split import Split, rows_of

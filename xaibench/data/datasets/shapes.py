@@ -20,8 +20,9 @@ import numpy.typing as npt
 from annotated_types import Ge, Le
 from PIL import Image
 
+from xaibench.core.registry import dataset
 from xaibench.core.registry.bounds import Natural
-from xaibench.data.dataset import Dataset, Sample, dataset
+from xaibench.data.dataset import Dataset, Sample
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

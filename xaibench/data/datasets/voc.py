@@ -20,7 +20,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from xaibench.core.errors import MissingError, UsageError
-from xaibench.data.dataset import Dataset, Sample, dataset
+from xaibench.core.registry import dataset
+from xaibench.data.dataset import Dataset, Sample
 from xaibench.data.reading.image_files import file_size, read_image
 from xaibench.data.reading.voc_files import CLASSES, read_mask, read_objects
 

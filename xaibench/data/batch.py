@@ -46,7 +46,7 @@ class Batch:
         return replace(self, images=self.images.pin_memory(), ground_truth=self.ground_truth.pin_memory())
 
     def halves(self) -> list[Batch]:
-        """Two batches of half the samples, without what is said of samples that could not be read or are contradictory."""
+        """Two batches of half the samples each, without `bad` and `contradictions`, which concern the whole batch."""
         middle = len(self.ids) // 2
         rows = torch.arange(len(self.ids), device=self.images.device)
         return [

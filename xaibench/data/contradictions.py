@@ -1,7 +1,7 @@
-"""Count pictures whose mask holds a class that their labels deny, which happens where classes are in another order.
+"""Count pictures whose mask holds a class that their labels deny, as where classes and mask values differ in order.
 
-A label without pixels is no contradiction: a small object may be void in the mask. Neither is a label to be ignored, or
-a mask value beyond the labels, which stands for an object of an unknown class.
+A present label without pixels does not count: a small object may be void in the mask. Labels to be ignored and mask
+values beyond the labels, which stand for objects of an unknown class, do not count either.
 """
 
 from __future__ import annotations

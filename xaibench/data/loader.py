@@ -92,7 +92,8 @@ class Reader:
         """Names of the classes that the sample's mask holds and its labels deny."""
         if self.dataset.masks_exceed_labels:
             return ()
-        return tuple(self.dataset.class_names[label] for label in contradicted(sample))
+        names = self.dataset.class_names  # may be fewer than the labels of a plug-in
+        return tuple(names[label] if label < len(names) else f"label {label}" for label in contradicted(sample))
 
 
 def own_geometry(dataset: Dataset) -> Unchanged | None:

@@ -17,7 +17,7 @@ from xaibench.models.architectures import create_module
 from xaibench.models.classifier import Classifier
 from xaibench.models.factory import load_classifier
 from xaibench.models.model_cache import Identity, ModelCache
-from xaibench.models.structure import Anatomy
+from xaibench.models.structure import Structure, find_structure
 
 SMALL: dict[str, Any] = {"num_classes": 4, "input": {"size": 64}}
 
@@ -47,27 +47,27 @@ def test_what_does_not_change_the_module_is_shared() -> None:
         assert other is not first
         assert other.module is first.module
         assert other.weights_hash == first.weights_hash
-    assert [c.anatomy.last for c in (first, *others[:3])] == ["layer4", "layer4", "layer4", "layer2"]
+    assert [c.structure.target_layer for c in (first, *others[:3])] == ["layer4", "layer4", "layer4", "layer2"]
     assert (others[0].activation, others[1].threshold) == ("softmax", 0.2)
     assert others[3].preprocess is not None
     assert others[3].preprocess.size == (96, 96)
 
 
-def test_the_anatomy_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_structure_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
-    dissect = classifiers.dissect
 
-    def counted(classifier: Classifier, image: torch.Tensor) -> Anatomy:
-        looks.append(classifier._layer)
-        return dissect(classifier, image)
+    def counted(module: nn.Module, layer: str | None, image: torch.Tensor) -> Structure:
+        looks.append(layer)
+        return find_structure(module, layer, image)
 
-    monkeypatch.setattr(classifiers, "dissect", counted)
+    monkeypatch.setattr(classifiers, "find_structure", counted)
     cache = ModelCache()
-    anatomies = [load(cache).anatomy, load(cache, threshold=0.2).anatomy, load(cache, activation="softmax").anatomy]
+    variants: list[dict[str, Any]] = [{}, {"threshold": 0.2}, {"activation": "softmax"}]
+    structures = [load(cache, **variant).structure for variant in variants]
     assert looks == [None]
-    assert anatomies[0] is anatomies[1] is anatomies[2]
-    assert load(cache, layer="layer2").anatomy.last == "layer2"
-    assert load(cache, input={"size": 96}).anatomy == anatomies[0]  # another size is another look
+    assert structures[0] is structures[1] is structures[2]
+    assert load(cache, layer="layer2").structure.target_layer == "layer2"
+    assert load(cache, input={"size": 96}).structure == structures[0]  # another size is another look
     assert looks == [None, "layer2", None]
 
 

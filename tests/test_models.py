@@ -66,7 +66,7 @@ def test_a_single_channel(colour: Path, rule: Any) -> None:
     torch.testing.assert_close(stem(classifier.module)[:, 0], RULES[rule](stored))
     assert classifier.preprocess is not None
     assert len(classifier.preprocess.mean) == len(classifier.preprocess.std) == 1
-    assert classifier.inspect(torch.randn(1, 1, 64, 64)).last == "layer4"
+    assert classifier.inspect(torch.randn(1, 1, 64, 64)).target_layer == "layer4"
 
 
 def test_six_channels_repeat_the_rule() -> None:

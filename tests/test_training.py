@@ -25,6 +25,7 @@ from xaibench.core.yaml_document import ProblemsError
 from xaibench.data import load_dataset
 from xaibench.models import bundled
 from xaibench.models.factory import load_classifier
+from xaibench.models.structure import evaluation_mode
 from xaibench.models.training import (
     AugmentSection,
     Epoch,
@@ -285,7 +286,7 @@ def test_bundled_models_are_what_their_cards_say(name: str, needed: float) -> No
     assert card["data"]["revision"] == data.revision
     classifier = load_classifier(name)
     assert classifier.preprocess is not None
-    with classifier.prepared():
+    with evaluation_mode(classifier.module):
         found = evaluate(classifier.module, Examples(data, classifier.preprocess), torch.device("cpu"))
     assert found.mean("average_precision") == pytest.approx(
         card["mean_average_precision"], abs=0.02

@@ -174,7 +174,7 @@ def _card(name: str) -> dict[str, Any]:
         return {
             "name": name,
             "kind": "timm model",
-            "target layer": classifier.anatomy.last,
+            "target layer": classifier.structure.target_layer,
             "offers": sorted(classifier.offers()),
             "input": vars(classifier.preprocess),
             "methods": [

@@ -17,17 +17,17 @@ from xaibench.core.chunks import map_chunks
 from xaibench.core.errors import IncompatibleError, UsageError, closest
 from xaibench.data.preprocess import Preprocess
 from xaibench.models.architectures import state_hash
-from xaibench.models.structure import Anatomies, Anatomy, dissect, output_logits
+from xaibench.models.structure import (
+    Structure,
+    Structures,
+    evaluation_mode,
+    find_structure,
+    has_only_relu,
+    output_logits,
+)
 from xaibench.models.timm_vit import Attention, find_attention, find_blocks, find_patch_embedding
 
 Activation = Literal["sigmoid", "softmax"]
-# by class name, for timm has classes of its own beside torch's
-NOT_RELU = frozenset([
-    "CELU", "ELU", "GELU", "GELUTanh", "GELUTan", "HardMish", "HardMishMe", "HardSigmoid", "HardSigmoidMe", "HardSwish",
-    "HardSwishMe", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "Mish", "MishMe",
-    "PReLU", "QuickGELU", "RReLU", "RadixSoftmax", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softmax", "Softplus",
-    "Softsign", "Swish", "SwishMe", "Tanh",
-])  # fmt: skip
 
 
 class Classifier:
@@ -43,6 +43,7 @@ class Classifier:
         preprocess: input geometry and normalisation; None: images are taken as they come
         name: for records and messages
         trained: False marks a model without a checkpoint; leaderboards say so
+        structures: what is known of this module already; classifiers that share a module share it
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Classifier:
         preprocess: Preprocess | None = None,
         name: str | None = None,
         trained: bool = True,
+        structures: Structures | None = None,
     ) -> None:
         if activation not in ("sigmoid", "softmax"):
             raise UsageError(f"activation {activation!r}: allowed are sigmoid and softmax")
@@ -67,11 +69,25 @@ class Classifier:
         # images per probe forward, halved when memory runs out; on a CPU a few images stay in its cache
         self.chunk = 16 if self.device.type == "cpu" else 256
         self._layer = layer
-        self._anatomy: Anatomy | None = None
+        self._structure: Structure | None = None
+        self._structures = {} if structures is None else structures
         self._shapes: set[tuple[int, ...]] = set()  # of images that the model has run on
-        self.anatomies: Anatomies = {}  # classifiers of one module share it, see `xaibench.models.model_cache`
         if layer is not None:
             self._check_layer(layer)
+
+    def with_module(self, module: nn.Module, *, trained: bool = False, name: str | None = None) -> Classifier:
+        """The same classifier around another module of this structure, for instance one with random weights."""
+        other = Classifier(
+            module,
+            activation=self.activation,
+            layer=self.structure.target_layer,
+            threshold=self.threshold,
+            preprocess=self.preprocess,
+            name=name or self.name,
+            trained=trained,
+        )
+        other.chunk = self.chunk
+        return other
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -80,25 +96,9 @@ class Classifier:
         parameter = next(self.module.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
-    @contextlib.contextmanager
-    def prepared(self) -> Iterator[None]:
-        """The module in evaluation mode with frozen weights, and as it was afterwards."""
-        modules = [(m, m.training) for m in self.module.modules()]
-        parameters = [(p, p.requires_grad) for p in self.module.parameters()]
-        try:
-            self.module.eval()
-            for parameter, _ in parameters:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for m, training in modules:
-                m.training = training
-            for parameter, requires_grad in parameters:
-                parameter.requires_grad_(requires_grad)
-
     def logits(self, images: Tensor) -> Tensor:
         """[B, L], without a graph, in chunks that fit into memory."""
-        with self.prepared(), torch.inference_mode():
+        with evaluation_mode(self.module), torch.inference_mode():
             return map_chunks(self.bare_logits, images, self.chunk)
 
     def bare_logits(self, images: Tensor) -> Tensor:
@@ -116,28 +116,35 @@ class Classifier:
 
     # -- what it is made of -------------------------------------------------------------------------------------
 
-    def inspect(self, images: Tensor) -> Anatomy:
-        """Find the target layer and check the head, once, by one forward of the first image."""
-        if self._anatomy is None:
+    def inspect(self, images: Tensor) -> Structure:
+        """Target layer and head, found once, by one pass of the first image."""
+        if self._structure is None:
             key = (self._layer, tuple(images.shape[1:]))
-            if key not in self.anatomies:
+            if key not in self._structures:
                 self.try_images(images)
-                self.anatomies[key] = dissect(self, images[:1].detach())
-            self._anatomy = self.anatomies[key]
-        return self._anatomy
+                with self._named():
+                    self._structures[key] = find_structure(self.module, self._layer, images[:1].detach())
+            self._structure = self._structures[key]
+        return self._structure
 
     @property
-    def anatomy(self) -> Anatomy:
-        """`inspect` on a random image of the model's input size, unless it has already seen one."""
-        if self._anatomy is None:
-            if self.preprocess is None:
-                raise UsageError(f"{self.name}: its input size is not known; run it on images first")
-            shape = (1, len(self.preprocess.mean), *self.preprocess.size)
-            generator = torch.Generator().manual_seed(0)
-            image = torch.randn(shape, generator=generator).to(self.device, next(self.module.parameters()).dtype)
-            self.inspect(image)
-        assert self._anatomy is not None
-        return self._anatomy
+    def structure(self) -> Structure:
+        """What `inspect` found, or finds now by a random image of the model's input size."""
+        if self._structure is not None:
+            return self._structure
+        if self.preprocess is None:
+            raise UsageError(f"{self.name}: its input size is not known; run it on images first")
+        shape = (1, len(self.preprocess.mean), *self.preprocess.size)
+        image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        return self.inspect(image.to(self.device, next(self.module.parameters()).dtype))
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Put the model's name in front of the messages of functions that see the module alone."""
+        try:
+            yield
+        except UsageError as error:
+            raise type(error)(f"model {self.name}: {error.message}", key=error.key) from error
 
     def try_images(self, images: Tensor) -> None:
         """Run the first image, unless one of its shape has run before. Raise UsageError if the model cannot."""
@@ -156,7 +163,7 @@ class Classifier:
     def layer_name(self, layer: str) -> str:
         """The dotted name behind "last"; other names are checked and returned."""
         if layer == "last":
-            return self.anatomy.last
+            return self.structure.target_layer
         if layer != "input":
             self._check_layer(layer)
         return layer
@@ -171,12 +178,12 @@ class Classifier:
     @property
     def head_weight(self) -> Tensor:
         """[L, K]: logits = head_weight · spatial mean of the last features + bias."""
-        if self.anatomy.head is None:
+        if self.structure.head is None:
             raise IncompatibleError(
                 f"model {self.name}: its logits are not a linear map of the mean of its last features "
-                f"({self.anatomy.last}), which CAM needs; Grad-CAM works"
+                f"({self.structure.target_layer}), which CAM needs; Grad-CAM works"
             )
-        weight = self.module.get_submodule(self.anatomy.head).weight
+        weight = self.module.get_submodule(self.structure.head).weight
         assert isinstance(weight, Tensor)
         return weight.detach().flatten(1)
 
@@ -205,7 +212,7 @@ class Classifier:
     def offers(self) -> set[str]:
         """Which of `xaibench.core.registry.NEEDS` this model has (masks come from the data set)."""
         offered = {"features", "gradients", "input_gradients"}
-        if self.anatomy.head is not None:
+        if self.structure.head is not None:
             offered.add("linear_head")
         if not isinstance(self._attention, str):
             offered |= {"attention", "attention_gradients"}
@@ -215,7 +222,7 @@ class Classifier:
                 offered.add("patch_embedding")
         if not _fixed_size(self.module):
             offered.add("any_size")
-        if not any(type(m).__name__ in NOT_RELU for m in self.module.modules()):
+        if has_only_relu(self.module):
             offered.add("relu")
         return offered
 
@@ -228,46 +235,12 @@ class Classifier:
         if need == "patch_embedding":
             return str(find_patch_embedding(self.module))
         if need == "linear_head":
-            return f"its head is not linear in the mean of its last features ({self.anatomy.last})"
+            return f"its head is not linear in the mean of its last features ({self.structure.target_layer})"
         if need == "any_size":
             return "it takes images of one size only"
         if need == "relu":
             return "it has activations other than ReLU"
         return f"it has no {need}"
-
-    def grid(self, captured: Tensor, images: Tensor) -> Tensor:
-        """A captured activation (or its gradient) as [B, K, h, w]: prefix tokens dropped, channels first."""
-        if captured.ndim == 4:
-            nhwc = str(getattr(self.module, "output_fmt", "NCHW")).endswith("NHWC")
-            return captured.permute(0, 3, 1, 2) if nhwc else captured
-        if captured.ndim == 3:
-            prefix = int(getattr(self.module, "num_prefix_tokens", 0))
-            return self.tokens_to_grid(captured[:, prefix:].transpose(1, 2), images)
-        raise IncompatibleError(
-            f"model {self.name}: a layer of shape {tuple(captured.shape)} has no spatial grid; choose one before pooling"
-        )
-
-    def tokens_to_grid(self, tokens: Tensor, images: Tensor) -> Tensor:
-        """[..., P] patch tokens as [..., h, w], row by row."""
-        patches, (height, width) = tokens.shape[-1], images.shape[-2:]
-        embed = getattr(self.module, "patch_embed", None)
-        h, w = getattr(embed, "grid_size", None) or (0, 0)
-        if getattr(self.module, "dynamic_img_size", False):
-            h, w = embed.dynamic_feat_size((height, width))  # type: ignore[union-attr, operator]
-        if h * w != patches:  # another size than the model's own: the grid has the image's aspect
-            h = round((patches * height / width) ** 0.5)
-            w = patches // max(h, 1)
-        if h * w != patches:
-            raise IncompatibleError(f"model {self.name}: {patches} tokens form no grid for a {height}x{width} image")
-        return tokens.reshape(*tokens.shape[:-1], h, w)
-
-    def ungrid(self, grid: Tensor, captured: Tensor) -> Tensor:
-        """Activations [n, K, h, w] in the layout of a layer's own output; prefix tokens are those of `captured`."""
-        if captured.ndim == 4:
-            nhwc = str(getattr(self.module, "output_fmt", "NCHW")).endswith("NHWC")
-            return grid.permute(0, 2, 3, 1) if nhwc else grid
-        prefix = int(getattr(self.module, "num_prefix_tokens", 0))
-        return torch.cat([captured[:, :prefix].expand(len(grid), -1, -1), grid.flatten(2).transpose(1, 2)], 1)
 
     @cached_property
     def weights_hash(self) -> str:

@@ -23,7 +23,7 @@ from xaibench.models.architectures import (
     stem_options,
 )
 from xaibench.models.classifier import Activation, Classifier
-from xaibench.models.structure import Anatomies
+from xaibench.models.structure import Structures
 
 if TYPE_CHECKING:
     from xaibench.models.model_cache import ModelCache
@@ -96,7 +96,7 @@ def load_classifier(
                 load_state(module, state, f"checkpoint {checkpoint}", extra_channels=extra_channels)
         return module.to(device, DTYPES[precision])
 
-    anatomies: Anatomies = {}
+    structures: Structures | None = None
     if cache is None:
         module = build()
     else:
@@ -105,9 +105,9 @@ def load_classifier(
         )  # the rule decides the stem that weights get
         source = state_hash(state) if state is not None else "timm's" if pretrained else f"random, seed {seed}"
         shared = cache.get(Identity(architecture, spelled, source, torch.device(device)), build)
-        module, anatomies = shared.module, shared.anatomies
+        module, structures = shared.module, shared.structures
     preprocess = recipe.input.preprocess() if own else _configured(module)
-    classifier = Classifier(
+    return Classifier(
         module,
         activation=activation,
         layer=layer,
@@ -115,9 +115,8 @@ def load_classifier(
         preprocess=_adjust(preprocess, input or {}).for_channels(in_chans or STEM, extra_channels),
         name=name,
         trained=checkpoint is not None or pretrained,
+        structures=structures,
     )
-    classifier.anatomies = anatomies
-    return classifier
 
 
 def _configured(module: nn.Module) -> Preprocess:

@@ -1,7 +1,7 @@
 """Modules that suites share: entries of equal architecture, options, weights and device are one module in memory.
 
 Two entries of a suite may differ in activation, threshold, layer or input alone, and several suites of one command
-often name the same model. Such a module is built, loaded and looked into (`Anatomy`) once. Only suites share modules:
+often name the same model. Such a module is built, loaded and looked into (`Structure`) once. Only suites share modules:
 `load_classifier` without a cache gives the caller one of his own, which he may train or change. Explaining switches
 modes and sets hooks for the time of a call, so that two threads must not use one module at once.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from xaibench.models.structure import Anatomies
+from xaibench.models.structure import Structures
 
 SIZE = 2  # modules; a suite compares few models, and device memory is dear
 
@@ -38,10 +38,10 @@ class Identity:
 
 @dataclass
 class Shared:
-    """A module, and what was found by looking into it; classifiers made of it add to `anatomies`."""
+    """A module, and what was found by looking into it; classifiers made of it add to `structures`."""
 
     module: nn.Module
-    anatomies: Anatomies = field(default_factory=dict)
+    structures: Structures = field(default_factory=dict)
     tensors: tuple[object, ...] = ()
 
     def __post_init__(self) -> None:

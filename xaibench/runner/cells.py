@@ -84,7 +84,7 @@ def prepare(section: ModelSection, suite: Suite, dataset: Dataset, ids: Sequence
             "weights": classifier.weights_hash,
             "activation": classifier.activation,
             "threshold": classifier.threshold,
-            "layer": classifier.anatomy.last,
+            "layer": classifier.structure.target_layer,
             "preprocess": vars(classifier.preprocess),
         },
         "seed": suite.seed,

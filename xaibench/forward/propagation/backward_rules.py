@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.models.classifier import Classifier
+from xaibench.models.structure import evaluation_mode
 
 Rule = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -80,7 +81,7 @@ def normalisations(classifier: Classifier, image: Tensor) -> tuple[dict[nn.Modul
             kept.append(output)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(classifier.prepared())
+        stack.enter_context(evaluation_mode(classifier.module))
         stack.enter_context(torch.inference_mode())
         for module in classifier.module.modules():
             if type(module) is nn.Conv2d or (isinstance(module, nn.BatchNorm2d) and module.running_mean is not None):

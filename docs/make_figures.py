@@ -17,6 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap
 import xaibench
 from xaibench.core import registry
 from xaibench.data.loader import collate, geometry
+from xaibench.models.capabilities import lacking
 from xaibench.results.leaderboard import ARROWS, Leaderboard
 from xaibench.suite import find_suite, load_suite, quick
 
@@ -112,7 +113,7 @@ def every_method(index: int, columns: int = 11) -> None:
         needed: dict[str, Any] = {n: "grad_cam" for n, p in entry.parameters.items() if p.default is p.empty}
         for model in ("shapes-resnet", "shapes-vit"):
             classifier = xaibench.load_classifier(model)
-            if set(entry.needs) - {"masks"} <= classifier.offers():
+            if lacking(classifier, entry.needs) is None:
                 batch = collate([dataset[index]], geometry(classifier)).on(classifier)
                 pairs = xaibench.Forward(classifier, batch.images).detected_pairs[torch.tensor([0])]
                 if "masks" in entry.needs:

@@ -15,6 +15,7 @@ import xaibench
 from xaibench.core.errors import IncompatibleError, MissingError, UsageError
 from xaibench.data.preprocess import Preprocess
 from xaibench.models.architectures import create_module, read_checkpoint
+from xaibench.models.capabilities import offers
 from xaibench.models.classifier import Classifier
 from xaibench.models.factory import load_classifier
 from xaibench.models.structure import evaluation_mode
@@ -52,7 +53,7 @@ def look(name: str, last: str | None, linear: bool) -> None:
     assert features.ndim == 4
     if last is not None:
         assert structure.target_layer == last
-    assert ("linear_head" in classifier.offers()) == linear
+    assert ("linear_head" in offers(classifier)) == linear
     if linear:
         head = module.get_submodule(str(structure.head))
         predicted = features.mean((2, 3)) @ classifier.head_weight.T + head.bias.detach()

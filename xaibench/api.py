@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from xaibench.core import registry
-from xaibench.core.errors import IncompatibleError, UsageError
+from xaibench.core.errors import UsageError
 from xaibench.core.registry import PairRule
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.evaluation import Evaluation, Explainer
 from xaibench.evaluation.measure import check_maps, explainer, measure
 from xaibench.forward.forward import Forward, Pairs, Plan, check_images
+from xaibench.models.capabilities import require
 from xaibench.models.classifier import Classifier
 from xaibench.results.records import rows_of
 from xaibench.results.scores import score
@@ -60,9 +61,7 @@ def explain(
     check_images(classifier, images)
     classifier.inspect(images)
     classifier.try_images(images)
-    for need in entry.needs:
-        if need != "masks" and need not in classifier.offers():
-            raise IncompatibleError(f"method {method} does not go with {classifier.name}: {classifier.lack(need)}")
+    require(classifier, entry)
     plan = Plan.of(classifier, entry.needs, bound)
     forward = Forward(classifier, images, plan=plan, ground_truth=_ground_truth(masks, labels))
     chosen = _pairs(forward, pairs)

@@ -115,6 +115,7 @@ def _methods_for(classifier: Classifier, patterns: Sequence[str]) -> tuple[list[
     A method that is named by itself stays, so that what is wrong with it is an error.
     """
     from xaibench.core import registry
+    from xaibench.models.capabilities import lacking
 
     check_patterns("--method", patterns, list(registry.methods), "the methods")
     chosen: dict[str, None] = {}
@@ -122,7 +123,7 @@ def _methods_for(classifier: Classifier, patterns: Sequence[str]) -> tuple[list[
     for pattern in patterns:
         for name in registry.methods.names(pattern):
             entry = registry.methods[name]
-            fits = set(entry.needs) <= classifier.offers() and not entry.problems({})
+            fits = "masks" not in entry.needs and lacking(classifier, entry.needs) is None and not entry.problems({})
             (chosen if fits or name == pattern else left_out)[name] = None
     names = [name for name in left_out if name not in chosen]
     notes = [f"left out, for they do not go with {classifier.name} or need more than a picture: {', '.join(names)}"]

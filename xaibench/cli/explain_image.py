@@ -16,6 +16,7 @@ from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import check_maps, explainer
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.models import bundled
+from xaibench.models.capabilities import require
 from xaibench.models.classifier import Classifier
 from xaibench.models.structure import stages
 from xaibench.suite import BoundMethod
@@ -53,13 +54,9 @@ def explain_image(path: Path, classifier: Classifier, methods: Sequence[str], la
     forward, notes = forward_of(path, classifier)
     plan = Plan()
     for method in bound:
-        for need in method.entry.needs:
-            if need == "masks":
-                raise IncompatibleError(f"method {method.label} reads ground-truth masks, which an image file lacks")
-            if need not in classifier.offers():
-                raise IncompatibleError(
-                    f"method {method.label} does not go with {classifier.name}: {classifier.lack(need)}"
-                )
+        if "masks" in method.entry.needs:
+            raise IncompatibleError(f"method {method.label} reads ground-truth masks, which an image file lacks")
+        require(classifier, method.entry)
         plan = plan | Plan.of(classifier, method.entry.needs, dict(method.parameters))
     forward.expect(plan)
     pairs, choice = choose_labels(forward, labels)

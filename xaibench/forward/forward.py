@@ -21,7 +21,7 @@ from xaibench.forward.gradients import Gradients
 from xaibench.forward.plan import Plan
 from xaibench.models.classifier import Classifier
 from xaibench.models.structure import evaluation_mode, grid, output_logits, tokens_to_grid, ungrid
-from xaibench.models.timm_vit import SUFFIX, exposed
+from xaibench.models.timm_vit import SUFFIX, unfused_attention
 
 __all__ = ["Forward", "Hook", "Pairs", "Plan"]
 
@@ -405,7 +405,7 @@ class Forward:
             self._captured = {}
             with contextlib.ExitStack() as stack:
                 stack.enter_context(evaluation_mode(module))
-                stack.enter_context(exposed(module, attention))
+                stack.enter_context(unfused_attention(module, attention))
                 stack.enter_context(torch.no_grad())  # a tap turns the graph on where the plan first needs it
                 for name, hook in self._hooks.items():
                     stack.callback(module.get_submodule(name).register_forward_hook(hook).remove)

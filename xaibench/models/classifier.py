@@ -22,10 +22,9 @@ from xaibench.models.structure import (
     Structures,
     evaluation_mode,
     find_structure,
-    has_only_relu,
     output_logits,
 )
-from xaibench.models.timm_vit import Attention, find_attention, find_blocks, find_patch_embedding
+from xaibench.models.timm_vit import Attention, find_attention, find_blocks
 
 Activation = Literal["sigmoid", "softmax"]
 
@@ -188,67 +187,18 @@ class Classifier:
         return weight.detach().flatten(1)
 
     @cached_property
-    def _attention(self) -> Attention | str:
-        return find_attention(self.module)
-
-    @property
     def attention(self) -> Attention:
-        """Where the attention matrices are. Raises IncompatibleError with the reason when they cannot be read."""
-        if isinstance(self._attention, str):
-            raise IncompatibleError(f"model {self.name}: {self._attention}")
-        return self._attention
+        """Where the attention matrices are. Raises IncompatibleError with the reason where they cannot be read."""
+        with self._named():
+            return find_attention(self.module)
 
     @cached_property
-    def _blocks(self) -> tuple[str, ...] | str:
-        return find_blocks(self.module)
-
-    @property
     def blocks(self) -> tuple[str, ...]:
-        """The modules that relevance propagation reads. Raises IncompatibleError where it has no rules."""
-        if isinstance(self._blocks, str):
-            raise IncompatibleError(f"model {self.name}: {self._blocks}")
-        return self._blocks
-
-    def offers(self) -> set[str]:
-        """Which of `xaibench.core.registry.NEEDS` this model has (masks come from the data set)."""
-        offered = {"features", "gradients", "input_gradients"}
-        if self.structure.head is not None:
-            offered.add("linear_head")
-        if not isinstance(self._attention, str):
-            offered |= {"attention", "attention_gradients"}
-        if not isinstance(self._blocks, str):
-            offered.add("transformer_blocks")
-            if not isinstance(find_patch_embedding(self.module), str):
-                offered.add("patch_embedding")
-        if not _fixed_size(self.module):
-            offered.add("any_size")
-        if has_only_relu(self.module):
-            offered.add("relu")
-        return offered
-
-    def lack(self, need: str) -> str:
-        """Why this model does not offer `need`, as a clause."""
-        if need in ("attention", "attention_gradients") and isinstance(self._attention, str):
-            return self._attention
-        if need == "transformer_blocks" and isinstance(self._blocks, str):
-            return self._blocks
-        if need == "patch_embedding":
-            return str(find_patch_embedding(self.module))
-        if need == "linear_head":
-            return f"its head is not linear in the mean of its last features ({self.structure.target_layer})"
-        if need == "any_size":
-            return "it takes images of one size only"
-        if need == "relu":
-            return "it has activations other than ReLU"
-        return f"it has no {need}"
+        """The modules that relevance propagation reads. Raises IncompatibleError where it has no rules for them."""
+        with self._named():
+            return find_blocks(self.module)
 
     @cached_property
     def weights_hash(self) -> str:
         """sha256 over names, shapes and bytes of the state dict: the same weights, whatever file they came from."""
         return state_hash(self.module.state_dict())
-
-
-def _fixed_size(module: nn.Module) -> bool:
-    """Whether a timm model embeds patches on a grid of fixed size (its `dynamic_img_size` is off)."""
-    embed = getattr(module, "patch_embed", None)
-    return embed is not None and bool(getattr(embed, "strict_img_size", True))

@@ -9,6 +9,7 @@ from pathlib import Path
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.data import Dataset
 from xaibench.models import bundled
+from xaibench.models.capabilities import lacking
 from xaibench.models.classifier import Classifier
 from xaibench.models.factory import load_classifier
 from xaibench.results.records import Cell, digest
@@ -52,9 +53,9 @@ def prepare(section: ModelSection, suite: Suite, dataset: Dataset, ids: Sequence
     methods: list[BoundMethod] = []
     left_out: dict[str, list[str]] = {}  # by reason
     for method in suite.bound_methods(section):
-        lacking = [need for need in method.entry.needs if need != "masks" and need not in classifier.offers()]
-        if lacking:
-            left_out.setdefault(classifier.lack(lacking[0]), []).append(method.label)
+        reason = lacking(classifier, method.entry.needs)
+        if reason is not None:
+            left_out.setdefault(reason, []).append(method.label)
         else:
             layer = method.parameters.get("layer")
             try:

@@ -90,8 +90,6 @@ def own_gradients(forward: Forward, pairs: Pairs, *, start_layer: int, pool: Poo
 
 def check_patch_embedding(forward: Forward) -> None:
     """Raise IncompatibleError unless the stem is timm's plain convolution over an image of whole patches."""
-    embed: Any = find_patch_embedding(forward.classifier.module)
-    if isinstance(embed, str):
-        raise IncompatibleError(f"model {forward.classifier.name}: {embed}")
+    embed = find_patch_embedding(forward.classifier.module)
     if any(size % patch for size, patch in zip(forward.images.shape[-2:], embed.proj.stride, strict=True)):
         raise IncompatibleError(f"model {forward.classifier.name}: relevance of pixels needs images of whole patches")

@@ -241,3 +241,13 @@ def _parts(module: nn.Module) -> dict[str, nn.Module]:
         inside = dict(child.named_children()) if isinstance(child, nn.Sequential | nn.ModuleList) else {}
         parts |= {f"{name}.{key}": part for key, part in inside.items()} or {name: child}
     return parts
+
+
+def batch_norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Scale and shift [K] of a batch normalisation in evaluation mode: y = scale x + shift."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight.detach()
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.detach()

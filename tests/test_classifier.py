@@ -14,8 +14,9 @@ from torch import nn
 import xaibench
 from xaibench.core.errors import IncompatibleError, MissingError, UsageError
 from xaibench.data.preprocess import Preprocess
-from xaibench.models.architectures import create_module, read_checkpoint
+from xaibench.models.architectures import create_module
 from xaibench.models.capabilities import offers
+from xaibench.models.checkpoints import read_checkpoint
 from xaibench.models.classifier import Classifier
 from xaibench.models.factory import load_classifier
 from xaibench.models.structure import evaluation_mode

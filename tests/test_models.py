@@ -14,8 +14,9 @@ from torch import Tensor, nn
 import xaibench
 from xaibench.core.errors import UsageError
 from xaibench.core.timm_import import import_timm
-from xaibench.models import architectures, pretrained
-from xaibench.models.architectures import create_module, load_checkpoint, state_hash, stem_for
+from xaibench.models import checkpoints, pretrained
+from xaibench.models.architectures import create_module
+from xaibench.models.checkpoints import load_checkpoint, state_hash, stem_for
 from xaibench.models.classifier import Classifier
 from xaibench.models.factory import load_classifier
 from xaibench.models.training import read_recipe, train
@@ -127,7 +128,7 @@ def test_stems_of_other_families(name: str) -> None:
     """Found by shape, not by name: it is the one weight that the number of channels changes."""
     plain, wide = create_module(name, num_classes=2), create_module(name, num_classes=2, in_chans=4)
     before = plain.state_dict()
-    assert architectures.load_state(wide, before, "weights", extra_channels="copy_first") == []
+    assert checkpoints.load_state(wide, before, "weights", extra_channels="copy_first") == []
     (changed,) = [key for key, value in wide.state_dict().items() if value.shape != before[key].shape]
     torch.testing.assert_close(wide.state_dict()[changed][:, 3], before[changed][:, 0])
 
@@ -236,7 +237,7 @@ def test_hash_is_that_of_the_weights(colour: Path, tmp_path: Path) -> None:
 
     state = torch.load(colour, weights_only=True)
     save_file(state, tmp_path / "w.safetensors")
-    assert state_hash(architectures.read_checkpoint(tmp_path / "w.safetensors")) == state_hash(state)
+    assert state_hash(checkpoints.read_checkpoint(tmp_path / "w.safetensors")) == state_hash(state)
     module = create_module("test_resnet", num_classes=4)
     module.load_state_dict(state)
     assert Classifier(module).weights_hash == state_hash(state)

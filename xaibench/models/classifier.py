@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from xaibench.core.chunks import map_chunks
 from xaibench.core.errors import IncompatibleError, UsageError, closest
 from xaibench.data.preprocess import Preprocess
-from xaibench.models.architectures import state_hash
+from xaibench.models.checkpoints import state_hash
 from xaibench.models.structure import (
     Structure,
     Structures,

@@ -13,15 +13,8 @@ from xaibench.core.errors import UsageError, about
 from xaibench.core.timm_import import import_timm
 from xaibench.data.preprocess import ExtraChannels, Preprocess
 from xaibench.models import bundled
-from xaibench.models.architectures import (
-    STEM,
-    create_module,
-    load_state,
-    read_checkpoint,
-    seeded,
-    state_hash,
-    stem_options,
-)
+from xaibench.models.architectures import create_module, seeded, stem_options
+from xaibench.models.checkpoints import RGB, load_state, read_checkpoint, state_hash
 from xaibench.models.classifier import Activation, Classifier
 from xaibench.models.structure import Structures
 
@@ -59,7 +52,7 @@ def load_classifier(
         input: any of size, resize, mean, std, crop, interpolation; the rest comes from the model's own configuration
         in_chans: number of input channels; None: 3
         extra_channels: the rule by which mean, std and the first convolution of a checkpoint of three channels are
-            made for another number (`copy_first`, `mean`, `zero`: see `xaibench.models.architectures.stem_for`). A
+            made for another number (`copy_first`, `mean`, `zero`: see `xaibench.models.checkpoints.stem_for`). A
             checkpoint that has `in_chans` channels is loaded as it is, and then the rule is that of mean and std alone
         options: passed to the model's constructor
         precision: of weights and images, and so of maps and scores; float64 is slower
@@ -76,8 +69,8 @@ def load_classifier(
         recipe = bundled.recipe(name)
         if num_classes not in (None, len(bundled.classes(name))):
             raise UsageError(f"model {name} has {len(bundled.classes(name))} classes, not {num_classes}")
-        if in_chans not in (None, STEM):
-            raise UsageError(f"model {name} takes {STEM} channels, not {in_chans}")
+        if in_chans not in (None, RGB):
+            raise UsageError(f"model {name} takes {RGB} channels, not {in_chans}")
         architecture, chosen = recipe.model.name, dict(recipe.model.options)
         num_classes, pretrained = len(bundled.classes(name)), False
         checkpoint = checkpoint or bundled.weights(name)
@@ -112,7 +105,7 @@ def load_classifier(
         activation=activation,
         layer=layer,
         threshold=threshold,
-        preprocess=_adjust(preprocess, input or {}).for_channels(in_chans or STEM, extra_channels),
+        preprocess=_adjust(preprocess, input or {}).for_channels(in_chans or RGB, extra_channels),
         name=name,
         trained=checkpoint is not None or pretrained,
         structures=structures,

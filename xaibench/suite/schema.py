@@ -110,7 +110,7 @@ class ModelSection(Section):
 
     `methods` are labels (or globs) of the suite's methods that this model is explained by; all of them where left out.
     `in_chans` is the number of input channels where it is not 3, `extra_channels` how the first convolution of a
-    checkpoint of three channels, mean and std become those of `in_chans`: see `xaibench.models.architectures.stem_for`.
+    checkpoint of three channels, mean and std become those of `in_chans`: see `xaibench.models.checkpoints.stem_for`.
     """
 
     name: str

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -25,6 +26,8 @@ from torch.utils.data import DataLoader
 from xaibench.core.errors import UsageError
 from xaibench.data import Dataset, load_dataset
 from xaibench.models import bundled
+from xaibench.models.architectures import create_module, seeded, stem_options
+from xaibench.models.checkpoints import RGB, load_checkpoint
 from xaibench.models.training.examples import Examples
 from xaibench.models.training.kernel_usage import fold, regularise
 from xaibench.models.training.log import Log
@@ -222,16 +225,12 @@ def train(
     Raises:
         UsageError: what does not go together, among it the state of a training with other settings
     """
-    from safetensors.torch import save
-
-    from xaibench.models.architectures import STEM, seeded
-
     data = {
         split: load_dataset(recipe.dataset.name, data_root=data_root, split=split, **recipe.dataset.options)
         for split in (recipe.dataset.train, recipe.dataset.evaluate)
     }
     train_data, evaluation_data = data[recipe.dataset.train], data[recipe.dataset.evaluate]
-    channels = recipe.model.in_chans or STEM
+    channels = recipe.model.in_chans or RGB
     train_data.check_channels(channels, f"model {recipe.model.name}")
     preprocess = recipe.input.preprocess().for_channels(channels, recipe.model.extra_channels)
     bytes_needed = len(train_data) * 4 * len(preprocess.mean) * math.prod(preprocess.size)
@@ -263,8 +262,6 @@ def train(
 
 def _start(recipe: Recipe, data: Dataset) -> nn.Module:
     """The model before its first step."""
-    from xaibench.models.architectures import create_module, load_checkpoint, stem_options
-
     options = {"num_classes": len(data.class_names)} | stem_options(recipe.model.options, recipe.model.in_chans)
     extra_channels = recipe.model.extra_channels
     model = create_module(

@@ -33,7 +33,7 @@ class ModelSection(Section):
     `start` is a checkpoint to fine-tune from (a bundled model's name, or a file; a head of another size is left out),
     `into` the submodule that takes it; `pretrained` lets timm fetch its own weights (needs a network). `in_chans` is the
     number of input channels where it is not 3, `extra_channels` how a first convolution of three channels, mean and std
-    become those of `in_chans`: see `xaibench.models.architectures.stem_for`.
+    become those of `in_chans`: see `xaibench.models.checkpoints.stem_for`.
     """
 
     name: str

@@ -219,6 +219,52 @@ def test_unknown_models_and_options() -> None:
         load_classifier("test_resnet", options={"no_such_option": 1})
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("test_resnet", {"layers": [1]}, "does not take these options: .*ZeroDivisionError: float division by zero"),
+        ("test_resnet", {"block": 3}, "AttributeError: 'int' object has no attribute"),
+        ("test_resnet", {"act_layer": "nonsense"}, "KeyError: 'nonsense'"),
+        ("test_vit", {"embed_dim": 10**9}, "RuntimeError"),
+        ("shapes_vit", {"nonsense": 1}, "TypeError: .* an unexpected keyword argument 'nonsense'"),
+        ("shapes_vit", {"num_heads": 5}, "AssertionError"),
+        ("test_resnet", {"name": "x"}, "name is given beside the model's name, not among its options"),
+        ("test_resnet", {"pretrained": True}, "pretrained is given beside"),
+        ("test_resnet", {"extra_channels": "mean"}, "extra_channels is given beside"),
+        ("test_resnet", {"num_classes": 3}, "num_classes is given beside"),
+        ("test_resnet", {"checkpoint_path": "w.pth"}, "checkpoint_path is not allowed; give checkpoint beside"),
+    ],
+)
+def test_options_that_break_a_constructor(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        load_classifier(name, options=options)
+    assert "\n" not in str(error.value)
+    assert error.value.key == "options"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "message"),
+    [
+        ("resnet18", {"layers": []}, 64, "AttributeError: 'ResNet' object has no attribute 'layer1'"),
+        ("test_resnet", {"drop_rate": 7}, 64, "ValueError: dropout probability"),
+        ("test_vit", {"dynamic_img_size": False}, 64, r"AssertionError: Input height \(64\) doesn't match model"),
+    ],
+)
+def test_options_that_break_the_pass(name: str, options: dict[str, object], size: int, message: str) -> None:
+    classifier = load_classifier(name, options=options)
+    with pytest.raises(UsageError, match=rf"model {name} does not take images \[3, 64, 64\] \({message}"):
+        classifier.inspect(torch.randn(1, 3, size, size))
+
+
+def test_running_out_of_memory_is_no_mistake_of_the_user() -> None:
+    class Large(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("too much")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Classifier(Large()).inspect(torch.randn(1, 3, 8, 8))
+
+
 def test_untrained_weights_are_the_same_in_every_process() -> None:
     state = torch.random.get_rng_state()
     first, second = load_classifier("test_resnet", seed=4), load_classifier("test_resnet", seed=4)

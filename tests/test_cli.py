@@ -335,6 +335,30 @@ def test_an_empty_suite_runs_nothing(tmp_path: Path, text: str) -> None:
             1,
             "3:10: model test_resnet: num_classes 3, but",
         ),
+        (
+            ("test_resnet,", "test_resnet, options: {layers: [1]},"),
+            "run",
+            2,
+            "3:39: model 'test_resnet' does not take these options: {{'layers': [1], 'num_classes': 8}} (ZeroDivisionError: ",
+        ),
+        (
+            ("test_resnet,", "test_resnet, options: {block: 3},"),
+            "validate",
+            1,
+            "3:39: model 'test_resnet' does not take these options: {{'block': 3, 'num_classes': 8}} (AttributeError: ",
+        ),
+        (
+            ("test_resnet,", "resnet18, options: {layers: []},"),
+            "run",
+            2,
+            "3:10: model resnet18 does not take images [3, 64, 64] (AttributeError: 'ResNet' object has no attribute ",
+        ),
+        (
+            ("test_resnet,", "test_resnet, options: {pretrained: true},"),
+            "run",
+            2,
+            "3:40: pretrained stands beside the model's name, not among its options",
+        ),
     ],
 )
 def test_what_needs_the_model_has_a_line_too(

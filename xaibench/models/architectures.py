@@ -12,9 +12,13 @@ from torch import nn
 
 from xaibench.core.errors import UsageError, unknown
 from xaibench.core.timm_import import import_timm
+from xaibench.core.tracebacks import headline
 from xaibench.data.preprocess import ExtraChannels
 from xaibench.models.checkpoints import RGB, load_state
 from xaibench.models.pretrained import create_pretrained
+from xaibench.models.structure import FAULTS
+
+KEYS_OF_THEIR_OWN = ("name", "pretrained", "num_classes", "in_chans", "extra_channels")
 
 
 def create_module(
@@ -37,15 +41,15 @@ def create_module(
         return module
     if name in ARCHITECTURES and pretrained:
         raise UsageError(f"model {name!r} has no weights to fetch; give a checkpoint")
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name](**options)
-    timm = import_timm()
     if not known_model(name):
         raise UsageError(unknown("model", name, model_names()))
     try:
-        module = create_pretrained(name, **options) if pretrained else timm.create_model(name, **options)
-    except (TypeError, AssertionError) as error:
-        raise UsageError(f"model {name!r} does not take these options: {options} ({error})") from error
+        if name in ARCHITECTURES:
+            return ARCHITECTURES[name](**options)
+        module = create_pretrained(name, **options) if pretrained else import_timm().create_model(name, **options)
+    except FAULTS as error:
+        message = f"model {name!r} does not take these options: {options} ({headline(error)})"
+        raise UsageError(message, key="options") from error
     assert isinstance(module, nn.Module)
     return module
 
@@ -75,10 +79,19 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def stem_options(options: Mapping[str, Any], in_chans: int | None) -> dict[str, Any]:
-    """Options of `create_module` with the number of input channels, which has a key of its own in suites and recipes."""
-    if "in_chans" in options:
-        raise UsageError("options: in_chans is given beside the model's name, not among its options")
+def constructor_options(options: Mapping[str, Any], in_chans: int | None) -> dict[str, Any]:
+    """Options of `create_module` with the number of input channels.
+
+    Raises:
+        UsageError: an option that has a key of its own in suites and recipes
+    """
+    for key in options:
+        if key in KEYS_OF_THEIR_OWN:
+            raise UsageError(f"options: {key} is given beside the model's name, not among its options", key="options")
+        if key == "checkpoint_path":
+            raise UsageError(
+                "options: checkpoint_path is not allowed; give checkpoint beside the model's name", key="options"
+            )
     return {**options} if in_chans in (None, RGB) else {**options, "in_chans": in_chans}
 
 

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from xaibench.core.chunks import map_chunks
 from xaibench.core.errors import IncompatibleError, UsageError, closest
+from xaibench.core.tracebacks import headline
 from xaibench.data.preprocess import Preprocess
 from xaibench.models.checkpoints import state_hash
 from xaibench.models.structure import (
+    FAULTS,
     Structure,
     Structures,
     evaluation_mode,
@@ -151,12 +153,13 @@ class Classifier:
         if shape in self._shapes or not len(images):
             return
         try:
-            self.logits(images[:1].detach())
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"model {self.name} does not take images {list(shape)}: {reason}") from error
+            with self._named():
+                self.logits(images[:1].detach())
+        except torch.OutOfMemoryError:
+            raise
+        except FAULTS as error:
+            message = f"model {self.name} does not take images {list(shape)} ({headline(error)})"
+            raise UsageError(message) from error
         self._shapes.add(shape)
 
     def layer_name(self, layer: str) -> str:

@@ -13,7 +13,7 @@ from xaibench.core.errors import UsageError, about
 from xaibench.core.timm_import import import_timm
 from xaibench.data.preprocess import ExtraChannels, Preprocess
 from xaibench.models import bundled
-from xaibench.models.architectures import create_module, seeded, stem_options
+from xaibench.models.architectures import constructor_options, create_module, seeded
 from xaibench.models.checkpoints import RGB, load_state, read_checkpoint, state_hash
 from xaibench.models.classifier import Activation, Classifier
 from xaibench.models.structure import Structures
@@ -75,7 +75,7 @@ def load_classifier(
         num_classes, pretrained = len(bundled.classes(name)), False
         checkpoint = checkpoint or bundled.weights(name)
     else:
-        architecture, chosen = name, stem_options(options or {}, in_chans)
+        architecture, chosen = name, constructor_options(options or {}, in_chans)
     if num_classes is not None:
         chosen["num_classes"] = num_classes
     with about("checkpoint"):

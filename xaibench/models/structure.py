@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from xaibench.core.errors import IncompatibleError, UsageError
 
+# what a network raises, when it is made or run, where an option or an image is not what it expects
+FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 LINEAR_HEAD_TOLERANCE = 1e-4  # of the largest logit: float32 rounding of a sum over a few thousand channels
 # by class name, because timm has classes of its own beside torch's
 NOT_RELU = frozenset([

@@ -50,6 +50,7 @@ def prepare(section: ModelSection, suite: Suite, dataset: Dataset, ids: Sequence
     """Load a model and sort out which methods go with it. Raises UsageError when none does, or labels differ."""
     with suite.locating("models", section.label):
         classifier = open_model(section, suite, dataset, settings)
+        target_layer = classifier.structure.target_layer  # runs the model, which the options of this entry may break
     methods: list[BoundMethod] = []
     left_out: dict[str, list[str]] = {}  # by reason
     for method in suite.bound_methods(section):
@@ -85,7 +86,7 @@ def prepare(section: ModelSection, suite: Suite, dataset: Dataset, ids: Sequence
             "weights": classifier.weights_hash,
             "activation": classifier.activation,
             "threshold": classifier.threshold,
-            "layer": classifier.structure.target_layer,
+            "layer": target_layer,
             "preprocess": vars(classifier.preprocess),
         },
         "seed": suite.seed,

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from xaibench.core.errors import UsageError
 from xaibench.data import Dataset, load_dataset
 from xaibench.models import bundled
-from xaibench.models.architectures import create_module, seeded, stem_options
+from xaibench.models.architectures import constructor_options, create_module, seeded
 from xaibench.models.checkpoints import RGB, load_checkpoint
 from xaibench.models.training.examples import Examples
 from xaibench.models.training.kernel_usage import fold, regularise
@@ -262,7 +262,7 @@ def train(
 
 def _start(recipe: Recipe, data: Dataset) -> nn.Module:
     """The model before its first step."""
-    options = {"num_classes": len(data.class_names)} | stem_options(recipe.model.options, recipe.model.in_chans)
+    options = {"num_classes": len(data.class_names)} | constructor_options(recipe.model.options, recipe.model.in_chans)
     extra_channels = recipe.model.extra_channels
     model = create_module(
         recipe.model.name, pretrained=recipe.model.pretrained, extra_channels=extra_channels, **options

@@ -12,12 +12,17 @@ from torch import nn
 
 import xaibench
 from xaibench.models import classifier as classifiers
-from xaibench.models import model_cache
+from xaibench.models import factory
 from xaibench.models.architectures import create_module
 from xaibench.models.classifier import Classifier
 from xaibench.models.factory import load_classifier
 from xaibench.models.model_cache import Identity, ModelCache
 from xaibench.models.structure import Structure, find_structure
+from xaibench.runner.cells import Settings
+from xaibench.runner.run_directory import run_suite
+from xaibench.suite import load_suite
+
+from .test_cli import call
 
 SMALL: dict[str, Any] = {"num_classes": 4, "input": {"size": 64}}
 
@@ -175,21 +180,41 @@ metrics: [average_drop, {{name: mprt, layers: 2}}, sparseness]
 """
 
 
-def scores(tmp_path: Path, name: str, out: str) -> tuple[pd.DataFrame, list[nn.Module]]:
-    (tmp_path / "suite.yaml").write_text(SUITE.format(name=name))
-    run = xaibench.run(tmp_path / "suite.yaml", out=tmp_path / out)
+def scores(tmp_path: Path, name: str, out: str, cache: ModelCache) -> tuple[pd.DataFrame, list[nn.Module]]:
+    text = SUITE.format(name=name)
+    (tmp_path / "suite.yaml").write_text(text)
+    run = run_suite(load_suite(tmp_path / "suite.yaml"), text, tmp_path / out, Settings(cache=cache))
     assert not run.outcome.failed
     return run.scores, [prepared.classifier.module for prepared in run.outcome.prepared]
 
 
-def test_suites_share_and_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_cache, "SUITES", ModelCache())
-    first, modules = scores(tmp_path, "one", "first")
-    second, more = scores(tmp_path, "two", "second")
+def test_suites_share_and_nothing_changes(tmp_path: Path) -> None:
+    cache = ModelCache()
+    first, modules = scores(tmp_path, "one", "first", cache)
+    second, more = scores(tmp_path, "two", "second", cache)
     assert len({id(module) for module in (*modules, *more)}) == 1
-    monkeypatch.setattr(model_cache, "SUITES", ModelCache(size=0))
-    apart, own = scores(tmp_path, "one", "apart")
+    apart, own = scores(tmp_path, "one", "apart", ModelCache(size=0))
     assert len({id(module) for module in own}) == 2
     columns = [column for column in first.columns if column != "suite" and not column.startswith("seconds")]
     for other in (second, apart):
         pd.testing.assert_frame_equal(first[columns], other[columns])
+
+
+@pytest.mark.parametrize("verb", ["run", "validate"])
+def test_the_suites_of_one_command_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """... and the next command, or the next run from Python, builds its own."""
+    built = []
+
+    def counted(name: str, **options: Any) -> nn.Module:
+        built.append(name)
+        return create_module(name, **options)
+
+    monkeypatch.setattr(factory, "create_module", counted)
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(SUITE.format(name=name))
+    assert call(monkeypatch, verb, "one.yaml", "two.yaml") == 0
+    assert built == ["test_resnet"]
+    assert call(monkeypatch, verb, "one.yaml") == 0
+    assert built == ["test_resnet"] * 2
+    assert Settings().cache is not Settings().cache

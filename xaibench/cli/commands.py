@@ -20,6 +20,7 @@ from xaibench.suite import find_suite, load_suite
 
 if TYPE_CHECKING:
     from xaibench.models.classifier import Classifier
+    from xaibench.models.model_cache import ModelCache
 
 TableFormat = Literal["table", "csv", "md"]
 
@@ -153,7 +154,10 @@ UNTRAINED_IS_SLOW = "; it detects about half of all labels, so explain: detected
 
 def validate(names: Sequence[str], *, data_root: Path | None, overrides: Sequence[str], as_json: bool) -> int:
     """Exit code 2 for mistakes in a file, 1 for what does not go together or is not there, 0 for all well."""
-    reports = [_validate(name, data_root, overrides) for name in names]
+    from xaibench.models.model_cache import ModelCache
+
+    cache = ModelCache()
+    reports = [_validate(name, data_root, overrides, cache) for name in names]
     if as_json:
         out().file.write(json.dumps(reports, indent=2) + "\n")
     else:
@@ -166,7 +170,7 @@ def validate(names: Sequence[str], *, data_root: Path | None, overrides: Sequenc
     return max(int(report["exit_code"]) for report in reports)
 
 
-def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+def _validate(name: str, data_root: Path | None, overrides: Sequence[str], cache: ModelCache) -> dict[str, Any]:
     from xaibench.core.errors import IncompatibleError
     from xaibench.data import load_dataset
     from xaibench.results.records import Records
@@ -180,7 +184,7 @@ def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> di
     except XaibenchError as error:
         return report | {"problems": str(error).splitlines(), "exit_code": 2}
     report["notes"] += suite.notes
-    settings = Settings(data_root=data_root, suite_folder=path.parent)
+    settings = Settings(data_root=data_root, suite_folder=path.parent, cache=cache)
     try:
         load_dataset(suite.dataset.name, data_root=data_root, split=suite.dataset.split, **suite.dataset.options)
         runner = Runner(suite, Records(Path()), settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from xaibench.core.errors import IncompatibleError, UsageError
@@ -12,6 +12,7 @@ from xaibench.models import bundled
 from xaibench.models.capabilities import lacking
 from xaibench.models.classifier import Classifier
 from xaibench.models.factory import load_classifier
+from xaibench.models.model_cache import ModelCache
 from xaibench.results.records import Cell, digest
 from xaibench.suite import BoundMethod, BoundMetric, ModelSection, Suite
 
@@ -24,6 +25,7 @@ class Settings:
 
     Attributes:
         workers: processes that read samples; None: as many as help
+        cache: modules that the suites of one command share
     """
 
     data_root: Path | None = None
@@ -33,6 +35,7 @@ class Settings:
     workers: int | None = None
     limit: int | None = None
     fail_fast: bool = False
+    cache: ModelCache = field(default_factory=ModelCache, compare=False)
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,6 @@ def _facts(method: BoundMethod, metric: BoundMetric) -> dict[str, object]:
 
 def open_model(section: ModelSection, suite: Suite, dataset: Dataset, settings: Settings) -> Classifier:
     """A model of a suite, its checkpoint found beside the suite or below the data root, its labels those of the data."""
-    from xaibench.models import model_cache
-
     labels = len(dataset.class_names)
     if section.num_classes not in (None, labels):
         raise UsageError(
@@ -144,7 +145,7 @@ def open_model(section: ModelSection, suite: Suite, dataset: Dataset, settings: 
         device=settings.device,
         precision=suite.precision,
         seed=suite.seed,
-        cache=model_cache.SUITES,
+        cache=settings.cache,
     )
 
 

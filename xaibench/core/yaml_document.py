@@ -18,6 +18,12 @@ M = TypeVar("M", bound=pydantic.BaseModel)
 MOST_PROBLEMS = 50  # of one report; looking for the closest of a thousand names takes its time
 
 
+class Section(pydantic.BaseModel):
+    """A part of a YAML file; unknown keys are refused."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
 class ProblemsError(UsageError):
     """All problems of one file, one line each."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from xaibench.core.bounds import ExtraChannels, Interpolation, Resize
 from xaibench.core.errors import UsageError
 
-Resize = Literal["squash", "shortest_crop", "fit_pad", "none"]
-Interpolation = Literal["nearest", "bilinear", "bicubic"]
-ExtraChannels = Literal["copy_first", "mean", "zero"]
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,

@@ -80,8 +80,8 @@ def _check_models(document: Document) -> set[str]:
             sentence = unknown("model", model.name, [*bundled.names(), *model_names()])
             document.add((*model.at, "name"), f"{sentence}; see `xaibench list models`")
         options = model.given.get("options")
-        for key in KEYS_OF_THEIR_OWN if isinstance(options, Mapping) else ():
-            if key in options:
+        for key in KEYS_OF_THEIR_OWN:
+            if isinstance(options, Mapping) and key in options:
                 message = f"{key} stands beside the model's name, not among its options"
                 document.add((*model.at, "options", key), message, key=True)
         if model.given.get("extra_channels") is not None and model.given.get("in_chans") in (None, 3):

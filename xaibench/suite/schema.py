@@ -13,17 +13,17 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from xaibench.core import registry
-from xaibench.core.bounds import Count, Fraction, Natural, Positive, PositiveFraction
+from xaibench.core.bounds import Count, ExtraChannels, Fraction, Natural
 from xaibench.core.errors import UsageError, XaibenchError
 from xaibench.core.reasons import reason, shown
 from xaibench.core.registry import PairRule
-from xaibench.core.yaml_document import Document
+from xaibench.core.yaml_document import Document, Section
+from xaibench.models.card import InputSection
 from xaibench.suite.entries import entries, listed, spelled_out
 
 Precision = Literal["float32", "float64"]
 
 LONGEST_NAME = 100  # it becomes part of a file's name
-LARGEST_SIDE = 8192
 
 
 def _label(value: str) -> str:
@@ -48,16 +48,9 @@ def _entry(value: Any) -> Any:
 
 Label = Annotated[str, pydantic.StringConstraints(max_length=LONGEST_NAME), pydantic.AfterValidator(_label)]
 FileName = Annotated[str, pydantic.StringConstraints(max_length=LONGEST_NAME), pydantic.AfterValidator(_file_name)]
-Side = Annotated[int, pydantic.Field(ge=1, le=LARGEST_SIDE)]
 SEVERAL = (pydantic.BeforeValidator(listed), pydantic.Field(min_length=1))  # one that stands alone is a list of one
 Bare = pydantic.BeforeValidator(_entry)  # a bare name stands for `{name: ...}`
 Names = Annotated[list[str], pydantic.BeforeValidator(listed)]
-
-
-class Section(pydantic.BaseModel):
-    """A part of a suite; unknown keys are refused."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class Named(pydantic.BaseModel):
@@ -94,17 +87,6 @@ class DatasetNamed(pydantic.BaseModel):
         return dict(self.model_extra or {})
 
 
-class InputSection(Section):
-    """Input geometry; what is left out comes from the model's own configuration."""
-
-    size: Side | tuple[Side, Side] | None = None
-    resize: Literal["squash", "shortest_crop", "fit_pad", "none"] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[Positive, ...] | None = None
-    crop: PositiveFraction | None = None
-    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
-
-
 class ModelSection(Section):
     """A bundled or timm model. Relative checkpoints are relative to the suite's file, or the data root.
 
@@ -119,7 +101,7 @@ class ModelSection(Section):
     pretrained: bool = False
     num_classes: Count | None = None
     in_chans: Count | None = None
-    extra_channels: Literal["copy_first", "mean", "zero"] | None = None
+    extra_channels: ExtraChannels | None = None
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     layer: str | None = None
     input: InputSection = InputSection()

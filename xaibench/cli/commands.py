@@ -215,6 +215,7 @@ def _validate(name: str, data_root: Path | None, overrides: Sequence[str], cache
 def train(
     name: str, directory: Path, *, data_root: Path | None, device: str, workers: int, progress: ProgressMode
 ) -> None:
+    from xaibench.cli import figures
     from xaibench.models.training import Epoch, read_recipe
     from xaibench.models.training import train as fit
 
@@ -246,9 +247,9 @@ def train(
         )
     names = [weights.name, f"{recipe.name}.card.json", f"{recipe.name}.log.csv"]
     try:
-        from xaibench.models.training.log import draw_curves
-
-        names.append(draw_curves(directory / f"{recipe.name}.log.csv", directory / f"{recipe.name}.curve.png").name)
-    except ImportError:
-        err.print('note: curves are drawn where seaborn is installed: pip install "xaibench[figures]"', markup=False)
+        curve = directory / f"{recipe.name}.curve.png"
+        figures.save(figures.draw_curves(directory / f"{recipe.name}.log.csv"), curve)
+        names.append(curve.name)
+    except MissingError:
+        err.print('note: curves are drawn where matplotlib is installed: pip install "xaibench[figures]"', markup=False)
     err.print(f"written to {directory}/: {', '.join(names)}", markup=False)

@@ -15,7 +15,6 @@ from xaibench.data.reading.image_files import read_image
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import check_maps, explainer
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.models import bundled
 from xaibench.models.capabilities import require
 from xaibench.models.classifier import Classifier
 from xaibench.models.structure import stages
@@ -116,7 +115,7 @@ def choose_labels(forward: Forward, wanted: Sequence[str]) -> tuple[Pairs, list[
 
 
 def _label(forward: Forward, wanted: str) -> int:
-    names, count = class_names(forward.classifier), forward.logits.shape[1]
+    names, count = forward.classifier.class_names, forward.logits.shape[1]
     if wanted in names:
         return names.index(wanted)
     if wanted.isdecimal() and int(wanted) < count:
@@ -126,13 +125,8 @@ def _label(forward: Forward, wanted: str) -> int:
     raise UsageError(f"unknown label {wanted!r}; model {forward.classifier.name} has labels 0..{count - 1}")
 
 
-def class_names(classifier: Classifier) -> tuple[str, ...]:
-    """Names of the data set that a bundled model was trained on; () for other models."""
-    return bundled.classes(classifier.name) if classifier.name in bundled.names() else ()
-
-
 def label_names(classifier: Classifier, pairs: Pairs) -> list[str]:
-    names = class_names(classifier)
+    names = classifier.class_names
     return [names[label] if names else f"label {label}" for label in pairs.label.tolist()]
 
 

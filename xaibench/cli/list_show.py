@@ -94,7 +94,7 @@ def _model_rows() -> list[dict[str, Any]]:
     from xaibench.models.architectures import model_names
 
     rows = [
-        {"name": name, "summary": f"bundled; {_card_words(bundled.card(name))}", "kind": "bundled"}
+        {"name": name, "summary": f"bundled; {_card_words(bundled.facts(name))}", "kind": "bundled"}
         for name in bundled.names()
     ]
     return rows + [{"name": name, "summary": "timm", "kind": "timm"} for name in model_names()]
@@ -150,7 +150,7 @@ def _card(name: str) -> dict[str, Any]:
     from xaibench.models.architectures import known_model
 
     if name in bundled.names():
-        return {"name": name, "kind": "bundled model", **{k: v for k, v in bundled.card(name).items() if k != "name"}}
+        return {"name": name, "kind": "bundled model", **{k: v for k, v in bundled.facts(name).items() if k != "name"}}
     if name in shipped_suites():
         suite = load_suite(shipped_suites()[name])
         return {

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from xaibench.core.bounds import ExtraChannels
 from xaibench.core.errors import UsageError, unknown
 from xaibench.core.timm_import import import_timm
 from xaibench.core.tracebacks import headline
-from xaibench.data.preprocess import ExtraChannels
 from xaibench.models.checkpoints import RGB, load_state
 from xaibench.models.pretrained import create_pretrained
 from xaibench.models.structure import FAULTS

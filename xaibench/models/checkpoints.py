@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from xaibench.core.bounds import ExtraChannels
 from xaibench.core.errors import MissingError, UsageError
-from xaibench.data.preprocess import ExtraChannels
+from xaibench.models.card import KEY, Card
 
 RGB = 3  # input channels of the checkpoints that `extra_channels` starts from
 
@@ -44,6 +45,23 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in loaded.items()}
 
 
+def read_card(path: Path) -> Card:
+    """What a checkpoint was trained for: from its metadata, or from `<stem>.card.json` beside it, or an empty card.
+
+    Raises:
+        UsageError: a card that is damaged
+    """
+    from safetensors import safe_open
+
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+        if text is not None:
+            return Card.read(text, f"checkpoint {path}: its metadata {KEY!r}")
+    beside = path.with_suffix(".card.json")
+    return Card.read(beside.read_text(encoding="utf-8"), str(beside)) if beside.is_file() else Card()
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -67,25 +85,6 @@ def state_hash(state: Mapping[str, Tensor]) -> str:
             else tensor.detach().cpu().numpy().tobytes()
         )
     return digest.hexdigest()
-
-
-def load_checkpoint(
-    module: nn.Module,
-    path: Path,
-    *,
-    skip_different: bool = False,
-    into: str = "",
-    extra_channels: ExtraChannels | None = None,
-) -> list[str]:
-    """Load weights from a file; see `load_state`."""
-    return load_state(
-        module,
-        read_checkpoint(path),
-        f"checkpoint {path}",
-        skip_different=skip_different,
-        into=into,
-        extra_channels=extra_channels,
-    )
 
 
 def load_state(

@@ -6,7 +6,7 @@ The user's module stays as it was found: no hook, no `.grad`, no changed `traini
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -43,6 +43,7 @@ class Classifier:
         threshold: a label is detected where its probability is > threshold
         preprocess: input geometry and normalisation; None: images are taken as they come
         name: for records and messages
+        class_names: names of the labels, in the order of the logits; empty where they are not known
         trained: False marks a model without a checkpoint; leaderboards say so
         structures: what is known of this module already; classifiers that share a module share it
     """
@@ -56,6 +57,7 @@ class Classifier:
         threshold: float = 0.5,
         preprocess: Preprocess | None = None,
         name: str | None = None,
+        class_names: Sequence[str] = (),
         trained: bool = True,
         structures: Structures | None = None,
     ) -> None:
@@ -66,6 +68,7 @@ class Classifier:
         self.threshold = threshold
         self.preprocess = preprocess
         self.name = name or type(module).__name__
+        self.class_names = tuple(class_names)
         self.trained = trained
         # images per probe forward, halved when memory runs out; on a CPU a few images stay in its cache
         self.chunk = 16 if self.device.type == "cpu" else 256
@@ -85,6 +88,7 @@ class Classifier:
             threshold=self.threshold,
             preprocess=self.preprocess,
             name=name or self.name,
+            class_names=self.class_names,
             trained=trained,
         )
         other.chunk = self.chunk
@@ -125,7 +129,12 @@ class Classifier:
                 self.try_images(images)
                 with self._named():
                     self._structures[key] = find_structure(self.module, self._layer, images[:1].detach())
-            self._structure = self._structures[key]
+            found = self._structures[key]
+            if self.class_names and len(self.class_names) != found.labels:
+                raise UsageError(
+                    f"model {self.name} has {found.labels} labels, but {len(self.class_names)} class names"
+                )
+            self._structure = found
         return self._structure
 
     @property

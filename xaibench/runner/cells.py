@@ -8,7 +8,6 @@ from pathlib import Path
 
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.data import Dataset
-from xaibench.models import bundled
 from xaibench.models.capabilities import lacking
 from xaibench.models.classifier import Classifier
 from xaibench.models.factory import load_classifier
@@ -127,12 +126,10 @@ def open_model(section: ModelSection, suite: Suite, dataset: Dataset, settings: 
         raise UsageError(
             f"model {section.label}: num_classes {section.num_classes}, but {dataset.name} has {labels} labels"
         )
-    if section.name in bundled.names() and bundled.classes(section.name) != dataset.class_names:
-        raise UsageError(f"model {section.name} was trained on other labels than those of {dataset.name}")
     dataset.check_channels(section.in_chans or 3, f"model {section.label}")
     return load_classifier(
         section.name,
-        num_classes=labels,
+        class_names=dataset.class_names,
         checkpoint=_locate(section.checkpoint, settings),
         pretrained=section.pretrained,
         activation=section.activation,

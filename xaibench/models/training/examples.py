@@ -1,4 +1,4 @@
-"""Images and labels as the training loop eats them."""
+"""Images and labels as input of the training loop."""
 
 from __future__ import annotations
 

@@ -32,7 +32,9 @@ def metric_card(name: str) -> str:
     entry = registry.metrics[name]
     low, high = entry.range
     needs = f" Needs {', '.join(f'`{need}`' for need in entry.needs)}." if entry.needs else ""
-    facts = f"{ARROWS[entry.better]} {entry.better} is better, {low:g} to {high:g}. Aggregated by `{entry.aggregate}`."
+    facts = (
+        f"{ARROWS[entry.better]} {entry.better} is better, {low:g} to {high:g}. Aggregated by `{entry.averages[0]}`."
+    )
     scale = "Unchanged when" if "scale" in entry.invariant else "Changes when"
     facts += f" {scale} the maps are multiplied by a positive number."
     lines = [f"## {name}", "", entry.documentation, "", facts + needs, "", *parameters(entry)]

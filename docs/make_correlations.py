@@ -20,10 +20,11 @@ import pandas as pd
 import seaborn as sns
 
 from xaibench.core.aggregation import find_aggregation
+from xaibench.core.registry import BoundMetric
 from xaibench.core.seeding import stable_seed
 from xaibench.results import scores
 from xaibench.results.leaderboard import ARROWS
-from xaibench.suite import BoundMetric, load_suite
+from xaibench.suite import load_suite
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "what_metrics_measure.md"

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, einsum
 from torch.nn import functional as F
 
-from xaibench.core.bounds import Count, NotNegative
 from xaibench.core.errors import IncompatibleError
 from xaibench.core.registry import method
+from xaibench.core.registry.bounds import Count, NotNegative
 from xaibench.forward import Forward, Pairs
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xaibench.core.bounds import Count, Positive
 from xaibench.core.registry import method
+from xaibench.core.registry.bounds import Count, Positive
 from xaibench.forward import Forward, Pairs
 
 

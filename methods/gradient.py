@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaibench.core.bounds import AtLeastTwo, Count, NotNegative, ProperFraction
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.core.registry import method
+from xaibench.core.registry.bounds import AtLeastTwo, Count, NotNegative, ProperFraction
 from xaibench.forward import Forward, Pairs
 from xaibench.forward.propagation.backward_rules import (
     BackwardRule,

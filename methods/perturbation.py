@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, einsum
 from torch.nn import functional as F
 
-from xaibench.core.bounds import AtLeastTwo, Count, Positive, PositiveFraction
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import method
+from xaibench.core.registry.bounds import AtLeastTwo, Count, Positive, PositiveFraction
 from xaibench.forward import Forward, Pairs
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xaibench.core.bounds import NotNegative, OneOrMore
 from xaibench.core.errors import IncompatibleError
 from xaibench.core.registry import method
+from xaibench.core.registry.bounds import NotNegative, OneOrMore
 from xaibench.forward import Forward, Pairs
 from xaibench.forward.propagation.backward_rules import (
     BackwardRule,

@@ -22,8 +22,8 @@ from typing import Literal
 
 from torch import Tensor, einsum
 
-from xaibench.core.bounds import NotNegative
 from xaibench.core.registry import method
+from xaibench.core.registry.bounds import NotNegative
 from xaibench.forward import Forward, Hook, Pairs, Plan
 from xaibench.forward.propagation.attn_lrp_rules import Rule, relevance_hooks
 from xaibench.forward.propagation.transformer_relprop import Rules, attention_relevance, pixel_relevance

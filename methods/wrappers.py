@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xaibench.core import registry
-from xaibench.core.bounds import Count, NotNegative, Positive
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.core.registry import method
+from xaibench.core.registry.bounds import Count, NotNegative, Positive
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.models.capabilities import require
 

@@ -20,9 +20,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xaibench.core.bounds import AtLeastTwo, Count, InnerFraction, Positive, PositiveFraction
 from xaibench.core.chunks import map_chunks
 from xaibench.core.registry import metric
+from xaibench.core.registry.bounds import AtLeastTwo, Count, InnerFraction, Positive, PositiveFraction
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.perturbation import Removal, Score, Static, Units, clean, read, remover, units
 
@@ -389,7 +389,7 @@ def gap(evaluation: Evaluation, baseline: Static, score: Score) -> Tensor:
 @metric(
     better="lower",
     range=(0, float("inf")),
-    aggregate="ratio",
+    average="ratio",
     source="chen2020",
     minimum_effect=0.01,
     cost="none",

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaibench.core.bounds import Count
 from xaibench.core.registry import metric
+from xaibench.core.registry.bounds import Count
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
 

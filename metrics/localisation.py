@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xaibench.core import rank_statistics
-from xaibench.core.bounds import Count, Natural
 from xaibench.core.registry import metric
+from xaibench.core.registry.bounds import Count, Natural
 from xaibench.evaluation import Evaluation
 
 

@@ -25,9 +25,10 @@ from torch import Tensor
 from xaibench.core.registry import metric
 from xaibench.evaluation import Evaluation, Labels, Normalise, Probe, Space
 
-Average = Literal["label_macro", "mean"]
-AverageF1 = Literal["label_macro_f1", "f1_of_macro", "f1_of_mean"]
 Lone = Literal["zero", "undefined"]
+
+AVERAGES = ("label_macro", "mean")
+F1_AVERAGES = ("label_macro_f1", "f1_of_macro", "f1_of_mean")
 
 OFFICIAL = "david2022; official notebooks"
 KEEP, DROP = "1 forward per pair, shared by all that keep", "1 forward per pair, shared by all that drop"
@@ -51,7 +52,7 @@ def loss_of_others(evaluation: Evaluation, probe: Probe, labels: Labels, lone: L
 @metric(
     better="higher",
     range=(0, 1),
-    aggregate="label_macro",
+    average=AVERAGES,
     group="multi_label",
     source=f"chattopadhay2018, sec. 4.1; {OFFICIAL}",
     cost=KEEP,
@@ -63,7 +64,6 @@ def increase_in_confidence(
     normalise: Normalise = "native",
     space: Space = "model",
     ties: Literal["strict", "count"] = "strict",
-    average: Average = "label_macro",
 ) -> Tensor:
     """Whether the explained region alone is more convincing than the whole image: [y < o].
 
@@ -78,15 +78,13 @@ def increase_in_confidence(
 @metric(
     better="lower",
     range=(0, 1),
-    aggregate="label_macro",
+    average=AVERAGES,
     group="multi_label",
     source=f"chattopadhay2018, sec. 4.1; {OFFICIAL}",
     cost=KEEP,
     minimum_effect=0.005,
 )
-def average_drop(
-    evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model", average: Average = "label_macro"
-) -> Tensor:
+def average_drop(evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model") -> Tensor:
     """Relative loss of confidence when only the explained region is kept: relu(y - o) / y.
 
     Rankings change with `normalise` and `space`. Criticism: a mask of ones has a drop of 0: never read it without a
@@ -98,14 +96,12 @@ def average_drop(
 @metric(
     better="higher",
     range=(0, 1),
-    aggregate="label_macro",
+    average=AVERAGES,
     source="zhang2023opticam",
     cost=KEEP,
     minimum_effect=0.005,
 )
-def average_gain(
-    evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model", average: Average = "label_macro"
-) -> Tensor:
+def average_gain(evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model") -> Tensor:
     """Relative gain of confidence when only the explained region is kept: relu(o - y) / (1 - y).
 
     Undefined (NaN) where y = 1, which a float32 sigmoid is from a logit of about 17 on. Not one of the seven metrics of
@@ -121,15 +117,13 @@ def average_gain(
 @metric(
     better="higher",
     range=(0, 1),
-    aggregate="label_macro",
+    average=AVERAGES,
     group="multi_label",
     source=OFFICIAL,
     cost=DROP,
     minimum_effect=0.005,
 )
-def average_retention(
-    evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model", average: Average = "label_macro"
-) -> Tensor:
+def average_retention(evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model") -> Tensor:
     """Relative loss of confidence when the explained region is removed: relu(y - co) / y.
 
     Rankings change with `normalise` and `space`. Criticism: a mask of ones removes everything and wins.
@@ -140,7 +134,7 @@ def average_retention(
 @metric(
     better="higher",
     range=(0, 1),
-    aggregate="label_macro",
+    average=AVERAGES,
     group="multi_label",
     source=OFFICIAL,
     version=2,
@@ -154,7 +148,6 @@ def average_drop_of_others(
     normalise: Normalise = "native",
     space: Space = "model",
     lone: Lone = "zero",
-    average: Average = "label_macro",
 ) -> Tensor:
     """Relative loss of the other labels when only the region of c is kept: high if it holds nothing of theirs.
 
@@ -167,7 +160,7 @@ def average_drop_of_others(
 @metric(
     better="lower",
     range=(0, 1),
-    aggregate="label_macro",
+    average=AVERAGES,
     group="multi_label",
     source=OFFICIAL,
     version=2,
@@ -181,7 +174,6 @@ def average_retention_of_others(
     normalise: Normalise = "native",
     space: Space = "model",
     lone: Lone = "zero",
-    average: Average = "label_macro",
 ) -> Tensor:
     """Relative loss of the other labels when the region of c is removed: low if it holds nothing of theirs.
 
@@ -194,7 +186,7 @@ def average_retention_of_others(
 @metric(
     better="higher",
     range=(0, 1),
-    aggregate="label_macro_f1",
+    average=F1_AVERAGES,
     group="multi_label",
     source=OFFICIAL,
     cost=KEEP_AND_DROP,
@@ -207,7 +199,6 @@ def f1_plus(
     normalise: Normalise = "native",
     space: Space = "model",
     lone: Lone = "zero",
-    average: AverageF1 = "label_macro_f1",
 ) -> Tensor:
     """Harmonic mean of average retention and average drop of others, both better when higher. [P, 2]
 
@@ -222,7 +213,7 @@ def f1_plus(
 @metric(
     better="lower",
     range=(0, 1),
-    aggregate="label_macro_f1",
+    average=F1_AVERAGES,
     group="multi_label",
     source=OFFICIAL,
     cost=KEEP_AND_DROP,
@@ -235,7 +226,6 @@ def f1_minus(
     normalise: Normalise = "native",
     space: Space = "model",
     lone: Lone = "zero",
-    average: AverageF1 = "label_macro_f1",
 ) -> Tensor:
     """Harmonic mean of average drop and average retention of others, both better when lower. [P, 2]
 

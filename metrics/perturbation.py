@@ -19,8 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xaibench.core.bounds import AtLeastTwo, Count, NotNegative, Odd, Positive, PositiveFraction
 from xaibench.core.registry import metric
+from xaibench.core.registry.bounds import AtLeastTwo, Count, NotNegative, Odd, Positive, PositiveFraction
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.perturbation import Baseline, Curve, Order, Removal, Score, Static, Unit
 
@@ -37,7 +37,7 @@ TENTHS = tuple(k / 10 for k in range(1, 10))
     version=2,
     cost=CURVE,
     minimum_effect=0.005,
-    flips=("lerf",),
+    flips={"order": "lerf"},
 )
 def deletion(
     evaluation: Evaluation,
@@ -69,7 +69,7 @@ def deletion(
     version=2,
     cost=CURVE,
     minimum_effect=0.005,
-    flips=("lerf",),
+    flips={"order": "lerf"},
 )
 def insertion(
     evaluation: Evaluation,
@@ -137,7 +137,7 @@ def srg(
     version=2,
     cost=CURVE,
     minimum_effect=0.005,
-    flips=("lerf",),
+    flips={"order": "lerf"},
 )
 def aopc(
     evaluation: Evaluation,
@@ -168,7 +168,7 @@ def aopc(
     version=2,
     cost=CURVE,
     minimum_effect=0.005,
-    flips=("lerf",),
+    flips={"order": "lerf"},
 )
 def selectivity(
     evaluation: Evaluation,
@@ -197,7 +197,7 @@ def selectivity(
     version=2,
     cost=CURVE,
     minimum_effect=0.005,
-    flips=("lerf",),
+    flips={"order": "lerf"},
 )
 def pixel_flipping(
     evaluation: Evaluation,
@@ -233,7 +233,7 @@ def flipping_area(values: Tensor) -> Tensor:
     version=2,
     cost="a forward and an imputation per pair and step, for two orders",
     minimum_effect=0.005,
-    flips=("morf",),
+    flips={"order": "morf"},
 )
 def road(
     evaluation: Evaluation,
@@ -310,7 +310,7 @@ def segment_area(curve: Curve, score: Score, per_segment: bool) -> Tensor:
     version=2,
     cost="9 forwards per pair",
     minimum_effect=0.5,
-    flips=("negative",),
+    flips={"polarity": "negative"},
 )
 def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "negative"] = "positive") -> Tensor:
     """Area under the accuracy while 0, 10, ..., 90 % of the pixels turn black: 100 x trapezoid with dx = 0.1.
@@ -341,7 +341,7 @@ def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "n
     version=2,
     cost="1 forward per pair",
     minimum_effect=0.005,
-    flips=("accuracy", "lerf"),
+    flips={"report": "accuracy", "order": "lerf"},
 )
 def confidence_change(
     evaluation: Evaluation,
@@ -374,7 +374,7 @@ def confidence_change(
     version=2,
     cost=CURVE,
     minimum_effect=0.005,
-    flips=("lerf",),
+    flips={"order": "lerf"},
 )
 def selectivity_gap(
     evaluation: Evaluation,

@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from xaibench.core import rank_statistics
-from xaibench.core.bounds import Count
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import metric
+from xaibench.core.registry.bounds import Count
 from xaibench.core.seeding import stable_seed
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
@@ -43,7 +43,7 @@ WINDOW = 7
     unit="correlation",
     needs=("method",),
     group="randomisation",
-    aggregate="cascade_mean",
+    average=("cascade_mean", "cascade_last"),
     source="adebayo2018, sec. 3.1; top-down cascade",
     version=2,
     cost="`layers` explanations by a random model",
@@ -54,7 +54,6 @@ def mprt(
     *,
     similarity: Similarity = "spearman",
     layers: Count = 8,
-    average: Literal["cascade_mean", "cascade_last"] = "cascade_mean",
 ) -> Tensor:
     """Similarity of |a| to |a'| as the model's layers become random from the top. Statistics [P, `layers`].
 

@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from xaibench.core.bounds import Count, NotNegative, Positive
 from xaibench.core.registry import PER_IMAGE, metric
+from xaibench.core.registry.bounds import Count, NotNegative, Positive
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
 

@@ -20,9 +20,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xaibench.core.bounds import Fraction
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import metric
+from xaibench.core.registry.bounds import Fraction
 from xaibench.data.dataset import VOID
 from xaibench.evaluation import Evaluation
 from xaibench.metrics.seed_curve import rows_of
@@ -31,10 +31,8 @@ BACKGROUND, UNKNOWN = 0, VOID
 SWEEP = tuple(step / 20 for step in range(20))
 
 Normalise = Literal["maximum", "none"]
-AverageFixed = Literal["seed_miou", "seed_miou_all"]
-Average = Literal[
-    "seed_miou", "seed_miou_all", "oracle_seed_miou", "oracle_seed_miou_all", "seed_width", "seed_width_all"
-]
+FIXED_AVERAGES = ("seed_miou", "seed_miou_all")
+AVERAGES = (*FIXED_AVERAGES, "oracle_seed_miou", "oracle_seed_miou_all", "seed_width", "seed_width_all")
 SWEEP_SOURCE = "ahn2018psa and ahn2019, official eval_cam; lee2022amn, on the threshold"
 THESIS = "chen2020, sec. 4.4.1"
 
@@ -114,7 +112,7 @@ def _strongest(maps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     range=(0, 1),
     needs=("masks",),
     group="seeds",
-    aggregate="seed_miou",
+    average=AVERAGES,
     source=SWEEP_SOURCE,
     version=2,
     cost="none",
@@ -128,7 +126,6 @@ def seed_miou(
     thresholds: Sequence[float] = SWEEP,
     fixed: float = 0.15,
     normalise: Normalise = "maximum",
-    average: Average = "seed_miou",
 ) -> Tensor:
     """Mean IoU of seeds by a background threshold, background being a class. Statistics per image [B, S].
 
@@ -164,7 +161,7 @@ def seed_miou(
     range=(0, 1),
     needs=("masks",),
     group="seeds",
-    aggregate="ratio",
+    average="ratio",
     source=THESIS,
     cost="none",
     minimum_effect=0.005,
@@ -194,7 +191,7 @@ def seed_pixel_accuracy(
     range=(0, torch.inf),
     needs=("masks",),
     group="seeds",
-    aggregate="ratio",
+    average="ratio",
     source=THESIS,
     cost="none",
     minimum_effect=0.005,
@@ -227,7 +224,7 @@ def seed_area_ratio(
     range=(0, 1),
     needs=("masks",),
     group="seeds",
-    aggregate="seed_miou",
+    average=FIXED_AVERAGES,
     source=THESIS,
     version=2,
     cost="none",
@@ -242,7 +239,6 @@ def seed_miou_k(
     strict: bool = False,
     area: Literal["claimed", "undisputed"] = "claimed",
     zero: Literal["unknown", "background"] = "unknown",
-    average: AverageFixed = "seed_miou",
 ) -> Tensor:
     """Mean IoU of seeds by a fraction of the maximum, background being a class. Statistics as those of `seed_miou`.
 

@@ -75,7 +75,7 @@ def test_all_multi_label_metrics_share_one_keep_and_one_drop_pass() -> None:
     _ = e.probabilities
     passes = count_passes(e.forward.classifier.module)
     for metric in parse_metrics(["multi_label"]):
-        metric.entry.function(e, **metric.parameters)
+        metric.entry.function(e, **metric.arguments)
     assert sum(passes) == 2 * len(PAIRS)
 
 

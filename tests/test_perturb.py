@@ -72,7 +72,7 @@ def entry(name: str) -> dict[str, Any]:
 
 def value(name: str, own: Evaluation, **parameters: Any) -> Tensor:
     (metric,) = parse_metrics([entry(name) | parameters])
-    result: Tensor = metric.entry.function(own, **metric.parameters)
+    result: Tensor = metric.entry.function(own, **metric.arguments)
     return result
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from xaibench.core import plugins, registry
 from xaibench.core.errors import UsageError
-from xaibench.core.plugins import load_plugin
+from xaibench.core.registry import registry
+from xaibench.core.registry.plugins import load_plugin
 
 GOOD = """\
 from xaibench import method
@@ -54,7 +54,7 @@ def test_timm_can_be_imported(tmp_path: Path) -> None:
     """In a fresh process, where nothing has imported timm before."""
     plugin = tmp_path / "with_timm.py"
     plugin.write_text("import timm\nimport sys\nprint('imported', 'torchvision' in sys.modules)\n")
-    code = f"from xaibench.core.plugins import load_plugin; load_plugin({str(plugin)!r})"
+    code = f"from xaibench.core.registry.plugins import load_plugin; load_plugin({str(plugin)!r})"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "imported True\n"
@@ -135,7 +135,7 @@ def distribution(folder: Path, name: str, source: str) -> None:
     info = folder / f"{name}-1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\nmine = {name}\n")
+    (info / "entry_points.txt").write_text(f"[xaibench.plugins]\nmine = {name}\n")
 
 
 def listed(folder: Path, kind: str) -> tuple[str, str]:

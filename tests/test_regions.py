@@ -57,7 +57,7 @@ def evaluation(maps: Tensor, regions: bool = True) -> Evaluation:
 
 def value(name: str, maps: Tensor, regions: bool = True, **parameters: object) -> list[float]:
     (metric,) = parse_metrics([{"name": name, **parameters}])
-    found: list[float] = metric.entry.function(evaluation(maps, regions), **metric.parameters).tolist()
+    found: list[float] = metric.entry.function(evaluation(maps, regions), **metric.arguments).tolist()
     return found
 
 

@@ -11,9 +11,9 @@ from annotated_types import Ge, Gt, Le, Lt
 
 import xaibench
 from xaibench.core import registry
-from xaibench.core.bounds import words
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import Entry
+from xaibench.core.registry.bounds import words
 
 OUTSIDE = {
     Ge: lambda bound: bound.ge - 1,

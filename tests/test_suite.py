@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xaibench.core.errors import UsageError
-from xaibench.core.yaml_document import ProblemsError
+from xaibench.core.yaml.document import ProblemsError
 from xaibench.suite import Suite, find_suite, load_suite, parse_metrics, quick, read_suite, select, shipped_suites
 
 GOOD = """\

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from xaibench.cli import figures
 from xaibench.core.errors import UsageError
-from xaibench.core.yaml_document import ProblemsError
+from xaibench.core.yaml.document import ProblemsError
 from xaibench.data import load_dataset
 from xaibench.models import bundled
 from xaibench.models.factory import load_classifier

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from xaibench.core import yaml_values
-from xaibench.core.yaml_values import RefusedError, decode, read
+from xaibench.core.yaml import values as yaml_values
+from xaibench.core.yaml.values import RefusedError, decode, read
 
 
 def refused(text: str) -> str:

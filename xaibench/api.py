@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xaibench.core import registry
 from xaibench.core.errors import UsageError
-from xaibench.core.registry import PairRule
+from xaibench.core.registry import BoundMethod, PairRule
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.evaluation import Evaluation, Explainer
 from xaibench.evaluation.measure import check_maps, explainer, measure
@@ -24,7 +24,7 @@ from xaibench.results.scores import score
 from xaibench.runner.cells import Settings
 from xaibench.runner.loop import Progress
 from xaibench.runner.run_directory import Run, run_suite
-from xaibench.suite import BoundMethod, find_suite, load_suite, parse_metrics
+from xaibench.suite import find_suite, load_suite, parse_metrics
 
 PairsLike = Pairs | PairRule
 

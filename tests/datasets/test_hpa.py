@@ -18,7 +18,7 @@ from PIL import Image
 import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
-from xaibench.core.yaml_document import ProblemsError
+from xaibench.core.yaml.document import ProblemsError
 from xaibench.data import Dataset, load_dataset
 from xaibench.data.datasets import hpa, hpa_single_cell
 from xaibench.suite import load_suite

@@ -18,7 +18,7 @@ from PIL import Image
 import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
-from xaibench.core.yaml_document import ProblemsError
+from xaibench.core.yaml.document import ProblemsError
 from xaibench.data import Dataset, Sample, load_dataset
 from xaibench.data.datasets.voc import CLASSES, MASK_COLOURS, MASK_VALUES, Difficult, read_mask, read_objects
 from xaibench.suite import find_suite, load_suite

@@ -131,7 +131,7 @@ def test_edge_cases(edge_cases: Any) -> None:
     """p exactly 0.5, no detection, one detection, 0 / 0."""
     evaluation = GivenProbabilities(edge_cases["p"], edge_cases["o"], edge_cases["co"])
     for metric in parse_metrics(["multi_label"]):
-        values = metric.entry.function(evaluation, **metric.parameters)
+        values = metric.entry.function(evaluation, **metric.arguments)
         parts = values.tolist() if values.ndim == 2 else [None] * len(values)
         frame = pd.DataFrame(
             {

@@ -19,6 +19,7 @@ from tests.methods.test_invariances import IDS, PAIRS, build, images, mask
 from tests.methods.test_invariances import Net as ColourNet
 from xaibench.core import registry
 from xaibench.core.aggregation import find_aggregation
+from xaibench.core.registry import BoundMetric
 from xaibench.data.dataset import VOID
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.data.preprocess import Preprocess
@@ -26,7 +27,6 @@ from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import statistics
 from xaibench.forward import Forward, Pairs
 from xaibench.methods.gradient import input_x_gradient
-from xaibench.suite import BoundMetric
 
 CLOSE = 1e-5
 CHEAP: dict[str, Any] = {"steps": 4, "samples": 4, "layers": 2, "grid": 3, "k": 20}
@@ -121,14 +121,14 @@ def rows_of(name: str, chosen: Tensor) -> Tensor:
 
 def undefined(name: str, found: Tensor) -> Tensor:
     """bool [n]: no statistic of the row gives a value, as the records have it."""
-    rule = find_aggregation(registry.metrics[name].aggregate)
+    rule = find_aggregation(registry.metrics[name].averages[0])
     return torch.from_numpy(np.isnan(rule.value(found.numpy())))
 
 
 def in_range(name: str, found: Tensor) -> bool:
     """Undefined or within the range of the card; statistics of counts have no range."""
     entry = registry.metrics[name]
-    if entry.aggregate in ("ratio", "mean_iou", "seed_miou"):
+    if entry.averages[0] in ("ratio", "mean_iou", "seed_miou"):
         return bool((found.isnan() | (found >= 0)).all())
     low, high = entry.range
     return bool((found.isnan() | ((found >= low - CLOSE) & (found <= high + CLOSE))).all())

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from tests.metrics.golden_set import GOLDEN_SET, any_evaluation
 from xaibench.core.errors import UsageError
-from xaibench.core.registry import metrics
+from xaibench.core.registry import BoundMetric, metrics
 from xaibench.data.dataset import VOID
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import statistics
 from xaibench.metrics.complexity import tied_fraction
-from xaibench.suite import BoundMetric
 
 Array = npt.NDArray[Any]
 

@@ -12,12 +12,11 @@ from torch import Tensor
 import xaibench
 from tests.metrics.golden_set import GOLDEN_SET, any_classifier
 from xaibench.core.errors import UsageError
-from xaibench.core.registry import metrics
+from xaibench.core.registry import BoundMetric, metrics
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import statistics
 from xaibench.forward import Forward, Pairs
 from xaibench.metrics import robustness
-from xaibench.suite import BoundMetric
 
 NAMES = ("max_sensitivity", "avg_sensitivity", "relative_input_stability", "relative_output_stability")
 

@@ -16,6 +16,7 @@ import xaibench
 from tests.conftest import GOLDEN
 from tests.metrics.golden_set import any_classifier
 from xaibench.core.errors import UsageError
+from xaibench.core.registry import BoundMetric
 from xaibench.data.dataset import VOID as UNKNOWN
 from xaibench.data.ground_truth import VOID, GroundTruth
 from xaibench.evaluation import Evaluation
@@ -25,7 +26,7 @@ from xaibench.metrics.seed_curve import seed_curve
 from xaibench.metrics.seeds import fraction_seeds, threshold_seeds
 from xaibench.results.records import rows_of
 from xaibench.results.scores import Score, moments, score
-from xaibench.suite import BoundMetric, parse_metrics
+from xaibench.suite import parse_metrics
 
 CLASSES = 20
 SEEDS = ("seed_miou", "seed_pixel_accuracy", "seed_area_ratio", "seed_miou_k")

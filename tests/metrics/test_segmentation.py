@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.conftest import GOLDEN
 from tests.metrics.golden_set import any_classifier, any_evaluation
 from xaibench.core.errors import UsageError
-from xaibench.core.registry import metrics
+from xaibench.core.registry import BoundMetric, metrics
 from xaibench.data.dataset import VOID
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.evaluation import Evaluation
@@ -22,7 +22,7 @@ from xaibench.evaluation.measure import Measured, measure, statistics
 from xaibench.forward import Forward, Pairs
 from xaibench.results.records import rows_of
 from xaibench.results.scores import Score, score
-from xaibench.suite import BoundMetric, parse_metrics
+from xaibench.suite import parse_metrics
 
 SIZE = 224
 NAMES = ("pixel_accuracy", "miou", "map")

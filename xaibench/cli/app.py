@@ -285,7 +285,7 @@ def explain(
 
 def _plugins(names: list[str] | None) -> None:
     if names:
-        from xaibench.core.plugins import load_plugin
+        from xaibench.core.registry.plugins import load_plugin
 
         for name in names:
             load_plugin(name)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, SampleError, UsageError, unknown
+from xaibench.core.registry import BoundMethod
 from xaibench.data.reading.image_files import read_image
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import check_maps, explainer
@@ -18,7 +19,6 @@ from xaibench.forward import Forward, Pairs, Plan
 from xaibench.models.capabilities import require
 from xaibench.models.classifier import Classifier
 from xaibench.models.structure import stages
-from xaibench.suite import BoundMethod
 
 MOST_LABELS = 5
 

@@ -13,8 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from xaibench.cli.console import out
-from xaibench.core import bounds, registry
+from xaibench.core import registry
 from xaibench.core.errors import UsageError, closest, unknown
+from xaibench.core.registry import bounds
 from xaibench.models import bundled
 from xaibench.suite import load_suite, read_suite, shipped_suites
 
@@ -203,7 +204,7 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
             "better": entry.better,
             "range": list(entry.range),
             "unit": entry.unit,
-            "aggregate": entry.aggregate,
+            "average": list(entry.averages),
             "needs": {need: registry.NEEDS[need] for need in entry.needs},
             "cost": entry.cost,
             "group": entry.group,

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xaibench.core.errors import UsageError, unknown
+from xaibench.core.registry import metrics
 
 Array = npt.NDArray[np.float64]
 Value = Callable[[Array], Array]
@@ -67,8 +68,6 @@ def find_aggregation(name: str) -> Aggregation:
     A name that is none of the general ones belongs to a metric, so the metrics are imported before it is called unknown.
     """
     if name not in _aggregations:
-        from xaibench.core.registry import metrics
-
         metrics.load()
     if name not in _aggregations:
         raise UsageError(unknown("aggregation", name, _aggregations))

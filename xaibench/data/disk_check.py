@@ -21,7 +21,7 @@ from rich.table import Table
 from xaibench.cli.console import Bars, out
 from xaibench.core import registry
 from xaibench.core.errors import UsageError, XaibenchError
-from xaibench.core.yaml_document import read_value
+from xaibench.core.yaml.document import read_value
 from xaibench.data import Dataset, load_dataset
 from xaibench.data.dataset import root_of
 

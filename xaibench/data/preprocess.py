@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from xaibench.core.bounds import ExtraChannels, Interpolation, Resize
 from xaibench.core.errors import UsageError
+from xaibench.core.registry.bounds import ExtraChannels, Interpolation, Resize
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,

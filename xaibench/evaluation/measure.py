@@ -10,10 +10,9 @@ from torch import Tensor
 
 from xaibench.core.aggregation import find_aggregation
 from xaibench.core.errors import UsageError
-from xaibench.core.registry import PER_IMAGE
+from xaibench.core.registry import PER_IMAGE, BoundMethod, BoundMetric
 from xaibench.evaluation import Evaluation, Explainer
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.suite import BoundMethod, BoundMetric
 
 
 def check_maps(maps: Tensor, pairs: Pairs, name: str) -> None:
@@ -53,7 +52,7 @@ def statistics(evaluation: Evaluation, metric: BoundMetric) -> Tensor:
 
     The row of a pair whose map is undefined is NaN, whatever the metric returns.
     """
-    result = metric.entry.function(evaluation, **metric.parameters)
+    result = metric.entry.function(evaluation, **metric.arguments)
     per_image = metric.entry.per == "image"
     count = len(evaluation.forward.images if per_image else evaluation.pairs)
     if not isinstance(result, Tensor) or result.ndim not in (1, 2) or len(result) != count:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from xaibench.core.bounds import ExtraChannels
 from xaibench.core.errors import UsageError, unknown
+from xaibench.core.registry.bounds import ExtraChannels
 from xaibench.core.timm_import import import_timm
 from xaibench.core.tracebacks import headline
 from xaibench.models.checkpoints import RGB, load_state

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pydantic
 
-from xaibench.core.bounds import Interpolation, Positive, PositiveFraction, Resize, Side
 from xaibench.core.errors import UsageError, closest
-from xaibench.core.reasons import reasons, shown
-from xaibench.core.yaml_document import Section
+from xaibench.core.registry.bounds import Interpolation, Positive, PositiveFraction, Resize, Side
+from xaibench.core.yaml.document import Section
+from xaibench.core.yaml.reasons import reasons, shown
 
 if TYPE_CHECKING:
     from xaibench.data.preprocess import Preprocess

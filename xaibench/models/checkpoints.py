@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from xaibench.core.bounds import ExtraChannels
 from xaibench.core.errors import MissingError, UsageError
+from xaibench.core.registry.bounds import ExtraChannels
 from xaibench.models.card import KEY, Card
 
 RGB = 3  # input channels of the checkpoints that `extra_channels` starts from

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from xaibench.core.bounds import ExtraChannels
 from xaibench.core.errors import UsageError, about
+from xaibench.core.registry.bounds import ExtraChannels
 from xaibench.core.timm_import import import_timm
 from xaibench.data.preprocess import Preprocess
 from xaibench.models import bundled

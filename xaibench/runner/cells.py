@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xaibench.core.errors import IncompatibleError, UsageError
+from xaibench.core.registry import BoundMethod, BoundMetric
 from xaibench.data import Dataset
 from xaibench.models.capabilities import lacking
 from xaibench.models.classifier import Classifier
 from xaibench.models.factory import load_classifier
 from xaibench.models.model_cache import ModelCache
 from xaibench.results.records import Cell, digest
-from xaibench.suite import BoundMethod, BoundMetric, ModelSection, Suite
+from xaibench.suite import ModelSection, Suite
 
 Key = tuple[str, str]  # (method label, metric label)
 
@@ -113,7 +114,7 @@ def _facts(method: BoundMethod, metric: BoundMetric) -> dict[str, object]:
         "metric": {
             "name": metric.entry.name,
             "version": metric.entry.version,
-            "parameters": {k: v for k, v in metric.parameters.items() if k != "average"},
+            "parameters": dict(metric.arguments),
             "explain": metric.explain,
         },
     }

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from xaibench.core.errors import SampleError, UsageError, XaibenchError
+from xaibench.core.registry import BoundMethod, BoundMetric
 from xaibench.core.tracebacks import place
 from xaibench.data import load_dataset
 from xaibench.data.loader import Batch, Reader, batches, chunks, geometry, worker_count
@@ -21,7 +22,7 @@ from xaibench.evaluation.measure import check_maps, error_row, explainer, measur
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.results.records import Records, part_of, parts_of, rows_of
 from xaibench.runner.cells import Key, Prepared, Settings, prepare
-from xaibench.suite import BoundMethod, BoundMetric, ModelSection, Suite
+from xaibench.suite import ModelSection, Suite
 
 Rows = list[dict[str, Any]]
 MOST_LISTED = 20  # bad samples in one message; bad_samples.csv has all

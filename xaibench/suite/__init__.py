@@ -7,8 +7,6 @@ metrics that need what the data set lacks.
 
 from xaibench.suite.load import find_suite, load_suite, read_suite, shipped_suites
 from xaibench.suite.schema import (
-    BoundMethod,
-    BoundMetric,
     MetricNamed,
     ModelSection,
     Suite,
@@ -18,6 +16,6 @@ from xaibench.suite.schema import (
 from xaibench.suite.selection import Globs, quick, select
 
 __all__ = [
-    "BoundMethod", "BoundMetric", "Globs", "MetricNamed", "ModelSection", "Suite", "bind_metrics", "find_suite",
+    "Globs", "MetricNamed", "ModelSection", "Suite", "bind_metrics", "find_suite",
     "load_suite", "parse_metrics", "quick", "read_suite", "select", "shipped_suites",
 ]  # fmt: skip

@@ -10,8 +10,8 @@ from typing import Any
 
 from xaibench.core import registry
 from xaibench.core.errors import unknown
-from xaibench.core.yaml_document import Document
-from xaibench.core.yaml_values import Location
+from xaibench.core.yaml.document import Document
+from xaibench.core.yaml.values import Location
 from xaibench.models import bundled
 from xaibench.suite.entries import entries, options_of, spelled_out, texts
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xaibench.core.yaml_values import Location
+from xaibench.core.yaml.values import Location
 
 
 @dataclass(frozen=True)

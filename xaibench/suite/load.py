@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xaibench.core.errors import UsageError, unknown
-from xaibench.core.yaml_document import Document
+from xaibench.core.yaml.document import Document
 from xaibench.suite.checks import check_names
 from xaibench.suite.schema import Suite
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,11 +12,11 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from xaibench.core import registry
-from xaibench.core.bounds import Count, ExtraChannels, Fraction, Natural
 from xaibench.core.errors import UsageError, XaibenchError
-from xaibench.core.reasons import reason, shown
-from xaibench.core.registry import PairRule
-from xaibench.core.yaml_document import Document, Section
+from xaibench.core.registry import BoundMethod, BoundMetric, PairRule
+from xaibench.core.registry.bounds import Count, ExtraChannels, Fraction, Natural
+from xaibench.core.yaml.document import Document, Section
+from xaibench.core.yaml.reasons import reason, shown
 from xaibench.models.card import InputSection
 from xaibench.suite.entries import entries, listed, spelled_out
 
@@ -185,29 +184,6 @@ class Suite(Section):
     def bound_metrics(self) -> list[BoundMetric]:
         """Metrics with all parameters filled in and groups spelled out, in the suite's order."""
         return bind_metrics(self.metrics, self.explain)
-
-
-@dataclass(frozen=True)
-class BoundMethod:
-    label: str
-    entry: registry.Method
-    parameters: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class BoundMetric:
-    label: str
-    entry: registry.Metric
-    parameters: Mapping[str, Any]
-    explain: PairRule
-
-    @property
-    def aggregate(self) -> str:
-        return self.entry.aggregation(self.parameters)
-
-    @property
-    def better(self) -> str:
-        return self.entry.direction(self.parameters)
 
 
 def parse_metrics(entries: Sequence[str | Mapping[str, Any]], explain: PairRule = "detected") -> list[BoundMetric]:

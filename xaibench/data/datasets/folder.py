@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from xaibench.core.bounds import InnerFraction
 from xaibench.core.errors import MissingError, SampleError, UsageError, closest, unknown
+from xaibench.core.registry.bounds import InnerFraction
 from xaibench.data.dataset import VOID, Dataset, Sample, dataset
 from xaibench.data.reading.image_files import UNREADABLE, length, read_image, reason
 from xaibench.data.reading.label_tables import Row, check_unique, label_index, label_table, read_table

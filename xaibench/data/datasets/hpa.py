@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from xaibench.core.bounds import InnerFraction
 from xaibench.core.errors import MissingError, SampleError, UsageError
+from xaibench.core.registry.bounds import InnerFraction
 from xaibench.data.dataset import Dataset, Sample, dataset
 from xaibench.data.reading.image_files import decode, find_root, length
 from xaibench.data.reading.label_tables import Row, check_unique, label_table, read_table

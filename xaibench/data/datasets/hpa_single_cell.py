@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from xaibench.core.bounds import InnerFraction
+from xaibench.core.registry.bounds import InnerFraction
 from xaibench.data.dataset import dataset
 from xaibench.data.datasets.hpa import ATLAS, Channels, Stained
 from xaibench.data.reading.stratified_split import Split

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from xaibench.core.bounds import InnerFraction
 from xaibench.core.errors import MissingError, SampleError, UsageError
+from xaibench.core.registry.bounds import InnerFraction
 from xaibench.data.dataset import Dataset, Sample, dataset
 from xaibench.data.reading.image_files import find_root, length, read_image
 from xaibench.data.reading.label_tables import Row, check_unique, label_index, label_table, read_table

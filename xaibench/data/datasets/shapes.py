@@ -20,7 +20,7 @@ import numpy.typing as npt
 from annotated_types import Ge, Le
 from PIL import Image
 
-from xaibench.core.bounds import Natural
+from xaibench.core.registry.bounds import Natural
 from xaibench.data.dataset import Dataset, Sample, dataset
 
 Floats = npt.NDArray[np.float64]

@@ -7,8 +7,16 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from xaibench.core.bounds import ExtraChannels, Interpolation, Natural, Positive, PositiveFraction, Resize, Side
-from xaibench.core.yaml_document import Document, Section
+from xaibench.core.registry.bounds import (
+    ExtraChannels,
+    Interpolation,
+    Natural,
+    Positive,
+    PositiveFraction,
+    Resize,
+    Side,
+)
+from xaibench.core.yaml.document import Document, Section
 from xaibench.data.preprocess import Preprocess
 from xaibench.models.card import InputSection
 

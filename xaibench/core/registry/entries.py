@@ -1,4 +1,4 @@
-"""One small registry for methods, metrics and data sets: register by decorator, key = the function's own name.
+"""What is registered: a method, a metric or a data set with its facts, and each of them bound to its parameters.
 
 Facts are data: what a method needs, a metric's direction and range, a data set's classes are fields of the
 registration; `show`, `list`, `validate`, the docs and the tables are made from them. Parameters are the keyword-only
@@ -7,18 +7,15 @@ arguments of the function, checked against their annotations by pydantic.
 
 from __future__ import annotations
 
-import fnmatch
-import importlib
 import inspect
-import pkgutil
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
-from xaibench.core.errors import UsageError, closest, unknown
-from xaibench.core.reasons import reasons, shown
+from xaibench.core.errors import UsageError, closest
+from xaibench.core.yaml.reasons import reasons, shown
 
 # What a method may need and a Classifier (or a batch) may offer; `xaibench.models.capabilities` checks it.
 NEEDS = {
@@ -47,6 +44,7 @@ INVARIANCES = {"scale": "all maps multiplied by one positive number, those of im
 
 
 PairRule = Literal["detected", "present", "predicted", "target"]  # which labels of an image are explained
+AVERAGE = "average"  # the parameter that chooses among the averages of a metric
 PER_IMAGE = -1  # the label of a value that belongs to an image and not to a pair
 
 
@@ -66,8 +64,14 @@ class Entry:
 
     @cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """Keyword-only arguments of the function, and what the registration adds to them."""
         signature = inspect.signature(self.function)
-        return {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        own = {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        return own | {p.name: p for p in self._added()}
+
+    def _added(self) -> Sequence[inspect.Parameter]:
+        """Parameters that the registration adds to those of the function."""
+        return ()
 
     @cached_property
     def annotations(self) -> Mapping[str, Any]:
@@ -81,7 +85,8 @@ class Entry:
 
     def _hints(self, include_extras: bool) -> Mapping[str, Any]:
         target = self.function.__init__ if inspect.isclass(self.function) else self.function  # type: ignore[misc]
-        return typing.get_type_hints(target, include_extras=include_extras)
+        added = {p.name: p.annotation for p in self._added()}
+        return typing.get_type_hints(target, include_extras=include_extras) | added
 
     @cached_property
     def _adapters(self) -> dict[str, Any]:
@@ -170,33 +175,43 @@ class Method(Entry):
 
 @dataclass(frozen=True)
 class Metric(Entry):
-    """A metric: `function(evaluation, **parameters) -> Tensor [P]` (or [P, S], see `xaibench.results.scores`).
+    """A metric: `function(evaluation, **parameters) -> Tensor [P]` (or [P, S], see `xaibench.core.aggregation`).
 
     With `per="image"` the rows are the images of the batch, [B] or [B, S], also those without a pair.
+
+    Attributes:
+        averages: names of aggregations. Where there are several, the parameter `average` chooses one of them, the first
+            by default; it is no argument of the function
+        flips: parameters to the value that turns `better` round, such as {"order": "lerf"}
+        invariant: what of `INVARIANCES` does not change a value, with default parameters
+        repeatable: False for a measurement of the machine, such as seconds
     """
 
     better: Literal["higher", "lower"] = "higher"
     range: tuple[float, float] = (0.0, 1.0)
     unit: str = "fraction"
     needs: tuple[str, ...] = ()
-    aggregate: str = "mean"
+    averages: tuple[str, ...] = ("mean",)
     group: str = ""
     minimum_effect: float = 0.0
     cost: str = ""
     per: Literal["pair", "image"] = "pair"
-    flips: tuple[str, ...] = ()  # parameter values that each turn `better` round, such as an order of "lerf"
-    invariant: tuple[str, ...] = ("scale",)  # what does not change a value, with default parameters
-    repeatable: bool = True  # False: a measurement of the machine, such as seconds
+    flips: Mapping[str, str] = field(default_factory=dict)
+    invariant: tuple[str, ...] = ("scale",)
+    repeatable: bool = True
+
+    def _added(self) -> Sequence[inspect.Parameter]:
+        if len(self.averages) < 2:
+            return ()
+        choices: Any = Literal[self.averages]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        return (inspect.Parameter(AVERAGE, keyword, default=self.averages[0], annotation=choices),)
 
     def direction(self, parameters: Mapping[str, Any]) -> Literal["higher", "lower"]:
         """Which way is better under these parameters."""
-        if sum(value in self.flips for value in parameters.values() if isinstance(value, str)) % 2 == 0:
+        if sum(parameters.get(name) == value for name, value in self.flips.items()) % 2 == 0:
             return self.better
         return "lower" if self.better == "higher" else "higher"
-
-    def aggregation(self, parameters: Mapping[str, Any]) -> str:
-        """The name of the aggregation; a parameter called `average` decides where there is one."""
-        return str(parameters.get("average", self.aggregate))
 
 
 @dataclass(frozen=True)
@@ -214,172 +229,34 @@ class DatasetEntry(Entry):
         return bool(decide(options)) if decide is not None else self.masks
 
 
-E = TypeVar("E", bound=Entry)
-F = TypeVar("F", bound=Callable[..., Any])
+@dataclass(frozen=True)
+class BoundMethod:
+    """A method with all its parameters, under the label that a suite gives it."""
+
+    label: str
+    entry: Method
+    parameters: Mapping[str, Any]
 
 
-class Registry(Generic[E]):
-    """Names to entries. The package's modules are imported on the first look, so importing xaibench stays cheap."""
+@dataclass(frozen=True)
+class BoundMetric:
+    """A metric with all its parameters, under the label that a suite gives it, and the pairs that it is measured on."""
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
-        self._entries: dict[str, E] = {}
-        self._loaded = False
+    label: str
+    entry: Metric
+    parameters: Mapping[str, Any]
+    explain: PairRule
 
-    def add(self, entry: E) -> None:
-        module = entry.function.__module__
-        if module.split(".")[0] == self.package.split(".")[-1]:
-            raise ImportError(
-                f"{module} was imported as a top-level module; import it as xaibench.{module}, else every "
-                f"{self.kind} in it would be registered twice"
-            )
-        if entry.name in self._entries:
-            raise ValueError(
-                f"{self.kind} {entry.name!r} is defined twice: {self._entries[entry.name].location} and {entry.location}"
-            )
-        self._entries[entry.name] = entry
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """The parameters that decide a value: all but `average`."""
+        return {name: value for name, value in self.parameters.items() if name != AVERAGE}
 
-    def load(self) -> None:
-        """Import the modules of the package, and the plugins that are installed."""
-        if self._loaded:
-            return
-        from xaibench.core.plugins import load_entry_points
+    @property
+    def aggregate(self) -> str:
+        """The name of the aggregation."""
+        return str(self.parameters.get(AVERAGE, self.entry.averages[0]))
 
-        self._loaded = True
-        package = importlib.import_module(self.package)
-        for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
-            importlib.import_module(f"{self.package}.{module}")
-        load_entry_points()
-
-    def __getitem__(self, name: str) -> E:
-        self.load()
-        if name not in self._entries:
-            raise UsageError(self.unknown(name))
-        return self._entries[name]
-
-    def __contains__(self, name: object) -> bool:
-        self.load()
-        return name in self._entries
-
-    def __iter__(self) -> Iterator[str]:
-        self.load()
-        return iter(sorted(self._entries))
-
-    def names(self, glob: str = "*") -> list[str]:
-        return fnmatch.filter(self, glob)
-
-    def unknown(self, name: str) -> str:
-        """The sentence for a name that is not registered; one that is registered as something else is called that."""
-        for other in (methods, metrics, datasets):
-            if other is not self and name in other:
-                return f"unknown {self.kind} {name!r}: that is a {other.kind}"
-        groups = metric_groups()
-        if name in groups:
-            return f"unknown {self.kind} {name!r}: that is a group of metrics"
-        return unknown(self.kind, name, [*self, *(groups if self is metrics else ())])
-
-
-methods: Registry[Method] = Registry("method", "xaibench.methods")
-metrics: Registry[Metric] = Registry("metric", "xaibench.metrics")
-datasets: Registry[DatasetEntry] = Registry("dataset", "xaibench.data.datasets")
-
-
-def method(
-    *,
-    source: str,
-    needs: tuple[str, ...] = (),
-    version: int = 1,
-    cost: str = "",
-    control: bool = False,
-    renamed: Mapping[str, str] | None = None,
-) -> Callable[[F], F]:
-    """Register an attribution method under its function's name; a `control` explains nothing and wins no table."""
-    _check_needs(needs)
-
-    def register(function: F) -> F:
-        entry = Method(
-            name=function.__name__,
-            function=function,
-            source=source,
-            version=version,
-            needs=needs,
-            cost=cost,
-            control=control,
-            renamed=renamed or {},
-        )
-        _check_reserved("method", entry)
-        methods.add(entry)
-        return function
-
-    return register
-
-
-def metric(
-    *,
-    better: Literal["higher", "lower"],
-    range: tuple[float, float],
-    source: str,
-    unit: str = "fraction",
-    needs: tuple[str, ...] = (),
-    aggregate: str = "mean",
-    group: str = "",
-    minimum_effect: float = 0.0,
-    version: int = 1,
-    cost: str = "",
-    flips: tuple[str, ...] = (),
-    per: Literal["pair", "image"] = "pair",
-    invariant: tuple[str, ...] = ("scale",),
-    repeatable: bool = True,
-) -> Callable[[F], F]:
-    """Register a metric under its function's name; `invariant` names what of `INVARIANCES` it claims."""
-    _check_needs(needs)
-    if unheard := set(invariant) - set(INVARIANCES):
-        raise ValueError(f"invariant: {sorted(unheard)} is none of {list(INVARIANCES)}")
-
-    def register(function: F) -> F:
-        entry = Metric(
-            name=function.__name__,
-            function=function,
-            source=source,
-            version=version,
-            better=better,
-            range=range,
-            unit=unit,
-            needs=needs,
-            aggregate=aggregate,
-            group=group,
-            minimum_effect=minimum_effect,
-            cost=cost,
-            per=per,
-            flips=flips,
-            invariant=invariant,
-            repeatable=repeatable,
-        )
-        _check_reserved("metric", entry)
-        metrics.add(entry)
-        return function
-
-    return register
-
-
-def metric_groups() -> dict[str, list[str]]:
-    """Group name to its metrics, in name order: what `metrics: [multi_label]` in a suite stands for."""
-    groups: dict[str, list[str]] = {}
-    for name in metrics:
-        if metrics[name].group:
-            groups.setdefault(metrics[name].group, []).append(name)
-    return groups
-
-
-def _check_needs(needs: tuple[str, ...]) -> None:
-    for need in needs:
-        if need not in NEEDS:
-            raise ValueError(unknown("need", need, NEEDS))
-
-
-def _check_reserved(kind: str, entry: Entry) -> None:
-    for name in RESERVED[kind]:
-        if name in entry.parameters:
-            raise ValueError(
-                f"{kind} {entry.name}: rename its parameter {name!r}; reserved: {', '.join(RESERVED[kind])}"
-            )
+    @property
+    def better(self) -> Literal["higher", "lower"]:
+        return self.entry.direction(self.parameters)

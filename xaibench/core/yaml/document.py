@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from xaibench.core import yaml_values
 from xaibench.core.errors import LONGEST, UsageError, closest
-from xaibench.core.reasons import reasons, shown
-from xaibench.core.yaml_values import Location, Position, Problem, RefusedError
+from xaibench.core.yaml import values as yaml_values
+from xaibench.core.yaml.reasons import reasons, shown
+from xaibench.core.yaml.values import Location, Position, Problem, RefusedError
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 

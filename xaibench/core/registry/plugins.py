@@ -11,11 +11,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from xaibench.core import registry
 from xaibench.core.errors import MissingError, UsageError, XaibenchError
+from xaibench.core.registry.registry import Registry, datasets, methods, metrics
 from xaibench.core.tracebacks import place, reason
 
-GROUP = "xaibench.core.plugins"
+GROUP = "xaibench.plugins"
+GALLERIES: tuple[Registry[Any], ...] = (methods, metrics, datasets)
 STANDS_ALONE = (XaibenchError, ImportError, ValueError)  # their messages need no name of a class before them
 
 
@@ -67,7 +68,7 @@ _entry_points_loaded = False
 
 
 def load_entry_points() -> None:
-    """Import what installed packages offer to the group `xaibench.core.plugins`, once.
+    """Import what installed packages offer to the group `xaibench.plugins`, once.
 
     One that fails is left out, with a warning on stderr that names its distribution: somebody else's package must not
     stop every command.
@@ -100,22 +101,18 @@ def _prepare() -> None:
 
     with suppress(MissingError):  # a plugin without timm does not need it
         import_torchvision()
-    for gallery in _galleries():
-        list(gallery)  # loads it
-
-
-def _galleries() -> tuple[registry.Registry[Any], ...]:
-    return registry.methods, registry.metrics, registry.datasets
+    for gallery in GALLERIES:
+        gallery.load()
 
 
 @contextmanager
 def _whole_or_not_at_all() -> Iterator[None]:
     """Where the block raises, take back what it has registered, and forget the modules that did so."""
-    before = [set(gallery._entries) for gallery in _galleries()]
+    before = [set(gallery._entries) for gallery in GALLERIES]
     try:
         yield
     except BaseException:
-        for gallery, names in zip(_galleries(), before, strict=True):
+        for gallery, names in zip(GALLERIES, before, strict=True):
             for name in set(gallery._entries) - names:
                 sys.modules.pop(gallery._entries.pop(name).function.__module__, None)
         raise
@@ -133,3 +130,7 @@ def _words(error: BaseException) -> str:
     if isinstance(error, SyntaxError):  # its text repeats the file
         return f"{type(error).__name__}: {error.msg}"
     return str(error) if isinstance(error, STANDS_ALONE) else reason(error)
+
+
+for _gallery in GALLERIES:
+    _gallery.then = load_entry_points

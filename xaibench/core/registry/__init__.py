@@ -1,0 +1,23 @@
+"""The registry of methods, metrics and data sets, those of plugins included."""
+
+from xaibench.core.registry.entries import (
+    INVARIANCES,
+    NEEDS,
+    PER_IMAGE,
+    RESERVED,
+    BoundMethod,
+    BoundMetric,
+    DatasetEntry,
+    Entry,
+    Method,
+    Metric,
+    PairRule,
+)
+from xaibench.core.registry.plugins import load_plugin
+from xaibench.core.registry.registry import Registry, datasets, method, methods, metric, metric_groups, metrics
+
+__all__ = [
+    "INVARIANCES", "NEEDS", "PER_IMAGE", "RESERVED", "BoundMethod", "BoundMetric", "DatasetEntry", "Entry", "Method",
+    "Metric", "PairRule", "Registry", "datasets", "load_plugin", "method", "methods", "metric", "metric_groups",
+    "metrics",
+]  # fmt: skip

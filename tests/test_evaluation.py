@@ -132,11 +132,11 @@ def test_evaluate_bad_input() -> None:
     assert empty["value"].isna().all()
 
 
-def test_a_score_of_rows_is_that_of_their_labels() -> None:
+def test_outputs_of_rows_are_those_of_their_labels() -> None:
     e = evaluation()
     expected = e.forward.classifier.probabilities(images()[PAIRS.image])
     for rows in ([2], [2, 1, 0], list(range(len(PAIRS)))):
-        found = e.score(lambda chunk: images()[PAIRS.image[chunk]], torch.tensor(rows))
+        found = e.outputs(lambda chunk: images()[PAIRS.image[chunk]], torch.tensor(rows))
         torch.testing.assert_close(found.probabilities, expected[rows])
         torch.testing.assert_close(found.confidence, expected[rows, PAIRS.label[rows]])
 

@@ -179,7 +179,7 @@ def scores(tmp_path: Path, name: str, out: str) -> tuple[pd.DataFrame, list[nn.M
     (tmp_path / "suite.yaml").write_text(SUITE.format(name=name))
     run = xaibench.run(tmp_path / "suite.yaml", out=tmp_path / out)
     assert not run.outcome.failed
-    return run.scores, [prepared.classifier.module for prepared in run.outcome.prepared]
+    return run.scores, [prepared.classifier.module for prepared in run.outcome.models]
 
 
 def test_suites_share_and_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,20 +10,21 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, UsageError
-from xaibench.core.registry import BoundMethod, PairRule
+from xaibench.core.registry import PairRule, bound_method
 from xaibench.data.ground_truth import GroundTruth
-from xaibench.evaluation import Evaluation, Explainer
-from xaibench.evaluation.measure import check_maps, explainer, measure
-from xaibench.forward.forward import Forward, Pairs, Plan, check_images
+from xaibench.evaluation import Evaluation, Explain
+from xaibench.evaluation.measure import measure
+from xaibench.forward import Forward, Pairs
+from xaibench.forward.explainer import Explainer
+from xaibench.forward.forward import check_images
 from xaibench.models.classifier import Classifier
 from xaibench.results.records import rows_of
 from xaibench.results.scores import score
-from xaibench.runner.cells import Settings
-from xaibench.runner.loop import Progress
-from xaibench.runner.run_directory import Run, run_suite
-from xaibench.suite import find_suite, load_suite, parse_metrics
+from xaibench.runner.benchmark import benchmark_of
+from xaibench.runner.run_directory import Run, run_benchmark
+from xaibench.runner.settings import Progress, Settings
+from xaibench.suite import Globs, Suite, parse_metrics, select, suite_of
 
 PairsLike = Pairs | PairRule
 
@@ -55,21 +56,17 @@ def explain(
         UsageError: an unknown method or parameter, pairs outside the batch
         IncompatibleError: the model lacks what the method needs
     """
-    entry = registry.methods[method]
-    bound = entry.bind(parameters)
+    explainer = Explainer(bound_method(method, parameters))
     check_images(classifier, images)
     classifier.inspect(images)
     classifier.try_images(images)
-    for need in entry.needs:
+    for need in explainer.method.entry.needs:
         if need != "masks" and need not in classifier.offers():
             raise IncompatibleError(f"method {method} does not go with {classifier.name}: {classifier.lack(need)}")
-    plan = Plan.of(classifier, entry.needs, bound)
-    forward = Forward(classifier, images, plan=plan, ground_truth=_ground_truth(masks, labels))
-    chosen = _pairs(forward, pairs)
+    truth = _ground_truth(masks, labels)
+    forward = Forward(classifier, images, plan=explainer.plan(classifier), ground_truth=truth)
     with torch.no_grad():
-        maps: Tensor = entry.function(forward, chosen, **bound)
-    check_maps(maps, chosen, method)
-    return maps
+        return explainer(forward, _pairs(forward, pairs))
 
 
 def evaluate(
@@ -83,7 +80,7 @@ def evaluate(
     labels: Tensor | None = None,
     reduce: Literal["pairs", "scores"] = "pairs",
     seed: int = 0,
-    method: str | Mapping[str, Any] | Explainer | None = None,
+    method: str | Mapping[str, Any] | Explain | None = None,
 ) -> pd.DataFrame:
     """Metrics of maps, however they were made.
 
@@ -114,7 +111,7 @@ def evaluate(
     classifier.try_images(images)
     forward = Forward(classifier, images, ground_truth=_ground_truth(masks, labels), seed=seed)
     chosen = _pairs(forward, pairs)
-    evaluation = Evaluation(forward, chosen, maps, _explainer(method))
+    evaluation = Evaluation(forward, chosen, maps, _explain(method))
     table = pd.DataFrame({"image": chosen.image.tolist(), "label": chosen.label.tolist()})
     scores = []
     with torch.no_grad():
@@ -132,7 +129,7 @@ def evaluate(
 
 
 def run(
-    suite: str | Path,
+    suite: str | Path | Mapping[str, Any] | Suite,
     *,
     out: str | Path | None = None,
     data_root: str | Path | None = None,
@@ -142,39 +139,61 @@ def run(
     limit: int | None = None,
     progress: Progress | None = None,
     overrides: Sequence[str] = (),
+    models: Globs = "*",
+    methods: Globs = "*",
+    metrics: Globs = "*",
+    quick: bool = False,
+    fail_fast: bool = False,
 ) -> Run:
-    """What `xaibench run` does: evaluate every missing cell of a suite, write records, scores and leaderboard.
+    """Evaluate every missing cell of a suite, write records, scores and leaderboard. `xaibench run` calls this.
 
     Args:
-        suite: a file, or the name of a suite that is shipped
+        suite: a file, the name of a suite that is shipped, or the mapping that such a file would hold
         out: the run's directory; None: `runs/<suite name>`
+        data_root: the folder that holds the data sets
+        device: of torch
+        batch_size: images of a batch; it changes no number beyond rounding
         workers: processes that read samples, 0: a thread of this one; None: as many as help
+        limit: only the first samples; the run is marked as partial
+        progress: functions that are called while the run works
         overrides: `key=value`, as for `--set`
+        models, methods, metrics: labels, or globs of labels, of what is computed. The tables show every cell of the
+            suite that is there
+        quick: compute only the part that the suite calls representative
+        fail_fast: stop at the first error in a method or metric
+
+    Returns:
+        The tables, the directory, and what was computed, skipped and failed
+
+    Raises:
+        UsageError: a mistake in the suite, or what does not go together
+        MissingError: data or weights that are not there
+        SampleError: more bad samples than the suite allows
     """
-    path = find_suite(str(suite))
-    loaded = load_suite(path, overrides)
+    loaded = suite_of(suite, overrides)
+    selection = select(loaded, quick=quick, models=models, methods=methods, metrics=metrics)
     settings = Settings(
         data_root=Path(data_root) if data_root else None,
-        suite_folder=path.parent,
+        suite_folder=loaded.folder,
         device=device,
         batch_size=batch_size,
         workers=workers,
         limit=limit,
+        fail_fast=fail_fast,
     )
     directory = Path(out) if out else Path("runs") / loaded.name
-    return run_suite(loaded, path.read_text(), directory, settings, progress)
+    return run_benchmark(benchmark_of(loaded, settings), directory, settings, progress, selection)
 
 
 def _ground_truth(masks: Tensor | None, labels: Tensor | None) -> GroundTruth:
     return GroundTruth(mask=masks, present=None if labels is None else labels > 0)
 
 
-def _explainer(method: str | Mapping[str, Any] | Explainer | None) -> Explainer | None:
+def _explain(method: str | Mapping[str, Any] | Explain | None) -> Explain | None:
     if method is None or callable(method):
         return method
     given = {"name": method} if isinstance(method, str) else dict(method)
-    entry = registry.methods[str(given.pop("name", None))]
-    return explainer(BoundMethod(entry.name, entry, entry.bind(given)))
+    return Explainer(bound_method(str(given.pop("name", None)), given))
 
 
 def _pairs(forward: Forward, pairs: PairsLike) -> Pairs:

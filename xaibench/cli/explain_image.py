@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, SampleError, UsageError, unknown
-from xaibench.core.registry import BoundMethod
+from xaibench.core.registry import bound_method
 from xaibench.data.reading.image_files import read_image
 from xaibench.evaluation import Evaluation
-from xaibench.evaluation.measure import check_maps, explainer
 from xaibench.forward import Forward, Pairs, Plan
+from xaibench.forward.explainer import Explainer
 from xaibench.models import bundled
 from xaibench.models.classifier import NOT_RELU, Classifier
 
@@ -50,26 +49,23 @@ def explain_image(path: Path, classifier: Classifier, methods: Sequence[str], la
         UsageError: an unreadable image, an unknown label or method
         IncompatibleError: a method that does not go with the model
     """
-    bound = [BoundMethod(name, registry.methods[name], registry.methods[name].bind({})) for name in methods]
+    explainers = [Explainer(bound_method(name, {})) for name in methods]
     forward, notes = forward_of(path, classifier)
-    plan = Plan()
-    for method in bound:
-        for need in method.entry.needs:
+    for explainer in explainers:
+        for need in explainer.method.entry.needs:
             if need == "masks":
-                raise IncompatibleError(f"method {method.label} reads ground-truth masks, which an image file lacks")
+                raise IncompatibleError(f"method {explainer.label} reads ground-truth masks, which an image file lacks")
             if need not in classifier.offers():
                 raise IncompatibleError(
-                    f"method {method.label} does not go with {classifier.name}: {classifier.lack(need)}"
+                    f"method {explainer.label} does not go with {classifier.name}: {classifier.lack(need)}"
                 )
-        plan = plan | Plan.of(classifier, method.entry.needs, dict(method.parameters))
-    forward.expect(plan)
+        forward.expect(explainer.plan(classifier))
     pairs, choice = choose_labels(forward, labels)
-    masks = {}
     with torch.no_grad():
-        for method in bound:
-            maps = explainer(method)(forward, pairs)
-            check_maps(maps, pairs, method.label)
-            masks[method.label] = Evaluation(forward, pairs, maps).mask.cpu()
+        masks = {
+            explainer.label: Evaluation(forward, pairs, explainer(forward, pairs)).mask.cpu()
+            for explainer in explainers
+        }
     assert classifier.preprocess is not None
     return Explained(
         picture=classifier.preprocess.pixels(forward.images)[0].permute(1, 2, 0).clamp(0, 1).cpu(),

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from xaibench.core.errors import IncompatibleError, UsageError
-from xaibench.core.registry import PairRule, bound_method
+from xaibench.core.registry import BoundMetric, PairRule, bound_method
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.evaluation import Evaluation, Explain
-from xaibench.evaluation.measure import measure
+from xaibench.evaluation.measure import Measured, measure
 from xaibench.forward import Forward, Pairs
 from xaibench.forward.explainer import Explainer
 from xaibench.forward.forward import check_images
 from xaibench.models.classifier import Classifier
+from xaibench.results.accumulated import ROW, Scores
 from xaibench.results.records import rows_of
-from xaibench.results.scores import score
 from xaibench.runner.benchmark import benchmark_of
 from xaibench.runner.run_directory import Run, run_benchmark
 from xaibench.runner.settings import Progress, Settings
 from xaibench.suite import Globs, Suite, parse_metrics, select, suite_of
 
 PairsLike = Pairs | PairRule
+Metrics = str | Sequence[str | Mapping[str, Any]]
+MethodLike = str | Mapping[str, Any] | Explain
 
 
 def explain(
@@ -69,19 +71,51 @@ def explain(
         return explainer(forward, _pairs(forward, pairs))
 
 
+@overload
 def evaluate(
     classifier: Classifier,
     images: Tensor,
     pairs: PairsLike,
     maps: Tensor,
-    metrics: Sequence[str | Mapping[str, Any]],
+    metrics: Metrics,
     *,
     masks: Tensor | None = None,
     labels: Tensor | None = None,
     reduce: Literal["pairs", "scores"] = "pairs",
     seed: int = 0,
-    method: str | Mapping[str, Any] | Explain | None = None,
-) -> pd.DataFrame:
+    method: MethodLike | None = None,
+) -> pd.DataFrame: ...
+
+
+@overload
+def evaluate(
+    classifier: Classifier,
+    images: Tensor,
+    pairs: PairsLike,
+    maps: Tensor,
+    metrics: Metrics,
+    *,
+    masks: Tensor | None = None,
+    labels: Tensor | None = None,
+    reduce: Literal["sums"],
+    seed: int = 0,
+    method: MethodLike | None = None,
+) -> Scores: ...
+
+
+def evaluate(
+    classifier: Classifier,
+    images: Tensor,
+    pairs: PairsLike,
+    maps: Tensor,
+    metrics: Metrics,
+    *,
+    masks: Tensor | None = None,
+    labels: Tensor | None = None,
+    reduce: Literal["pairs", "scores", "sums"] = "pairs",
+    seed: int = 0,
+    method: MethodLike | None = None,
+) -> pd.DataFrame | Scores:
     """Metrics of maps, however they were made.
 
     Args:
@@ -93,14 +127,15 @@ def evaluate(
             wider types, which more than 254 labels need
         labels: bool [B, L], ground truth
         reduce: "pairs": a row per pair, columns image, label and one per metric (NaN: undefined); "scores": a row per
-            metric with value, n, n_undefined and a bootstrap interval
+            metric with value, n, n_undefined and a bootstrap interval; "sums": `Scores`, which add up over batches to
+            the scores of all images (a mean of the batches' scores is another number)
         method: what made the maps, for metrics that explain again (robustness, randomisation, adcc): a name, a mapping
             `{name: ..., <parameters>}`, or a function from a Forward and its Pairs to maps
 
     A metric per image (seeds) has its value in each of the image's rows; in "scores" every image counts once.
     """
-    if reduce not in ("pairs", "scores"):
-        raise UsageError(f"reduce {reduce!r}: allowed are pairs and scores")
+    if reduce not in ("pairs", "scores", "sums"):
+        raise UsageError(f"reduce {reduce!r}: allowed are pairs, scores and sums")
     bound = parse_metrics(metrics)
     for metric in bound:
         if "masks" in metric.entry.needs and masks is None:
@@ -110,22 +145,29 @@ def evaluate(
     check_images(classifier, images)
     classifier.try_images(images)
     forward = Forward(classifier, images, ground_truth=_ground_truth(masks, labels), seed=seed)
-    chosen = _pairs(forward, pairs)
-    evaluation = Evaluation(forward, chosen, maps, _explain(method))
-    table = pd.DataFrame({"image": chosen.image.tolist(), "label": chosen.label.tolist()})
-    scores = []
+    evaluation = Evaluation(forward, _pairs(forward, pairs), maps, _explain(method))
     with torch.no_grad():
-        for metric in bound:
-            found = measure(evaluation, metric)
-            per_image = metric.entry.per == "image"
-            table[metric.label] = [found.values[i] for i in chosen.image.tolist()] if per_image else found.values
-            frame = pd.DataFrame(rows_of(map(str, found.image), found.label, found.values, found.parts, 0.0))
-            if reduce == "scores":
-                frame = (
-                    frame if len(frame) else pd.DataFrame(columns=["sample_id", "label", "value", "status", "parts"])
-                )
-                scores.append({"metric": metric.label, **vars(score(frame, metric.aggregate, seed))})
-    return table if reduce == "pairs" else pd.DataFrame(scores)
+        measured = {metric.label: measure(evaluation, metric) for metric in bound}
+    if reduce == "pairs":
+        return _pair_table(evaluation.pairs, bound, measured)
+    rows = {label: pd.DataFrame(_rows(found), columns=ROW) for label, found in measured.items()}
+    sums = Scores(rows, {metric.label: metric.aggregate for metric in bound}, len(images), seed)
+    return sums if reduce == "sums" else sums.table
+
+
+def _pair_table(pairs: Pairs, metrics: Sequence[BoundMetric], measured: Mapping[str, Measured]) -> pd.DataFrame:
+    """A row per pair; a metric per image has its value in each of the image's rows."""
+    images = pairs.image.tolist()
+    table = pd.DataFrame({"image": images, "label": pairs.label.tolist()})
+    for metric in metrics:
+        values = measured[metric.label].values
+        table[metric.label] = [values[image] for image in images] if metric.entry.per == "image" else values
+    return table
+
+
+def _rows(found: Measured) -> list[dict[str, Any]]:
+    rows = rows_of(map(str, found.image), found.label, found.values, found.parts, 0.0)
+    return [{**row, "sample_id": int(row["sample_id"])} for row in rows]
 
 
 def run(
@@ -189,7 +231,7 @@ def _ground_truth(masks: Tensor | None, labels: Tensor | None) -> GroundTruth:
     return GroundTruth(mask=masks, present=None if labels is None else labels > 0)
 
 
-def _explain(method: str | Mapping[str, Any] | Explain | None) -> Explain | None:
+def _explain(method: MethodLike | None) -> Explain | None:
     if method is None or callable(method):
         return method
     given = {"name": method} if isinstance(method, str) else dict(method)

@@ -19,7 +19,7 @@ from xaibench.core import registry
 from xaibench.data.loader import collate, geometry
 from xaibench.models.capabilities import lacking
 from xaibench.results.leaderboard import ARROWS, Leaderboard
-from xaibench.suite import find_suite, load_suite, quick
+from xaibench.suite import find_suite, load_suite, select
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
@@ -30,7 +30,7 @@ def leaderboard(model: str) -> None:
     """The suite's quick part for one model; a darker cell is better within its column, controls are grey."""
     board = Leaderboard(pd.read_csv(ROOT / "leaderboards" / "shapes.scores.csv"))
     suite = load_suite(find_suite("shapes"))
-    chosen = {method.label for method in quick(suite).methods}
+    chosen = select(suite, quick=True).methods
     table = board.wide().query("model == @model").set_index("method")[board.metrics].round(4)  # ties are ties
     table = table[table.index.isin(chosen)]
     controls = set(board.scores.query("control")["method"]) & set(table.index)

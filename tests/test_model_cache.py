@@ -18,9 +18,7 @@ from xaibench.models.classifier import Classifier
 from xaibench.models.factory import load_classifier
 from xaibench.models.model_cache import Identity, ModelCache
 from xaibench.models.structure import Structure, find_structure
-from xaibench.runner.cells import Settings
-from xaibench.runner.run_directory import run_suite
-from xaibench.suite import load_suite
+from xaibench.runner.settings import Settings
 
 from .test_cli import call
 
@@ -181,11 +179,10 @@ metrics: [average_drop, {{name: mprt, layers: 2}}, sparseness]
 
 
 def scores(tmp_path: Path, name: str, out: str, cache: ModelCache) -> tuple[pd.DataFrame, list[nn.Module]]:
-    text = SUITE.format(name=name)
-    (tmp_path / "suite.yaml").write_text(text)
-    run = run_suite(load_suite(tmp_path / "suite.yaml"), text, tmp_path / out, Settings(cache=cache))
+    (tmp_path / "suite.yaml").write_text(SUITE.format(name=name))
+    run = xaibench.run(tmp_path / "suite.yaml", out=tmp_path / out, cache=cache)
     assert not run.outcome.failed
-    return run.scores, [prepared.classifier.module for prepared in run.outcome.prepared]
+    return run.scores, [model.classifier.module for model in run.outcome.models]
 
 
 def test_suites_share_and_nothing_changes(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from xaibench.forward import Forward
     from xaibench.models.classifier import Classifier
     from xaibench.models.factory import load_classifier
+    from xaibench.results.accumulated import Scores
 
 try:
     __version__ = version("xaibench")
@@ -34,6 +35,7 @@ _HOMES = {
     "Evaluation": "evaluation",
     "Forward": "forward",
     "Pairs": "core.pairs",
+    "Scores": "results.accumulated",
     "method": "core.registry",
     "metric": "core.registry",
 }
@@ -45,6 +47,7 @@ __all__ = [
     "Forward",
     "Pairs",
     "Sample",
+    "Scores",
     "__version__",
     "evaluate",
     "explain",

@@ -30,32 +30,40 @@ ENDINGS: Mapping[str, TableFormat] = {".csv": "csv", ".md": "md"}
 STDOUT = Path("-")
 
 
-def leaderboard(runs: Sequence[Path], format: TableFormat | None, output: Path, published: str | None = None) -> None:
+def leaderboard(
+    runs: Sequence[Path],
+    format: TableFormat | None,
+    output: Path,
+    published: str | None = None,
+    *,
+    intervals: bool = False,
+) -> None:
     """The table of runs, or with `published` that of a paper beside them.
 
     Args:
         format: None: by the ending of `output`, a table on stdout
         output: a file, or "-" for stdout
+        intervals: with the interval of every value; of a table on the terminal
 
     Raises:
         UsageError: an unknown ending
         MissingError: a place that cannot be written
     """
+    from xaibench.results.leaderboard import read_leaderboard
     from xaibench.results.published import compare_published
-    from xaibench.runner.run_directory import read_leaderboard
 
     if output != STDOUT:
         check_place(output)
     form = format or ("table" if output == STDOUT else _format_of(output))
     board = read_leaderboard(runs) if published is None else compare_published(published, runs)
     if output == STDOUT and form == "table":
-        print_leaderboard(board)
+        print_leaderboard(board, intervals=intervals)
     elif output == STDOUT:
         out().file.write(board.csv() if form == "csv" else board.markdown())
     else:
         with naming(output), output.open("w", encoding="utf-8") as file:
             if form == "table":
-                print_leaderboard(board, Console(file=file, width=WIDE))
+                print_leaderboard(board, Console(file=file, width=WIDE), intervals=intervals)
             else:
                 file.write(board.csv() if form == "csv" else board.markdown())
 
@@ -172,10 +180,9 @@ def validate(names: Sequence[str], *, data_root: Path | None, overrides: Sequenc
 
 def _validate(name: str, data_root: Path | None, overrides: Sequence[str], cache: ModelCache) -> dict[str, Any]:
     from xaibench.core.errors import IncompatibleError
-    from xaibench.data import load_dataset
-    from xaibench.results.records import Records
-    from xaibench.runner.cells import Settings
-    from xaibench.runner.loop import Runner
+    from xaibench.runner.benchmark import benchmark_of
+    from xaibench.runner.cells import model_cells
+    from xaibench.runner.settings import Settings
 
     report: dict[str, Any] = {"suite": name, "problems": [], "notes": [], "exit_code": 0}
     try:
@@ -184,24 +191,22 @@ def _validate(name: str, data_root: Path | None, overrides: Sequence[str], cache
     except XaibenchError as error:
         return report | {"problems": str(error).splitlines(), "exit_code": 2}
     report["notes"] += suite.notes
-    settings = Settings(data_root=data_root, suite_folder=path.parent, cache=cache)
     try:
-        load_dataset(suite.dataset.name, data_root=data_root, split=suite.dataset.split, **suite.dataset.options)
-        runner = Runner(suite, Records(Path()), settings)
+        benchmark = benchmark_of(suite, Settings(data_root=data_root, suite_folder=path.parent, cache=cache))
     except XaibenchError as error:
         return report | {"problems": [f"{path}: {error}"], "exit_code": 1}
     fitting: set[str] = set()
-    for section in suite.models:
+    for source in benchmark.models:
         try:
-            prepared = runner.prepare(section)
+            model = model_cells(source, benchmark)
         except (IncompatibleError, MissingError, UsageError) as error:
             report["problems"].append(str(error.at(str(path))))
             continue
-        fitting |= {method.label for method in prepared.methods}
-        report["notes"] += prepared.skipped
-        if not prepared.classifier.trained:
+        fitting |= {method.label for method in model.methods}
+        report["notes"] += model.skipped
+        if not model.classifier.trained:
             report["notes"].append(
-                f"{section.label}: no checkpoint, so it runs untrained, and its scores mean nothing"
+                f"{source.label}: no checkpoint, so it runs untrained, and its scores mean nothing"
                 + UNTRAINED_IS_SLOW * (suite.explain == "detected")
             )
     if not report["problems"]:

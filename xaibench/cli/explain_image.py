@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, SampleError, UsageError, unknown
-from xaibench.core.registry import BoundMethod
+from xaibench.core.registry import bound_method
 from xaibench.data.reading.image_files import read_image
 from xaibench.evaluation import Evaluation
-from xaibench.evaluation.measure import check_maps, explainer
 from xaibench.forward import Forward, Pairs, Plan
+from xaibench.forward.explainer import Explainer
 from xaibench.models.capabilities import require
 from xaibench.models.classifier import Classifier
 from xaibench.models.structure import stages
@@ -49,22 +48,19 @@ def explain_image(path: Path, classifier: Classifier, methods: Sequence[str], la
         UsageError: an unreadable image, an unknown label or method
         IncompatibleError: a method that does not go with the model
     """
-    bound = [BoundMethod(name, registry.methods[name], registry.methods[name].bind({})) for name in methods]
+    explainers = [Explainer(bound_method(name, {})) for name in methods]
     forward, notes = forward_of(path, classifier)
-    plan = Plan()
-    for method in bound:
-        if "masks" in method.entry.needs:
-            raise IncompatibleError(f"method {method.label} reads ground-truth masks, which an image file lacks")
-        require(classifier, method.entry)
-        plan = plan | Plan.of(classifier, method.entry.needs, dict(method.parameters))
-    forward.expect(plan)
+    for explainer in explainers:
+        if "masks" in explainer.method.entry.needs:
+            raise IncompatibleError(f"method {explainer.label} reads ground-truth masks, which an image file lacks")
+        require(classifier, explainer.method.entry)
+        forward.expect(explainer.plan(classifier))
     pairs, choice = choose_labels(forward, labels)
-    masks = {}
     with torch.no_grad():
-        for method in bound:
-            maps = explainer(method)(forward, pairs)
-            check_maps(maps, pairs, method.label)
-            masks[method.label] = Evaluation(forward, pairs, maps).mask.cpu()
+        masks = {
+            explainer.label: Evaluation(forward, pairs, explainer(forward, pairs)).mask.cpu()
+            for explainer in explainers
+        }
     assert classifier.preprocess is not None
     return Explained(
         picture=classifier.preprocess.pixels(forward.images)[0].permute(1, 2, 0).clamp(0, 1).cpu(),

@@ -19,6 +19,7 @@ from xaibench.core.seeding import stable_seed
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.forward.gradients import Gradients
 from xaibench.forward.plan import Plan
+from xaibench.forward.probes import probe
 from xaibench.models.classifier import Classifier
 from xaibench.models.structure import evaluation_mode, grid, output_logits, tokens_to_grid, ungrid
 from xaibench.models.timm_vit import SUFFIX, unfused_attention
@@ -26,6 +27,7 @@ from xaibench.models.timm_vit import SUFFIX, unfused_attention
 __all__ = ["Forward", "Hook", "Pairs", "Plan"]
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
+Labels = Literal["detected", "present"]
 PRECISIONS = (torch.float32, torch.float64)
 SAME_LOGITS = 1e-4  # of the largest: float32 rounding of another batch size
 
@@ -194,16 +196,18 @@ class Forward:
             change: makes versions: (rows of the batch [n], which version [n]) -> images [n, C, H, W]
             output: logits in the precision of the images; probabilities in float64, since float32 has few values near 1
         """
-        rows, labels, classifier = torch.unique(pairs.image), torch.unique(pairs.label), self.classifier
         if not len(pairs):
             return self.images.new_zeros((0, count))
+        rows, labels = torch.unique(pairs.image), torch.unique(pairs.label)
+        versions = torch.arange(len(rows) * count, device=rows.device)
 
-        def scores(chunk: Tensor) -> Tensor:
-            logits = classifier.bare_logits(change(rows[chunk // count], chunk % count))
-            return (logits if output == "logits" else classifier.activate(logits.double()))[:, labels]
+        def images_of(chunk: Tensor) -> Tensor:
+            return change(rows[chunk // count], chunk % count)
 
-        with evaluation_mode(classifier.module), torch.inference_mode():
-            found = map_chunks(scores, torch.arange(len(rows) * count, device=rows.device), classifier.chunk)
+        if output == "logits":
+            found = probe(self.classifier, versions, images_of, labels)
+        else:  # softmax reads all labels
+            found = self.classifier.activate(probe(self.classifier, versions, images_of).double())[:, labels]
         return found.view(len(rows), count, len(labels))[
             torch.searchsorted(rows, pairs.image), :, torch.searchsorted(labels, pairs.label)
         ]
@@ -333,6 +337,11 @@ class Forward:
         if rule == "predicted":
             return torch.zeros_like(self.detected).scatter(1, self.probabilities.argmax(1, keepdim=True), True)
         return self.ground_truth.labels_for(f"explain: {rule}")
+
+    def others(self, pairs: Pairs, labels: Labels = "detected") -> Tensor:
+        """bool [P, L]: the labels of each pair's image, detected or present, but the pair's own."""
+        chosen = self.detected if labels == "detected" else self.ground_truth.labels_for("labels: present")
+        return chosen[pairs.image].scatter(1, pairs.label[:, None], False)
 
     # -- random draws -------------------------------------------------------------------------------------------
 

@@ -151,6 +151,16 @@ class Suite(Section):
 
     _document: Document | None = pydantic.PrivateAttr(None)
 
+    @property
+    def text(self) -> str | None:
+        """The suite's file as it stands, None without one."""
+        return None if self._document is None else self._document.text
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the suite's file, to which the checkpoints in it are relative."""
+        return Path() if self._document is None else self._document.path.parent
+
     def place(self, section: str, label: str = "", key: str = "") -> str:
         """`file:line:column` of a section, of its entry of this label, or of a key of that; "" without a file."""
         if self._document is None:

@@ -14,10 +14,19 @@ from xaibench.core.registry.entries import (
     PairRule,
 )
 from xaibench.core.registry.plugins import load_plugin
-from xaibench.core.registry.registry import Registry, datasets, method, methods, metric, metric_groups, metrics
+from xaibench.core.registry.registry import (
+    Registry,
+    bound_method,
+    datasets,
+    method,
+    methods,
+    metric,
+    metric_groups,
+    metrics,
+)
 
 __all__ = [
     "INVARIANCES", "NEEDS", "PER_IMAGE", "RESERVED", "BoundMethod", "BoundMetric", "DatasetEntry", "Entry", "Method",
-    "Metric", "PairRule", "Registry", "datasets", "load_plugin", "method", "methods", "metric", "metric_groups",
+    "Metric", "PairRule", "Registry", "bound_method", "datasets", "load_plugin", "method", "methods", "metric", "metric_groups",
     "metrics",
 ]  # fmt: skip

@@ -38,7 +38,7 @@ class Document:
     """A parsed YAML mapping. `add` notes a problem, `raise_problems` reports them all at once."""
 
     def __init__(self, path: Path, text: str) -> None:
-        self.path = path
+        self.path, self.text = path, text
         try:
             values = yaml_values.read(text)
         except RefusedError as error:

@@ -107,6 +107,20 @@ def test_a_bundled_model_has_its_own_options() -> None:
         load_classifier("shapes-resnet", options={"output_stride": 32})
 
 
+def test_a_bundled_architecture_with_a_checkpoint_of_its_own(tmp_path: Path) -> None:
+    card = bundled.card("shapes-resnet")
+    module = create_module(card.architecture, num_classes=3, **card.options)
+    path = tmp_path / "mine.safetensors"
+    write_weights(path, module, Card(architecture="shapes_vit", classes=("a", "b", "c"), input=INPUT))
+    classifier = load_classifier("shapes-resnet", checkpoint=path)
+    assert classifier.weights_hash == state_hash(module.state_dict())
+    assert classifier.class_names == ("a", "b", "c")
+    assert classifier.preprocess == INPUT.over(Preprocess((1, 1)))
+    write_weights(path, create_module(card.architecture, num_classes=8), Card())
+    other = load_classifier("shapes-resnet", checkpoint=path)
+    assert (other.class_names, other.preprocess) == (CLASSES, load_classifier("shapes-resnet").preprocess)
+
+
 # -- what is taken from a checkpoint ------------------------------------------------------------------------------------
 
 
@@ -222,17 +236,17 @@ def test_names_that_contradict_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "count", "into", "message"),
+    ("classes", "count", "message"),
     [
-        (SWAPPED, 8, "", "same classes in another order: label 0 is 'square', not 'circle'"),
-        (OTHER, 8, "", "other classes than those of the data: label 3 is 'moon', not 'star'"),
-        (CLASSES[:5], 5, "", None),  # the head is left out
-        (CLASSES, 8, "", None),
-        ((), 8, "", None),
+        (SWAPPED, 8, "same classes in another order: label 0 is 'square', not 'circle'"),
+        (OTHER, 8, "other classes than those of the data: label 3 is 'moon', not 'star'"),
+        (CLASSES[:5], 5, None),  # the head is left out
+        (CLASSES, 8, None),
+        ((), 8, None),
     ],
 )
 def test_training_starts_from_a_head_of_its_own_classes(
-    tmp_path: Path, classes: tuple[str, ...], count: int, into: str, message: str | None
+    tmp_path: Path, classes: tuple[str, ...], count: int, message: str | None
 ) -> None:
     start = weights(tmp_path, classes, count=count)
     (tmp_path / "recipe.yaml").write_text(
@@ -244,6 +258,19 @@ def test_training_starts_from_a_head_of_its_own_classes(
         return
     with pytest.raises(UsageError, match=f"checkpoint {start} was trained on .*{message}"):
         train(recipe, tmp_path)
+
+
+def test_a_start_goes_into_a_part_of_the_model(tmp_path: Path) -> None:
+    """... without its head, whose classes do not matter then."""
+    start = weights(tmp_path, SWAPPED)
+    text = RECIPE.replace("{name: test_resnet}", f"{{name: shapes_vit, start: {start}, into: patch_embed.backbone}}")
+    (tmp_path / "recipe.yaml").write_text(text.replace("size: 48", "size: 96"))
+    assert train(read_recipe(tmp_path / "recipe.yaml"), tmp_path).is_file()
+    (tmp_path / "recipe.yaml").write_text(text.replace("patch_embed.backbone", "patch_embed.backbon"))
+    with pytest.raises(
+        UsageError, match=r"unknown part of the model 'patch_embed.backbon'; did you mean 'patch_embed.b"
+    ):
+        train(read_recipe(tmp_path / "recipe.yaml"), tmp_path)
 
 
 # -- explain ------------------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def test_a_checkpoint_that_has_the_channels_is_left_alone(tmp_path: Path) -> Non
         ({"in_chans": 4}, r"colour\.pth: conv1\.0\.weight takes 3 channels, the model 4; say with extra_channels how"),
         (
             {"in_chans": 1, "extra_channels": "zero"},
-            "zero would make a stem of 1 that sees nothing; allowed: copy_first",
+            "zero would make a stem of 1 of zeros only; allowed: copy_first",
         ),
         ({"in_chans": 4, "extra_channels": "mean", "num_classes": 5}, "does not fit the model"),
         ({"options": {"in_chans": 4}}, "in_chans is given beside the model's name, not among its options"),

@@ -34,7 +34,7 @@ def create_module(
         UsageError: no such model, or an option that it does not take
         MissingError: weights that cannot be fetched
     """
-    if pretrained and options.get("in_chans", RGB) != RGB:  # timm has a rule of its own, which nobody named
+    if pretrained and options.get("in_chans", RGB) != RGB:  # timm would use its own rule instead of `extra_channels`
         fetched = create_module(name, pretrained=True, **options | {"in_chans": RGB})
         module = create_module(name, **options)
         load_state(module, fetched.state_dict(), f"weights of {name}", extra_channels=extra_channels)
@@ -60,7 +60,7 @@ def model_names() -> list[str]:
 
 
 def known_model(name: str) -> bool:
-    """Whether `create_module` takes this name; timm's may have the tag of their weights behind a point."""
+    """Whether `create_module` takes this name; timm's may end in a point and the tag of their weights."""
     timm = import_timm()
     if name in ARCHITECTURES or not timm.is_model(name):
         return name in ARCHITECTURES
@@ -73,7 +73,7 @@ def known_model(name: str) -> bool:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """torch's global generator seeded inside (initialisation and drop-out draw from it), as it was outside."""
+    """Seed torch's global generator (initialisation and drop-out draw from it), and restore it at the end."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield

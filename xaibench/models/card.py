@@ -87,9 +87,11 @@ class Card(pydantic.BaseModel):
         except ValueError as error:
             raise UsageError(f"{origin}: not JSON ({error}); correct it or remove it") from error
 
-    def updated(self, other: Card) -> Card:
-        """This card with everything that another one says."""
-        return self.model_copy(update={field: getattr(other, field) for field in other.model_fields_set})
+    def retrained(self, other: Card) -> Card:
+        """This architecture with the classes, the input and the data of another card, as far as it has them."""
+        merged = self.input.model_copy(update=other.input.model_dump(exclude_none=True))
+        classes, data = other.classes or self.classes, other.data if other.classes else self.data
+        return self.model_copy(update={"input": merged, "classes": classes, "data": data})
 
     def metadata(self) -> dict[str, str]:
         """The card as metadata of a safetensors file."""

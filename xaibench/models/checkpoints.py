@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from xaibench.core.errors import MissingError, UsageError
+from xaibench.core.errors import MissingError, UsageError, unknown
 from xaibench.core.registry.bounds import ExtraChannels
 from xaibench.models.card import KEY, Card
 
@@ -51,8 +53,6 @@ def read_card(path: Path) -> Card:
     Raises:
         UsageError: a card that is damaged
     """
-    from safetensors import safe_open
-
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(KEY)
@@ -63,9 +63,6 @@ def read_card(path: Path) -> Card:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         return dict(load_file(path))
     except SafetensorError as error:
@@ -96,18 +93,24 @@ def load_state(
     into: str = "",
     extra_channels: ExtraChannels | None = None,
 ) -> list[str]:
-    """Load weights; returns the names that were left as they were.
+    """Load weights; returns the names of tensors that were not changed.
 
     Args:
-        origin: where the weights are from, for messages
+        origin: of the weights, for messages
         into: dotted name of the submodule that takes the weights; "" is the whole module
         skip_different: leave out entries whose shape differs or that are missing (fine-tuning with a new head);
             otherwise any difference raises UsageError
         extra_channels: how a first convolution of three channels becomes that of a model with another number; see
             `stem_for`. Weights that have the model's number of channels already are loaded as they are
+
+    Raises:
+        UsageError: weights that do not fit, or no such submodule
     """
     if into:
-        module = module.get_submodule(into)
+        parts = dict(module.named_modules())
+        if into not in parts:
+            raise UsageError(unknown("part of the model", into, [name for name in parts if name]), key="into")
+        module = parts[into]
     own = module.state_dict()
     weights = {
         name: stem_for(value, own[name].shape[1], extra_channels, f"{origin}: {name}")
@@ -155,7 +158,7 @@ def _prefixed(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str |
 
 
 def _is_stem(stored: Tensor, own: Tensor) -> bool:
-    """Whether a convolution differs in its input channels only, which are those of a colour picture in the checkpoint."""
+    """Whether a convolution differs in its input channels only, and the checkpoint has those of a colour picture."""
     shapes = stored.shape, own.shape
     same = all(len(shape) == 4 for shape in shapes) and shapes[0][:1] + shapes[0][2:] == shapes[1][:1] + shapes[1][2:]
     return same and stored.shape[1] == RGB != own.shape[1]
@@ -165,12 +168,12 @@ def stem_for(weight: Tensor, channels: int, rule: ExtraChannels | None, at: str 
     """The first convolution's weight [K, 3, h, w] for images of `channels` channels.
 
     With more than three, the first three keep their weights and each further one is made by the rule; with fewer,
-    every one is. `copy_first`: the weights of the first channel (what PNOC does for the four stains of HPA); `mean`:
-    the mean over the three; `zero`: the new channel is not seen before training. Nothing is rescaled, so a stem of one
-    channel by `mean` answers a grey picture with a third of what the three gave.
+    every one is. `copy_first`: the weights of the first channel (as PNOC does for the four stains of HPA); `mean`: the
+    mean over the three; `zero`: the new channel has no effect before training. Nothing is rescaled: a stem of one
+    channel by `mean` responds to a grey picture with a third of what the three channels gave.
 
     Raises:
-        UsageError: no rule is given, or a stem that would see nothing
+        UsageError: no rule is given, or the stem would be zero
     """
     if rule is None:
         raise UsageError(
@@ -179,7 +182,7 @@ def stem_for(weight: Tensor, channels: int, rule: ExtraChannels | None, at: str 
         )
     if rule == "zero" and channels < RGB:
         raise UsageError(
-            f"{at}: extra_channels: zero would make a stem of {channels} that sees nothing; allowed: copy_first, mean"
+            f"{at}: extra_channels: zero would make a stem of {channels} of zeros only; allowed: copy_first, mean"
         )
     made = {"copy_first": weight[:, :1], "mean": weight.mean(1, keepdim=True), "zero": torch.zeros_like(weight[:, :1])}
     kept = [weight] if channels > RGB else []

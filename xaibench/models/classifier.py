@@ -1,6 +1,6 @@
 """A model prepared for explanation: activation, target layer, linear head, attention, input geometry.
 
-The user's module stays as it was found: no hook, no `.grad`, no changed `training` or `requires_grad` outlives a call.
+After a call the user's module has no hook, no `.grad` and no changed `training` or `requires_grad`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Classifier:
     """Any `nn.Module` that maps images [B, C, H, W] to logits [B, L].
 
     Args:
-        module: the model; timm models are understood best, any module works
+        module: the model; any module works, and most is known about timm's
         activation: how logits become probabilities: "sigmoid" (multi-label) or "softmax"
         layer: dotted name of the target layer ("last" in suites); None: the features before pooling are found. For
             transformers that read a class token it is the input of the last block's attention (its `norm1`), the
@@ -45,7 +45,7 @@ class Classifier:
         name: for records and messages
         class_names: names of the labels, in the order of the logits; empty where they are not known
         trained: False marks a model without a checkpoint; leaderboards say so
-        structures: what is known of this module already; classifiers that share a module share it
+        structures: structures of this module that were found already; classifiers of one module share them
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Classifier:
             return map_chunks(self.bare_logits, images, self.chunk)
 
     def bare_logits(self, images: Tensor) -> Tensor:
-        """[B, L] of one call of the module, for callers that have prepared it and chunk themselves."""
+        """[B, L] of one call of the module, for callers that set the evaluation mode and chunk themselves."""
         # channels last is the faster layout for convolutions on CPUs and on tensor cores; values are the same
         layout = torch.channels_last if images.ndim == 4 else torch.preserve_format
         return output_logits(self.module(images.contiguous(memory_format=layout)))
@@ -119,7 +119,7 @@ class Classifier:
     def activate(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(-1)
 
-    # -- what it is made of -------------------------------------------------------------------------------------
+    # -- structure ---------------------------------------------------------------------------------------------
 
     def inspect(self, images: Tensor) -> Structure:
         """Target layer and head, found once, by one pass of the first image."""

@@ -129,7 +129,7 @@ def _bundled_weights(
     if checkpoint is None:
         return Weights(read_checkpoint(bundled.weights(name)), card, f"model {name}")
     other = _read(checkpoint)
-    return replace(other, card=card.updated(other.card))
+    return replace(other, card=card.retrained(other.card))
 
 
 def _class_names(weights: Weights, wanted: Sequence[str] | None, num_classes: int | None) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""Where a timm transformer's attention matrices can be read, and how a token row becomes a map.
+"""Attention and blocks of timm's VisionTransformer: the modules whose outputs are read.
 
-timm's fused attention never materialises the N x N matrix; inside `unfused_attention` it is turned off, so that the softmax
-output passes through each block's `attn_drop`, where `Forward` taps it. No module is replaced.
+timm's fused attention never materialises the N x N matrix; `unfused_attention` turns it off, so that the softmax output
+passes through each block's `attn_drop`, where `Forward` reads it. No module is replaced.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def find_patch_embedding(module: nn.Module) -> Any:
 
 @contextlib.contextmanager
 def unfused_attention(module: nn.Module, layers: tuple[str, ...]) -> Iterator[None]:
-    """Fused attention off in the blocks of `layers`, as it was afterwards."""
+    """Fused attention off in the blocks of `layers`, and restored at the end."""
     owners: list[Any] = [module.get_submodule(name.removesuffix(SUFFIX)) for name in layers]
     before = [owner.fused_attn for owner in owners]
     try:

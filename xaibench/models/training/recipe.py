@@ -1,4 +1,4 @@
-"""`Recipe`: everything that decides trained weights, and its YAML."""
+"""`Recipe`: everything that decides trained weights, read from YAML."""
 
 from __future__ import annotations
 

@@ -133,8 +133,8 @@ def _merged(module: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None) -> tuple
     bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach()
     if norm is None:
         return weight, bias
-    scale, shift = batch_norm_affine(norm)
-    return weight * scale[:, None, None, None], bias * scale + shift
+    scale, shift = batch_norm_affine(norm, bias)
+    return weight * scale[:, None, None, None], shift
 
 
 def _passed(module: nn.Module, x: Tensor, output: Tensor) -> Tensor:

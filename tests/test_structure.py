@@ -17,7 +17,9 @@ def test_batch_norm_is_a_scale_and_a_shift(affine: bool) -> None:
         assert tensor is not None
         tensor.data.copy_(torch.rand(5, generator=generator) + 0.1)
     x = torch.randn(2, 5, 3, 3, generator=generator, dtype=torch.float64)
-    scale, shift = batch_norm_affine(norm)
-    torch.testing.assert_close(x * scale[:, None, None] + shift[:, None, None], norm(x).detach())
+    for bias in (0.0, torch.randn(5, generator=generator, dtype=torch.float64)):
+        scale, shift = (part[:, None, None] for part in batch_norm_affine(norm, bias))
+        moved = x + torch.as_tensor(bias).expand(5)[:, None, None]
+        torch.testing.assert_close(x * scale + shift, norm(moved).detach())
     assert not scale.requires_grad
     assert not shift.requires_grad

@@ -245,11 +245,15 @@ def _parts(module: nn.Module) -> dict[str, nn.Module]:
     return parts
 
 
-def batch_norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift [K] of a batch normalisation in evaluation mode: y = scale x + shift."""
+def batch_norm_affine(norm: nn.BatchNorm2d, bias: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """Scale and shift [K] of a batch normalisation in evaluation mode: it maps x + bias to scale x + shift.
+
+    Args:
+        bias: [K], of the convolution before it
+    """
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (norm.running_var + norm.eps).rsqrt()
     scale = scale if norm.weight is None else scale * norm.weight.detach()
-    shift = -norm.running_mean * scale
+    shift = (bias - norm.running_mean) * scale
     return scale, shift if norm.bias is None else shift + norm.bias.detach()

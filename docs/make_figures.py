@@ -17,8 +17,9 @@ from matplotlib.colors import LinearSegmentedColormap
 import xaibench
 from xaibench.core import registry
 from xaibench.data.batch import Batch, collate
+from xaibench.models.capabilities import lacking
 from xaibench.results.leaderboard import ARROWS, Leaderboard
-from xaibench.suite import find_suite, load_suite, quick
+from xaibench.suite import find_suite, load_suite, select
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
@@ -29,7 +30,7 @@ def leaderboard(model: str) -> None:
     """The suite's quick part for one model; a darker cell is better within its column, controls are grey."""
     board = Leaderboard(pd.read_csv(ROOT / "leaderboards" / "shapes.scores.csv"))
     suite = load_suite(find_suite("shapes"))
-    chosen = {method.label for method in quick(suite).methods}
+    chosen = select(suite, quick=True).methods
     table = board.wide().query("model == @model").set_index("method")[board.metrics].round(4)  # ties are ties
     table = table[table.index.isin(chosen)]
     controls = set(board.scores.query("control")["method"]) & set(table.index)
@@ -116,7 +117,7 @@ def every_method(index: int, columns: int = 11) -> None:
         needed: dict[str, Any] = {n: "grad_cam" for n, p in entry.parameters.items() if p.default is p.empty}
         for model in ("shapes-resnet", "shapes-vit"):
             classifier = xaibench.load_classifier(model)
-            if set(entry.needs) - {"masks"} <= classifier.offers():
+            if lacking(classifier, entry.needs) is None:
                 batch = batch_of(dataset[index], classifier)
                 pairs = xaibench.Forward(classifier, batch.images).detected_pairs[torch.tensor([0])]
                 if "masks" in entry.needs:

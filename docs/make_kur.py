@@ -48,7 +48,7 @@ def words(matrix: npt.NDArray[np.float64]) -> str:
 
 def draw() -> None:
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
-    classes = bundled.classes(MODELS[0])
+    classes = bundled.card(MODELS[0]).classes
     for axis, model in zip(axes, MODELS, strict=True):
         matrix = correlations(model)
         sns.heatmap(
@@ -82,7 +82,7 @@ def table() -> str:
             rows = scores.query("model == @model and method == @method").set_index("metric")
             cells = [f"{rows.value[m]:.4f} [{rows.ci_low[m]:.3f}, {rows.ci_high[m]:.3f}]" for m in METRICS]
             lines.append(
-                f"| {model} | {bundled.card(model)['mean_average_precision']:.4f} | {method} | {' | '.join(cells)} |"
+                f"| {model} | {bundled.facts(model)['mean_average_precision']:.4f} | {method} | {' | '.join(cells)} |"
             )
     return "\n".join(lines)
 

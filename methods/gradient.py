@@ -17,7 +17,13 @@ from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.core.registry import method
 from xaibench.core.registry.bounds import AtLeastTwo, Count, NotNegative, ProperFraction
 from xaibench.forward import Forward, Pairs
-from xaibench.forward.propagation.backward_rules import Rule, every, keep, positive_gradient, rewired
+from xaibench.forward.propagation.backward_rules import (
+    BackwardRule,
+    every,
+    positive_gradient,
+    with_backward_rules,
+    with_gradient_of,
+)
 from xaibench.methods.cam import grad_cam
 
 Reduce = Literal["sum", "max", "abs_sum"]
@@ -196,7 +202,7 @@ def deconvolution(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> 
     """
 
     def rule(_: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        return keep(output, positive_gradient(x))
+        return with_gradient_of(output, positive_gradient(x))
 
     return over_channels(_by_rule(forward, pairs, rule), reduce)
 
@@ -224,7 +230,7 @@ def deep_lift(forward: Forward, pairs: Pairs, *, baseline: float = 0.0, reduce: 
     """(x - b) · m, with the multiplier m carried back like a gradient, but across a ReLU by the factor Δout / Δin.
 
     Δ = activation at x minus activation at b. Across max-pooling the difference of the maxima goes to the positions
-    that hold them. Only nn.ReLU and nn.MaxPool2d modules are rewired; with these the map sums to S_c(x) - S_c(b).
+    that hold them. Only nn.ReLU and nn.MaxPool2d modules get other gradients; with these the map sums to S_c(x) - S_c(b).
     captum gives the same but for two kinds of pools, where its maps do not sum up: those that follow a ReLU directly
     (it passes the plain gradient) and those that overlap (a position is paid by one of its windows only). Maps
     [P, H, W], logit units.
@@ -232,7 +238,7 @@ def deep_lift(forward: Forward, pairs: Pairs, *, baseline: float = 0.0, reduce: 
     images = forward.images
     both = torch.cat([images, torch.full_like(images, baseline)])
     rules = every(forward.classifier.module, {nn.ReLU: _rescale, nn.MaxPool2d: _rescale_pool})
-    with rewired(forward.classifier.module, rules):
+    with with_backward_rules(forward.classifier.module, rules):
         rows = torch.arange(len(images), device=images.device).repeat(2)
         multiplier = forward.at(both, rows=rows).gradients(pairs, "input")
     return over_channels((images - baseline)[pairs.image] * multiplier, reduce)
@@ -245,7 +251,7 @@ def _rescale(_: nn.Module, x: Tensor, output: Tensor) -> Tensor:
     change_in, change_out = _change(x.detach()), _change(output.detach())
     equal = change_in.abs() < NEARLY_EQUAL
     slope = (change_out / change_in).where(~equal, 0)
-    return torch.where(equal, output, keep(output, x * slope))
+    return torch.where(equal, output, with_gradient_of(output, x * slope))
 
 
 def _rescale_pool(module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
@@ -264,7 +270,7 @@ def _rescale_pool(module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         (half.gather(2, at_x) * (highest - out_b).flatten(2) + half.gather(2, at_b) * (out_x - highest).flatten(2))
         for half in per_unit.chunk(2)
     ]
-    return keep(output, torch.cat(carried).view_as(output))
+    return with_gradient_of(output, torch.cat(carried).view_as(output))
 
 
 def _change(both: Tensor) -> Tensor:
@@ -277,10 +283,10 @@ def _guided(forward: Forward, pairs: Pairs) -> Tensor:
     return _by_rule(forward, pairs, lambda _, __, output: positive_gradient(output))
 
 
-def _by_rule(forward: Forward, pairs: Pairs, rule: Rule) -> Tensor:
+def _by_rule(forward: Forward, pairs: Pairs, rule: BackwardRule) -> Tensor:
     """Input gradients [P, C, H, W] with another rule at every nn.ReLU."""
     module = forward.classifier.module
-    with rewired(module, every(module, {nn.ReLU: rule})):
+    with with_backward_rules(module, every(module, {nn.ReLU: rule})):
         return forward.at(forward.images).gradients(pairs, "input")
 
 

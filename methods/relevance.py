@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation for convolutional networks, as gradients of a rewired pass.
+"""Layer-wise relevance propagation for convolutional networks, as gradients of a pass with other backward rules.
 
 Relevance is carried as R = a · m, a an activation and m its multiplier; at the logit m = 1. A layer with a rule turns
 m of its output into m of its input. Everything else passes m back like a gradient, which IS the epsilon rule with
@@ -18,10 +18,16 @@ from xaibench.core.errors import IncompatibleError
 from xaibench.core.registry import method
 from xaibench.core.registry.bounds import NotNegative, OneOrMore
 from xaibench.forward import Forward, Pairs
-from xaibench.forward.propagation.backward_rules import Rule, keep, normalisations, rewired
+from xaibench.forward.propagation.backward_rules import (
+    BackwardRule,
+    batch_norms_after_convolutions,
+    with_backward_rules,
+    with_gradient_of,
+)
+from xaibench.models.structure import batch_norm_affine
 
 Bias = Literal["weight", "kept"]
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest logit: the rewired pass rounds differently
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest logit: the pass with rules rounds differently
 
 
 @method(
@@ -59,8 +65,8 @@ def lrp(
     passes relevance through means and additions that are called as functions as if it were a gradient.
     """
     classifier = forward.classifier
-    norms, convolutions = normalisations(classifier, forward.images[:1])
-    rules: dict[nn.Module, Rule] = dict.fromkeys(norms.values(), _passed)
+    norms, convolutions = batch_norms_after_convolutions(classifier.module, forward.images[:1])
+    rules: dict[nn.Module, BackwardRule] = dict.fromkeys(norms.values(), _passed)
     for index, module in enumerate(convolutions):
         own = "epsilon" if index == 0 and first == "epsilon" else rule
         rules[module] = _Rule(own, eps, gamma, alpha, bias, norms.get(module))
@@ -68,7 +74,7 @@ def lrp(
         if type(module) is nn.Linear:
             rules[module] = _Rule("epsilon", eps, gamma, alpha, bias, None)
     twin = forward.at(forward.images)
-    with rewired(classifier.module, rules):
+    with with_backward_rules(classifier.module, rules):
         multiplier = twin.gradients(pairs, layer)
     deviation = (twin.logits - forward.logits).abs().max()
     if not deviation <= TOLERANCE.get(forward.images.dtype, 0.1) * forward.logits.abs().max().clamp(min=1):
@@ -113,7 +119,7 @@ class _Rule:
             parts = self._share(linear(x, w_plus, bias if self.bias == "kept" else b_plus), z)
         else:
             parts = self._share(linear(x, weight, bias), z)
-        return keep(z, parts)
+        return with_gradient_of(z, parts)
 
     def _share(self, parts: Tensor, z: Tensor) -> Tensor:
         """`parts`, a sum over inputs, scaled so that it is z: its gradient shares z out in proportion."""
@@ -127,12 +133,8 @@ def _merged(module: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None) -> tuple
     bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach()
     if norm is None:
         return weight, bias
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = (norm.running_var + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight.detach()
-    shift = (bias - norm.running_mean) * scale
-    return weight * scale[:, None, None, None], shift if norm.bias is None else shift + norm.bias.detach()
+    scale, shift = batch_norm_affine(norm, bias)
+    return weight * scale[:, None, None, None], shift
 
 
 def _passed(module: nn.Module, x: Tensor, output: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from xaibench.core.registry import method
 from xaibench.forward import Forward, Pairs, Plan
+from xaibench.models.structure import batch_norm_affine
 
 
 @method(needs=("features", "gradients"), source="chen2020", cost="1 forward, 1 backward per label to the layer")
@@ -84,13 +85,10 @@ def _biases(forward: Forward) -> dict[str, Tensor]:
     for name, module in forward.classifier.module.named_modules():
         if isinstance(module, nn.Conv2d) and module.bias is not None:
             biases[name] = module.bias.detach()
-        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
-            scale = (module.running_var + module.eps).rsqrt()
-            scale = scale if module.weight is None else scale * module.weight.detach()
-            shift = -module.running_mean * scale
+        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
             # timm's normalisation with an activation of its own: its inner `drop` is where the two meet
             owner = f"{name}.drop" if isinstance(getattr(module, "drop", None), nn.Module) else name
-            biases[owner] = shift if module.bias is None else shift + module.bias.detach()
+            _, biases[owner] = batch_norm_affine(module)
     return biases
 
 

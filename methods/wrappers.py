@@ -17,6 +17,7 @@ from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.core.registry import method
 from xaibench.core.registry.bounds import Count, NotNegative, Positive
 from xaibench.forward import Forward, Pairs, Plan
+from xaibench.models.capabilities import require
 
 Explain = Callable[[Tensor, Pairs, Tensor], Tensor]
 RENAMED = {"method": "base"}
@@ -133,11 +134,9 @@ def _inner(forward: Forward, name: str, options: Mapping[str, Any] | None) -> Ex
     """`name` as a function of (images, pairs of them, the row of `forward` that each image comes from)."""
     entry, classifier = registry.methods[name], forward.classifier
     bound = entry.bind(dict(options or {}))
-    for need in entry.needs:
-        if need == "masks":
-            raise IncompatibleError(f"method {name} reads ground-truth masks, which other views of an image lack")
-        if need not in classifier.offers():
-            raise IncompatibleError(f"method {name} does not go with {classifier.name}: {classifier.lack(need)}")
+    if "masks" in entry.needs:
+        raise IncompatibleError(f"method {name} reads ground-truth masks, which other views of an image lack")
+    require(classifier, entry)
     plan = Plan.of(classifier, entry.needs, bound)
 
     def explain(images: Tensor, pairs: Pairs, rows: Tensor) -> Tensor:

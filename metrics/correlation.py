@@ -24,7 +24,7 @@ from xaibench.core.chunks import map_chunks
 from xaibench.core.registry import metric
 from xaibench.core.registry.bounds import AtLeastTwo, Count, InnerFraction, Positive, PositiveFraction
 from xaibench.evaluation import Evaluation
-from xaibench.evaluation.perturbation import Removal, Score, Static, Units, clean, read, remover, units
+from xaibench.evaluation.perturbation import Output, Removal, Static, Units, outputs, remover, units
 
 Similarity = Literal["pearson", "spearman"]
 Choose = Callable[[Tensor, Tensor], Tensor]  # pair [n], sample [n] -> removed bool [n, c, H, W]
@@ -36,7 +36,7 @@ ROUNDING = 16  # units in the last place of a score below which a drop is none
 
 
 def effects(
-    evaluation: Evaluation, attribution: Tensor, samples: int, choose: Choose, baseline: Static, score: Score
+    evaluation: Evaluation, attribution: Tensor, samples: int, choose: Choose, baseline: Static, score: Output
 ) -> tuple[Tensor, Tensor]:
     """Relevance removed and drop of the score, both double [P, S], one forward per pair and sample.
 
@@ -45,19 +45,22 @@ def effects(
         choose: what each sample removes
     """
     pair, sample = _every(evaluation, samples)
-    remove = remover(evaluation, Removal(baseline))
+    remove = remover(evaluation.forward, evaluation.pairs, Removal(baseline))
 
     def relevance(rows: Tensor) -> Tensor:
         removed = choose(pair[rows], sample[rows])
         return torch.where(removed, attribution[pair[rows]], 0).double().flatten(1).sum(1)
 
-    after = read(evaluation, pair, lambda rows: remove(pair[rows], choose(pair[rows], sample[rows])))
-    return _per_pair(evaluation, relevance, pair, samples), drops(evaluation, after.own(score), score, samples)
+    def without(rows: Tensor) -> Tensor:
+        return remove(pair[rows], choose(pair[rows], sample[rows]))
+
+    after = outputs(evaluation.forward, evaluation.pairs, pair, without)
+    return _per_pair(evaluation, relevance, pair, samples), drops(evaluation, after.of(score), score, samples)
 
 
-def drops(evaluation: Evaluation, after: Tensor, score: Score, samples: int) -> Tensor:
+def drops(evaluation: Evaluation, after: Tensor, score: Output, samples: int) -> Tensor:
     """double [P, S]: f(x) - f(x'); exactly 0 where they differ by rounding only."""
-    before = clean(evaluation).own(score)[:, None]
+    before = evaluation.clean.of(score)[:, None]
     after = after.view(len(evaluation.pairs), samples)
     drop = before - after
     noise = ROUNDING * torch.finfo(drop.dtype).eps * before.abs().maximum(after.abs())
@@ -150,14 +153,14 @@ def faithfulness_correlation(
     unit: Literal["pixel", "patch"] = "patch",
     grid: Count = 14,
     baseline: Static = "zero",
-    score: Score = "logit",
+    score: Output = "logit",
 ) -> Tensor:
     """Pearson correlation over random subsets S of units of the relevance of S and the drop of the score without S.
 
     Rankings change with the size of the subsets, the unit, the baseline and the score. Criticism: subsets of pixels
     hardly move the score of a natural image, and 100 draws leave the correlation uncertain by about 0.1.
     """
-    partition = units(evaluation, unit, grid)
+    partition = units(evaluation.forward.images, evaluation.pairs, unit, grid)
     chosen = _subsets(evaluation, partition.total, samples, fraction, "faithfulness_correlation")
     u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), baseline, score)
     return _defined(evaluation, correlate(u, v, "pearson"))
@@ -179,14 +182,14 @@ def mu_fidelity(
     fraction: InnerFraction = 0.2,
     grid: Count = 9,
     baseline: Static = "zero",
-    score: Score = "logit",
+    score: Output = "logit",
 ) -> Tensor:
     """Spearman correlation over random subsets of the cells of a grid of their relevance and the drop without them.
 
     Rankings change with the grid and the fraction. Criticism: one property with `faithfulness_correlation`: report one
     of them; cells with holes are unlike any training image.
     """
-    partition = units(evaluation, "patch", grid)
+    partition = units(evaluation.forward.images, evaluation.pairs, "patch", grid)
     chosen = _subsets(evaluation, partition.total, samples, fraction, "mu_fidelity")
     u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), baseline, score)
     return _defined(evaluation, correlate(u, v, "spearman"))
@@ -207,7 +210,7 @@ def faithfulness_estimate(
     *,
     steps: AtLeastTwo = 32,
     baseline: Static = "zero",
-    score: Score = "logit",
+    score: Output = "logit",
     similarity: Similarity = "pearson",
 ) -> Tensor:
     """Correlation over `steps` blocks of pixels of like relevance, each removed ALONE, of its relevance and the drop.
@@ -234,7 +237,7 @@ def faithfulness_estimate(
     cost="a forward per pair and step",
 )
 def monotonicity_correlation(
-    evaluation: Evaluation, *, steps: AtLeastTwo = 32, baseline: Static = "zero", score: Score = "probability"
+    evaluation: Evaluation, *, steps: AtLeastTwo = 32, baseline: Static = "zero", score: Output = "probability"
 ) -> Tensor:
     """Spearman correlation over blocks of pixels of sum |a| and (f(x) - f(x without the block))^2.
 
@@ -251,7 +254,7 @@ def monotonicity_correlation(
 
 
 def _sorted_blocks(evaluation: Evaluation, values: Tensor, steps: int, order: Literal["morf", "lerf"]) -> Choose:
-    partition = units(evaluation, "pixel", 1)
+    partition = units(evaluation.forward.images, evaluation.pairs, "pixel", 1)
     total = torch.full((len(values),), partition.total, device=values.device)
     return blocks(partition.ranks(values, order), Removal(steps=steps).counts(total))
 
@@ -277,7 +280,7 @@ def infidelity(
     sigma: Positive = 0.1,
     baseline: Static = "zero",
     normalise: bool = True,
-    score: Score = "logit",
+    score: Output = "logit",
 ) -> Tensor:
     """Mean squared error with which relevance predicts the drop: mean_S (beta u - v)^2.
 
@@ -306,7 +309,7 @@ def squared_error(u: Tensor, v: Tensor, normalise: bool) -> Tensor:
 
 
 def noise_effects(
-    evaluation: Evaluation, attribution: Tensor, samples: int, noise: Choose, score: Score
+    evaluation: Evaluation, attribution: Tensor, samples: int, noise: Choose, score: Output
 ) -> tuple[Tensor, Tensor]:
     """sum I a and f(x) - f(x - I), double [P, S], for noise I [n, c, H, W] of pairs and samples."""
     pair, sample = _every(evaluation, samples)
@@ -315,8 +318,11 @@ def noise_effects(
     def product(rows: Tensor) -> Tensor:
         return (noise(pair[rows], sample[rows]) * attribution[pair[rows]]).double().flatten(1).sum(1)
 
-    after = read(evaluation, pair, lambda rows: images[rows_of[pair[rows]]] - noise(pair[rows], sample[rows]))
-    return _per_pair(evaluation, product, pair, samples), drops(evaluation, after.own(score), score, samples)
+    def noisy(rows: Tensor) -> Tensor:
+        return images[rows_of[pair[rows]]] - noise(pair[rows], sample[rows])
+
+    after = outputs(evaluation.forward, evaluation.pairs, pair, noisy)
+    return _per_pair(evaluation, product, pair, samples), drops(evaluation, after.of(score), score, samples)
 
 
 def _noise(evaluation: Evaluation, sigma: float) -> Choose:
@@ -362,7 +368,7 @@ def _squares(evaluation: Evaluation, samples: int, side: float) -> Choose:
     cost="1 forward per pair",
     invariant=(),
 )
-def completeness_gap(evaluation: Evaluation, *, baseline: Static = "zero", score: Score = "logit") -> Tensor:
+def completeness_gap(evaluation: Evaluation, *, baseline: Static = "zero", score: Output = "logit") -> Tensor:
     """|sum a - (f(x) - f(b))|: what a map leaves unsaid, or says too much, of the difference to a baseline image b.
 
     The sum is over the raw map at its own resolution. Only methods that share out a score (integrated gradients,
@@ -374,14 +380,14 @@ def completeness_gap(evaluation: Evaluation, *, baseline: Static = "zero", score
     return gap(evaluation, baseline, score).abs()
 
 
-def gap(evaluation: Evaluation, baseline: Static, score: Score) -> Tensor:
+def gap(evaluation: Evaluation, baseline: Static, score: Output) -> Tensor:
     """[P]: sum a - (f(x) - f(b))."""
-    remove = remover(evaluation, Removal(baseline))
+    remove = remover(evaluation.forward, evaluation.pairs, Removal(baseline))
     rows = torch.arange(len(evaluation.pairs), device=evaluation.maps.device)
     everything = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=evaluation.maps.device)
     height, width = evaluation.forward.images.shape[-2:]
-    after = read(evaluation, rows, lambda pair: remove(pair, everything.expand(len(pair), 1, height, width)))
-    difference = clean(evaluation).own(score) - after.own(score)
+    after = evaluation.outputs(lambda pair: remove(pair, everything.expand(len(pair), 1, height, width)), rows)
+    difference = evaluation.clean.of(score) - after.of(score)
     total = evaluation.maps.double().sum((1, 2)).to(difference.dtype)
     return total - difference
 
@@ -405,7 +411,7 @@ def bias_ratio(evaluation: Evaluation) -> Tensor:
     Rankings change with the scale of the map. Criticism: a small b says that biases matter little to the logit, not
     that the map finds what matters.
     """
-    logit = clean(evaluation).logit.double()
+    logit = evaluation.clean.logit.double()
     bias = logit - evaluation.maps.double().sum((1, 2))
     undefined = bias.isnan() | (logit == 0)
     return torch.stack([bias.abs(), logit.abs()], 1).masked_fill(undefined[:, None], torch.nan)

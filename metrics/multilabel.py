@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 
 from xaibench.core.registry import metric
-from xaibench.evaluation import Evaluation, Labels, Normalise, Probe, Space
+from xaibench.evaluation import Evaluation, Normalise, Space
+from xaibench.evaluation.perturbation import Outputs
+from xaibench.forward.forward import Labels
 
 Lone = Literal["zero", "undefined"]
 
@@ -40,7 +42,7 @@ def loss(before: Tensor, after: Tensor) -> Tensor:
     return (before - after).relu() / before
 
 
-def loss_of_others(evaluation: Evaluation, probe: Probe, labels: Labels, lone: Lone) -> Tensor:
+def loss_of_others(evaluation: Evaluation, probe: Outputs, labels: Labels, lone: Lone) -> Tensor:
     """Mean relative loss over the image's other labels: sum_{n in C, n != c} loss_n / max(1, |C| - 1)."""
     others = evaluation.others(labels)
     losses = torch.where(others, loss(evaluation.probabilities, probe.probabilities), 0)

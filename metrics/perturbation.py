@@ -22,7 +22,7 @@ from torch import Tensor
 from xaibench.core.registry import metric
 from xaibench.core.registry.bounds import AtLeastTwo, Count, NotNegative, Odd, Positive, PositiveFraction
 from xaibench.evaluation import Evaluation
-from xaibench.evaluation.perturbation import Baseline, Curve, Order, Removal, Score, Static, Unit
+from xaibench.evaluation.perturbation import Baseline, Curve, Order, Output, Removal, Static, Unit
 
 CURVE = "a forward per pair and step, shared by all with the same order, baseline, unit and steps"
 BOTH = f"two curves; {CURVE}"
@@ -47,7 +47,7 @@ def deletion(
     order: Order = "morf",
     unit: Unit = "pixel",
     grid: Count = 8,
-    score: Score = "probability",
+    score: Output = "probability",
     blur_kernel: Odd = 11,
     blur_sigma: Positive = 5.0,
 ) -> Tensor:
@@ -58,7 +58,7 @@ def deletion(
     """
     removal = Removal(baseline, unit, grid, steps, kernel=blur_kernel, sigma=blur_sigma)
     curve = evaluation.curve(order, removal)
-    return curve.auc(curve.own(score))
+    return curve.auc(curve.of(score))
 
 
 @metric(
@@ -79,7 +79,7 @@ def insertion(
     order: Order = "morf",
     unit: Unit = "pixel",
     grid: Count = 8,
-    score: Score = "probability",
+    score: Output = "probability",
     blur_kernel: Odd = 11,
     blur_sigma: Positive = 5.0,
 ) -> Tensor:
@@ -93,7 +93,7 @@ def insertion(
     removal = Removal(baseline, unit, grid, steps, kernel=blur_kernel, sigma=blur_sigma)
     opposite: dict[Order, Order] = {"morf": "lerf", "lerf": "morf", "random": "random"}
     curve = evaluation.curve(opposite[order], removal)
-    return curve.auc(curve.own(score))
+    return curve.auc(curve.of(score))
 
 
 @metric(
@@ -112,7 +112,7 @@ def srg(
     steps: Count | None = 32,
     unit: Unit = "pixel",
     grid: Count = 8,
-    score: Score = "probability",
+    score: Output = "probability",
     blur_kernel: Odd = 11,
     blur_sigma: Positive = 5.0,
 ) -> Tensor:
@@ -126,7 +126,7 @@ def srg(
     """
     removal = Removal(baseline, unit, grid, steps, kernel=blur_kernel, sigma=blur_sigma)
     morf, lerf = evaluation.curve("morf", removal), evaluation.curve("lerf", removal)
-    return lerf.auc(lerf.own(score)) - morf.auc(morf.own(score))
+    return lerf.auc(lerf.of(score)) - morf.auc(morf.of(score))
 
 
 @metric(
@@ -147,7 +147,7 @@ def aopc(
     order: Order = "morf",
     unit: Unit = "patch",
     grid: Count = 8,
-    score: Score = "probability",
+    score: Output = "probability",
 ) -> Tensor:
     """Area over the curve of region perturbation: sum_k f(x) - f(x_k) over L removed regions, divided by L + 1.
 
@@ -178,7 +178,7 @@ def selectivity(
     order: Order = "morf",
     unit: Unit = "patch",
     grid: Count = 8,
-    score: Score = "probability",
+    score: Output = "probability",
 ) -> Tensor:
     """Area under the score while the most relevant regions are removed: f(x) minus the drop that `aopc` averages.
 
@@ -186,7 +186,7 @@ def selectivity(
     `aopc` and adds the clean score.
     """
     curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
-    return curve.auc(curve.own(score))
+    return curve.auc(curve.of(score))
 
 
 @metric(
@@ -205,7 +205,7 @@ def pixel_flipping(
     baseline: Baseline = "min",
     steps: Count = 32,
     order: Order = "morf",
-    score: Score = "probability",
+    score: Output = "probability",
 ) -> Tensor:
     """Area under the score after each of T steps, the first point left out: trapezoid over T points divided by T - 1.
 
@@ -216,7 +216,7 @@ def pixel_flipping(
     and an image with holes is unlike any training image.
     """
     curve = evaluation.curve(order, Removal(baseline, steps=steps))
-    return flipping_area(curve.own(score))
+    return flipping_area(curve.of(score))
 
 
 def flipping_area(values: Tensor) -> Tensor:
@@ -261,7 +261,7 @@ def road(
 
 def after_removal(curve: Curve, score: Literal["probability", "logit", "accuracy"]) -> Tensor:
     """[P]: the mean over the points of a curve after the first."""
-    return (curve.decided if score == "accuracy" else curve.own(score))[:, 1:].mean(1)
+    return (curve.decided if score == "accuracy" else curve.of(score))[:, 1:].mean(1)
 
 
 @metric(
@@ -279,7 +279,7 @@ def irof(
     baseline: Baseline = "mean",
     grid: Count = 10,
     per_segment: bool = True,
-    score: Score = "probability",
+    score: Output = "probability",
 ) -> Tensor:
     """Area over the relative score while n superpixels are removed: n - trapezoid of f(x_k) / f(x) over k = 1..n.
 
@@ -292,10 +292,10 @@ def irof(
     return segment_area(evaluation.curve("morf", Removal(baseline, "segment", grid, None)), score, per_segment)
 
 
-def segment_area(curve: Curve, score: Score, per_segment: bool) -> Tensor:
+def segment_area(curve: Curve, score: Output, per_segment: bool) -> Tensor:
     """[P]: the area over a curve of removals one at a time, relative to its first point."""
     n = curve.valid.sum(1) - 1
-    relative = torch.where(curve.valid, curve.own(score) / curve.own(score)[:, :1], 0)
+    relative = torch.where(curve.valid, curve.of(score) / curve.of(score)[:, :1], 0)
     last = relative.gather(1, n[:, None])[:, 0]
     area = n - (relative[:, 1:].sum(1) - relative[:, 1] / 2 - last / 2)
     return area / n if per_segment else area
@@ -326,10 +326,8 @@ def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "n
     present = evaluation.forward.ground_truth.labels_for("perturbation_auc")
     removal = Removal("black", steps=None, fractions=TENTHS)
     curve = evaluation.curve("morf" if polarity == "positive" else "lerf", removal)
-    undefined = curve.predicted.isnan()
-    predicted = curve.predicted.masked_fill(undefined, 0).long()
-    hits = present[evaluation.pairs.image].gather(1, predicted).to(curve.predicted.dtype)
-    hits = hits.masked_fill(undefined, torch.nan)
+    hits = present[evaluation.pairs.image].gather(1, curve.predicted).to(curve.logits.dtype)
+    hits = hits.masked_fill(curve.undefined, torch.nan)
     return 100 * torch.trapezoid(hits, dx=0.1, dim=1)
 
 
@@ -350,7 +348,7 @@ def confidence_change(
     report: Literal["change", "accuracy"] = "change",
     baseline: Static = "zero",
     order: Order = "morf",
-    score: Score = "probability",
+    score: Output = "probability",
 ) -> Tensor:
     """What removing the top k % of the pixels does: (f(x) - f(x_k)) / f(x), or whether the label is still decided.
 
@@ -363,7 +361,7 @@ def confidence_change(
     curve = evaluation.curve(order, Removal(baseline, steps=None, fractions=(fraction,)))
     if report == "accuracy":
         return curve.decided[:, 1]
-    return curve.drop(score)[:, 1] / curve.own(score)[:, 0]
+    return curve.drop(score)[:, 1] / curve.of(score)[:, 0]
 
 
 @metric(
@@ -384,7 +382,7 @@ def selectivity_gap(
     order: Order = "morf",
     unit: Unit = "pixel",
     grid: Count = 8,
-    score: Score = "probability",
+    score: Output = "probability",
 ) -> Tensor:
     """What removing "c" does to c minus what it does to the others: area of f_c(x) - f_c(x_k) - mean_n(same of n).
 
@@ -395,5 +393,5 @@ def selectivity_gap(
     apart by any map, and images with one label say nothing.
     """
     curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
-    others = curve.others(score)
+    others = curve.of_others(score)
     return curve.auc(curve.drop(score) - (others[:, :1] - others))

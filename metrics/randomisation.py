@@ -150,17 +150,7 @@ def cascade(classifier: Classifier, depths: int, seed: int) -> Iterator[Classifi
     for done, name in enumerate(layers, 1):
         redraw(module.get_submodule(name), name, seed)
         if done in stops:
-            random = Classifier(
-                module,
-                activation=classifier.activation,
-                layer=classifier.anatomy.last,
-                threshold=classifier.threshold,
-                preprocess=classifier.preprocess,
-                name=f"{classifier.name} (random)",
-                trained=False,
-            )
-            random.chunk = classifier.chunk
-            yield random
+            yield classifier.with_module(module, name=f"{classifier.name} (random)")
 
 
 def _resettable(layer: nn.Module) -> bool:

@@ -337,7 +337,7 @@ def test_a_mended_sample_of_old_records_is_said_to_be_one(root: Path, pets: Path
     again = run("--plugin", str(pets), "--max-bad-samples", "1")
     assert again.code == 0
     assert again.scores["n_error"].tolist() == [1]
-    assert "could not be read when its records were made; it can be now" in again.bad["problem"][0]
+    assert "could not be read when its records were made; it can be read now" in again.bad["problem"][0]
 
 
 def test_a_long_list_is_cut_short_in_the_sentence(root: Path, run: Callable[..., Told]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,13 @@ from torch import nn
 
 import xaibench
 from xaibench.core.errors import IncompatibleError, MissingError, UsageError
-from xaibench.models.architectures import create_module, read_checkpoint
+from xaibench.data.preprocess import Preprocess
+from xaibench.models.architectures import create_module
+from xaibench.models.capabilities import offers
+from xaibench.models.checkpoints import read_checkpoint
 from xaibench.models.classifier import Classifier
 from xaibench.models.factory import load_classifier
+from xaibench.models.structure import evaluation_mode
 
 QUICK = [
     ("resnet18", "layer4", True),
@@ -43,15 +48,15 @@ def look(name: str, last: str | None, linear: bool) -> None:
     module = create_module(name, num_classes=5)
     classifier = Classifier(module, name=name)
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    anatomy = classifier.inspect(x)
+    structure = classifier.inspect(x)
     forward = xaibench.Forward(classifier, x)
     features = forward.features("last")
     assert features.ndim == 4
     if last is not None:
-        assert anatomy.last == last
-    assert ("linear_head" in classifier.offers()) == linear
+        assert structure.target_layer == last
+    assert ("linear_head" in offers(classifier)) == linear
     if linear:
-        head = module.get_submodule(str(anatomy.head))
+        head = module.get_submodule(str(structure.head))
         predicted = features.mean((2, 3)) @ classifier.head_weight.T + head.bias.detach()
         torch.testing.assert_close(predicted, forward.logits, rtol=1e-3, atol=1e-4)
     pairs = xaibench.Pairs([0, 1], [0, 4])
@@ -60,21 +65,55 @@ def look(name: str, last: str | None, linear: bool) -> None:
 
 
 @pytest.mark.parametrize(("name", "last", "linear"), QUICK)
-def test_anatomy(name: str, last: str | None, linear: bool) -> None:
+def test_structure(name: str, last: str | None, linear: bool) -> None:
     look(name, last, linear)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "last", "linear"), SLOW)
-def test_anatomy_of_the_zoo(name: str, last: str | None, linear: bool) -> None:
+def test_structure_of_the_zoo(name: str, last: str | None, linear: bool) -> None:
     look(name, last, linear)
 
 
 def test_a_named_layer_wins() -> None:
     classifier = Classifier(create_module("test_resnet", num_classes=4), layer="layer2")
     x = torch.randn(1, 3, 64, 64)
-    assert classifier.inspect(x).last == "layer2"
+    assert classifier.inspect(x).target_layer == "layer2"
     assert classifier.inspect(x).head is None  # logits are not linear in layer2
+
+
+def test_another_module_under_the_same_settings() -> None:
+    first, second = create_module("test_resnet", num_classes=4), create_module("test_resnet", num_classes=4)
+    classifier = Classifier(
+        first, activation="softmax", layer="layer2", threshold=0.2, preprocess=Preprocess((64, 64)), name="a"
+    )
+    classifier.chunk = 5
+    other = classifier.with_module(second, name="b")
+    assert other.module is second
+    assert other.inspect(torch.randn(1, 3, 64, 64)).target_layer == "layer2"
+    assert (other.activation, other.threshold, other.preprocess) == ("softmax", 0.2, classifier.preprocess)
+    assert (other.name, other.trained, other.chunk) == ("b", False, 5)
+    assert classifier.with_module(second, trained=True).trained
+
+
+def test_evaluation_mode_is_left_as_it_was_found() -> None:
+    module = create_module("test_resnet", num_classes=4).train()
+    module.get_submodule("layer1").eval()
+    module.get_submodule("conv1").requires_grad_(False)
+    modes = [m.training for m in module.modules()]
+    frozen = [p.requires_grad for p in module.parameters()]
+    with contextlib.suppress(KeyError), evaluation_mode(module):
+        assert not any(m.training for m in module.modules())
+        assert not any(p.requires_grad for p in module.parameters())
+        raise KeyError
+    assert modes == [m.training for m in module.modules()]
+    assert frozen == [p.requires_grad for p in module.parameters()]
+
+
+def test_a_model_without_a_grid_is_named() -> None:
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    with pytest.raises(UsageError, match="model flat: no layer with a spatial grid was found; name one with layer="):
+        Classifier(flat, name="flat").inspect(torch.randn(1, 3, 2, 2))
 
 
 def test_a_layer_that_is_not_there() -> None:
@@ -178,6 +217,52 @@ def test_unknown_models_and_options() -> None:
         load_classifier("resnet5O")
     with pytest.raises(UsageError, match="does not take these options"):
         load_classifier("test_resnet", options={"no_such_option": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("test_resnet", {"layers": [1]}, "does not take these options: .*ZeroDivisionError: float division by zero"),
+        ("test_resnet", {"block": 3}, "AttributeError: 'int' object has no attribute"),
+        ("test_resnet", {"act_layer": "nonsense"}, "KeyError: 'nonsense'"),
+        ("test_vit", {"embed_dim": 10**9}, "RuntimeError"),
+        ("shapes_vit", {"nonsense": 1}, "TypeError: .* an unexpected keyword argument 'nonsense'"),
+        ("shapes_vit", {"num_heads": 5}, "AssertionError"),
+        ("test_resnet", {"name": "x"}, "name is given beside the model's name, not among its options"),
+        ("test_resnet", {"pretrained": True}, "pretrained is given beside"),
+        ("test_resnet", {"extra_channels": "mean"}, "extra_channels is given beside"),
+        ("test_resnet", {"num_classes": 3}, "num_classes is given beside"),
+        ("test_resnet", {"checkpoint_path": "w.pth"}, "checkpoint_path is not allowed; give checkpoint beside"),
+    ],
+)
+def test_options_that_break_a_constructor(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        load_classifier(name, options=options)
+    assert "\n" not in str(error.value)
+    assert error.value.key == "options"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "message"),
+    [
+        ("resnet18", {"layers": []}, 64, "AttributeError: 'ResNet' object has no attribute 'layer1'"),
+        ("test_resnet", {"drop_rate": 7}, 64, "ValueError: dropout probability"),
+        ("test_vit", {"dynamic_img_size": False}, 64, r"AssertionError: Input height \(64\) doesn't match model"),
+    ],
+)
+def test_options_that_break_the_pass(name: str, options: dict[str, object], size: int, message: str) -> None:
+    classifier = load_classifier(name, options=options)
+    with pytest.raises(UsageError, match=rf"model {name} does not take images \[3, 64, 64\] \({message}"):
+        classifier.inspect(torch.randn(1, 3, size, size))
+
+
+def test_running_out_of_memory_is_no_mistake_of_the_user() -> None:
+    class Large(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("too much")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Classifier(Large()).inspect(torch.randn(1, 3, 8, 8))
 
 
 def test_untrained_weights_are_the_same_in_every_process() -> None:

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import xaibench
 from xaibench import run as run_suite
 from xaibench.cli.app import main
-from xaibench.runner.run_directory import resolved
+from xaibench.runner.benchmark import resolved
 from xaibench.suite import load_suite, shipped_suites
 
 SUITE = """\
@@ -78,8 +79,9 @@ def test_flags_change_the_suite(
     resolved = json.loads((out / "suite.resolved.json").read_text())
     assert resolved["seed"] == 4
     assert resolved["dataset"]["seed"] == 1
-    assert [m["name"] for m in resolved["metrics"]] == ["sparseness"]
-    assert "partial run" in (out / "leaderboard.csv").read_text()
+    board = (out / "leaderboard.csv").read_text()
+    assert board.splitlines()[0] == "model,method,sparseness,note"
+    assert "partial run" in board
 
 
 @pytest.mark.parametrize(
@@ -144,9 +146,24 @@ def test_lists_are_repeated_and_hold_commas_and_globs(
     out = tmp_path / "run"
     flags = ["--method", "cam, sal*", "--method", "random", "--metric", "average_drop,sparseness", "--model", "test_*"]
     assert call(monkeypatch, "run", suite, "--out", out, "--progress", "none", *flags) == 0
-    resolved = json.loads((out / "suite.resolved.json").read_text())
-    assert [m["as"] for m in resolved["methods"]] == ["cam", "saliency", "random"]
-    assert [m["as"] for m in resolved["metrics"]] == ["average_drop", "sparseness"]
+    rows = (out / "leaderboard.csv").read_text().splitlines()
+    assert rows[0].startswith("model,method,average_drop,sparseness")
+    assert [row.split(",")[1] for row in rows[1:]] == ["cam", "saliency", "random"]
+
+
+def test_a_filter_limits_the_work_and_not_the_table(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite.write_text(SUITE.replace("cam, raw_attention", "cam, grad_cam"))
+    out = tmp_path / "run"
+    command = ["run", suite, "--out", out, "--progress", "none"]
+    assert call(monkeypatch, *command, "--method", "grad_cam") == 0
+    assert len((out / "leaderboard.csv").read_text().splitlines()) == 2
+    assert call(monkeypatch, *command, "--method", "cam", "--metric", "sparseness") == 0
+    table = pd.read_csv(out / "leaderboard.csv").set_index("method")
+    assert table["sparseness"].notna().all()
+    assert table["average_drop"].notna().to_dict() == {"cam": False, "grad_cam": True}
+    assert "2 images" not in capsys.readouterr().err
 
 
 def test_several_suites_get_folders_of_their_names(
@@ -264,8 +281,12 @@ def test_failed_cells_end_with_3(
     monkeypatch.setattr(registry.methods, "_entries", dict(registry.methods._entries))
     assert call(monkeypatch, *arguments) == 3
     captured = capsys.readouterr()
-    assert "always_fails / average_drop: ValueError: on purpose" in captured.err
+    (last,) = [line for line in captured.err.splitlines() if line.startswith("failed: ")]
+    assert "test_resnet / always_fails: ValueError: on purpose (" in last
+    assert last.endswith("failing_plugin.py:7); 2 metrics are left out")
     assert "cam" in captured.out
+    assert "always_fails" in captured.out  # a row, marked
+    assert "failed" in (tmp_path / "run" / "leaderboard.csv").read_text().splitlines()[2]
     monkeypatch.delitem(sys.modules, "xaibench_plugin_failing_plugin")
 
 
@@ -335,6 +356,30 @@ def test_an_empty_suite_runs_nothing(tmp_path: Path, text: str) -> None:
             1,
             "3:10: model test_resnet: num_classes 3, but",
         ),
+        (
+            ("test_resnet,", "test_resnet, options: {layers: [1]},"),
+            "run",
+            2,
+            "3:39: model 'test_resnet' does not take these options: {{'layers': [1], 'num_classes': 8}} (ZeroDivisionError: ",
+        ),
+        (
+            ("test_resnet,", "test_resnet, options: {block: 3},"),
+            "validate",
+            1,
+            "3:39: model 'test_resnet' does not take these options: {{'block': 3, 'num_classes': 8}} (AttributeError: ",
+        ),
+        (
+            ("test_resnet,", "resnet18, options: {layers: []},"),
+            "run",
+            2,
+            "3:10: model resnet18 does not take images [3, 64, 64] (AttributeError: 'ResNet' object has no attribute ",
+        ),
+        (
+            ("test_resnet,", "test_resnet, options: {pretrained: true},"),
+            "run",
+            2,
+            "3:40: pretrained stands beside the model's name, not among its options",
+        ),
     ],
 )
 def test_what_needs_the_model_has_a_line_too(
@@ -369,7 +414,9 @@ def test_what_is_kept_for_compare(
 ) -> None:
     """`leaderboard` and `minimum_effect` change nothing today: they are written, and `show` says so."""
     suite.write_text(SUITE + "leaderboard: {reference: cam, rank_by: [sparseness]}\n")
-    written = json.loads(json.dumps(resolved(load_suite(suite))))
+    found = resolved(load_suite(suite), xaibench.load_dataset("shapes", samples=1))
+    written = json.loads(json.dumps(found))
+    assert written["class_names"][:2] == ["circle", "square"]
     assert written["leaderboard"] == {"reference": "cam", "rank_by": ["sparseness"]}
     assert [metric["minimum_effect"] for metric in written["metrics"]] == [0.005, 0.005]
     for name, key in (("sparseness", "minimum effect"), ("shapes-full", "leaderboard")):

@@ -47,8 +47,8 @@ def test_a_run_on_an_ascii_terminal(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     printed = done.stdout.decode("ascii")
-    assert "|cam " in printed
-    assert "^|" in printed.replace(" ", "")
+    assert "\ncam " in printed
+    assert "v" in printed.split("method")[1].split("cam")[0]
     assert "Köln" in (tmp_path / "run" / "leaderboard.md").read_text(encoding="utf-8")
     assert "title: Köln" in (tmp_path / "run" / "suite.yaml").read_text(encoding="utf-8")
 

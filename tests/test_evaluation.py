@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 
@@ -132,11 +133,11 @@ def test_evaluate_bad_input() -> None:
     assert empty["value"].isna().all()
 
 
-def test_a_score_of_rows_is_that_of_their_labels() -> None:
+def test_outputs_of_rows_are_those_of_their_labels() -> None:
     e = evaluation()
     expected = e.forward.classifier.probabilities(images()[PAIRS.image])
     for rows in ([2], [2, 1, 0], list(range(len(PAIRS)))):
-        found = e.score(lambda chunk: images()[PAIRS.image[chunk]], torch.tensor(rows))
+        found = e.outputs(lambda chunk: images()[PAIRS.image[chunk]], torch.tensor(rows))
         torch.testing.assert_close(found.probabilities, expected[rows])
         torch.testing.assert_close(found.confidence, expected[rows, PAIRS.label[rows]])
 
@@ -217,3 +218,27 @@ def test_void_is_no_label() -> None:
 def test_impossible_masks_are_refused(masks: torch.Tensor, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         xaibench.explain(build("cnn"), images(), PAIRS, method="oracle", masks=masks)
+
+
+def test_scores_of_batches_add_up() -> None:
+    """To the scores of all images, to the last digit; the mean of the batches' scores is another number."""
+    classifier, generator = build("cnn"), torch.Generator().manual_seed(0)
+    maps = torch.rand(len(PAIRS), 6, 8, dtype=torch.float64, generator=generator)
+    names = ["multi_label", "energy_pointing_game", "seed_miou"]
+    whole = xaibench.evaluate(classifier, images(), PAIRS, maps, names, masks=mask(), reduce="scores")
+    batches = []
+    for start in (0, 3, 6):
+        own = (PAIRS.image >= start) & (PAIRS.image < start + 3)
+        pairs = xaibench.Pairs(PAIRS.image[own] - start, PAIRS.label[own])
+        rows = slice(start, start + 3)
+        batches.append(
+            xaibench.evaluate(classifier, images()[rows], pairs, maps[own], names, masks=mask()[rows], reduce="sums")
+        )
+    for total in (sum(batches), sum(batches, xaibench.Scores()), batches[0] + batches[1] + batches[2]):
+        assert total.images == 8
+        pd.testing.assert_frame_equal(total.table, whole)
+    mean = pd.concat([batch.table for batch in batches]).groupby("metric")["value"].mean()
+    assert (mean - whole.set_index("metric")["value"]).abs()["f1_plus"] > 1e-3
+    other = xaibench.evaluate(classifier, images(), PAIRS, maps, ["sparseness"], reduce="sums")
+    with pytest.raises(UsageError, match="do not add up"):
+        batches[0] + other

@@ -150,7 +150,7 @@ def test_fail_fast_names_the_line(
     ]
     try:
         assert call(monkeypatch, *arguments) == 3
-        expected = "error: test_resnet / always_fails / average_drop: ValueError: on purpose (fast_plugin.py:11)\n"
+        expected = "error: test_resnet / always_fails: ValueError: on purpose (fast_plugin.py:11)\n"
         assert capsys.readouterr().err == expected
         assert call(monkeypatch, "--debug", *arguments) == 3
         with_debug = capsys.readouterr().err

@@ -14,10 +14,11 @@ from torch import nn
 
 import xaibench
 from xaibench.cli import figures
-from xaibench.cli.explain_image import Explained, choose_labels, explain_image, forward_of, stages, vgatt_by_depth
+from xaibench.cli.explain_image import Explained, choose_labels, explain_image, forward_of, vgatt_by_depth
 from xaibench.data.preprocess import Preprocess
 from xaibench.forward import Forward
 from xaibench.models.architectures import create_module
+from xaibench.models.structure import stages
 
 from .test_cli import call
 
@@ -239,20 +240,24 @@ def test_bias_terms_are_score_less_map(picture: Path, bundled: xaibench.Classifi
         maps = xaibench.explain(bundled, images, pairs, method="vgatt", layer=layer)
         found = torch.tensor([share.bias for share in shares if share.layer == layer])
         torch.testing.assert_close(found, logits - maps.sum((1, 2)), atol=1e-4, rtol=1e-4)
-    head = bundled.module.get_submodule(str(bundled.anatomy.head)).bias
+    head = bundled.module.get_submodule(str(bundled.structure.head)).bias
     last = torch.tensor([share.bias for share in shares[-2:]])
     torch.testing.assert_close(last, head[pairs.label].detach(), atol=1e-4, rtol=1e-4)  # all that a pooled head leaves
 
 
+def cuts(classifier: xaibench.Classifier) -> list[str]:
+    return stages(classifier.module, classifier.structure.target_layer, torch.zeros(1, 3, 64, 64))
+
+
 def test_stages_are_cuts_in_order_of_execution() -> None:
     resnet = small()
-    found = stages(resnet, torch.zeros(1, 3, 64, 64))
+    found = cuts(resnet)
     assert found[0] == "input"
     assert found[-4:] == ["layer1.0", "layer2.0", "layer3.0", "layer4.0"]
     assert not {"act1", "maxpool", "fc", "global_pool"} & set(found)
     vit = small("vit_tiny_patch16_224", 64, img_size=64, embed_dim=12, depth=2)
-    assert stages(vit, torch.zeros(1, 3, 64, 64)) == ["input", "blocks.0", "blocks.1", "norm"]
+    assert cuts(vit) == ["input", "blocks.0", "blocks.1", "norm"]
     swin = small(
         "swin_tiny_patch4_window7_224", 64, img_size=64, window_size=2, embed_dim=12, depths=(1, 1), num_heads=(1, 2)
     )
-    assert stages(swin, torch.zeros(1, 3, 64, 64)) == ["input", "patch_embed", "layers.0", "layers.1", "norm"]
+    assert cuts(swin) == ["input", "patch_embed", "layers.0", "layers.1", "norm"]

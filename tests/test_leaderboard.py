@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from xaibench.core.errors import UsageError
-from xaibench.results.leaderboard import COLUMNS, Leaderboard
+from xaibench.results.leaderboard import COLUMNS, Leaderboard, read_leaderboard
 
 
 def scores(**changes: Any) -> pd.DataFrame:
@@ -66,7 +69,7 @@ def test_notes() -> None:
     assert Leaderboard(scores()).notes == []
     board = Leaderboard(scores(untrained=True, partial=True, n_undefined=3, n_error=2))
     notes = " ".join(board.notes)
-    for words in ("mean nothing", "Partial run", "undefined for up to 3 pairs", "2 samples could not be read"):
+    for words in ("mean nothing", "Partial run", "undefined for up to 3 of ", "2 samples could not be read"):
         assert words in notes
     assert board.wide()["note"].str.contains("untrained").all()
 
@@ -81,3 +84,46 @@ def test_undefined_values_are_a_dash() -> None:
 def test_another_table_is_refused() -> None:
     with pytest.raises(UsageError, match="not a table of scores: the columns suite"):
         Leaderboard(pd.DataFrame({"model": []}))
+
+
+def wide(metrics: int) -> pd.DataFrame:
+    """Two models of two methods, with long names."""
+    names = [f"a_metric_of_a_long_name_{number}" for number in range(metrics)]
+    tables = [scores(metric=name, direction="lower", ci_low=0.01, ci_high=0.99) for name in names]
+    return pd.concat([table.drop_duplicates(["model", "method"]) for table in tables], ignore_index=True)
+
+
+def printed(board: Leaderboard, width: int, intervals: bool = False) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    for table in board.tables(width, intervals):
+        console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.mark.parametrize("width", [40, 80, 130])
+@pytest.mark.parametrize("intervals", [False, True])
+def test_no_number_and_no_name_is_cut(width: int, intervals: bool) -> None:
+    board = Leaderboard(wide(12))
+    text = printed(board, width, intervals)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for model, method in board.rows:
+        assert model in text
+        shown = [line for line in text.splitlines() if line.startswith(f"{method} ")]
+        assert shown
+    values = re.findall(r"\d\.\d{4}", text)
+    assert len(values) == len(board.scores) * (3 if intervals else 1)
+
+
+def test_runs_of_one_suite_become_one_table(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    table = scores()
+    table.iloc[:2].to_csv(first, index=False)
+    table.iloc[1:].to_csv(second, index=False)
+    pd.testing.assert_frame_equal(read_leaderboard([first, second]).scores, table, check_dtype=False)
+    table.assign(suite="other").to_csv(second, index=False)
+    both = read_leaderboard([first, second])
+    assert set(both.scores["model"].str.partition(" / ")[0]) == {"other", table["suite"][0]}
+    table.assign(fingerprint="another").to_csv(second, index=False)
+    with pytest.raises(UsageError, match="two runs have different scores for"):
+        read_leaderboard([first, second])

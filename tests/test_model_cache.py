@@ -12,12 +12,15 @@ from torch import nn
 
 import xaibench
 from xaibench.models import classifier as classifiers
-from xaibench.models import model_cache
+from xaibench.models import factory
 from xaibench.models.architectures import create_module
 from xaibench.models.classifier import Classifier
 from xaibench.models.factory import load_classifier
 from xaibench.models.model_cache import Identity, ModelCache
-from xaibench.models.structure import Anatomy
+from xaibench.models.structure import Structure, find_structure
+from xaibench.runner.settings import Settings
+
+from .test_cli import call
 
 SMALL: dict[str, Any] = {"num_classes": 4, "input": {"size": 64}}
 
@@ -47,27 +50,27 @@ def test_what_does_not_change_the_module_is_shared() -> None:
         assert other is not first
         assert other.module is first.module
         assert other.weights_hash == first.weights_hash
-    assert [c.anatomy.last for c in (first, *others[:3])] == ["layer4", "layer4", "layer4", "layer2"]
+    assert [c.structure.target_layer for c in (first, *others[:3])] == ["layer4", "layer4", "layer4", "layer2"]
     assert (others[0].activation, others[1].threshold) == ("softmax", 0.2)
     assert others[3].preprocess is not None
     assert others[3].preprocess.size == (96, 96)
 
 
-def test_the_anatomy_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_structure_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
-    dissect = classifiers.dissect
 
-    def counted(classifier: Classifier, image: torch.Tensor) -> Anatomy:
-        looks.append(classifier._layer)
-        return dissect(classifier, image)
+    def counted(module: nn.Module, layer: str | None, image: torch.Tensor) -> Structure:
+        looks.append(layer)
+        return find_structure(module, layer, image)
 
-    monkeypatch.setattr(classifiers, "dissect", counted)
+    monkeypatch.setattr(classifiers, "find_structure", counted)
     cache = ModelCache()
-    anatomies = [load(cache).anatomy, load(cache, threshold=0.2).anatomy, load(cache, activation="softmax").anatomy]
+    variants: list[dict[str, Any]] = [{}, {"threshold": 0.2}, {"activation": "softmax"}]
+    structures = [load(cache, **variant).structure for variant in variants]
     assert looks == [None]
-    assert anatomies[0] is anatomies[1] is anatomies[2]
-    assert load(cache, layer="layer2").anatomy.last == "layer2"
-    assert load(cache, input={"size": 96}).anatomy == anatomies[0]  # another size is another look
+    assert structures[0] is structures[1] is structures[2]
+    assert load(cache, layer="layer2").structure.target_layer == "layer2"
+    assert load(cache, input={"size": 96}).structure == structures[0]  # another size is another look
     assert looks == [None, "layer2", None]
 
 
@@ -175,21 +178,40 @@ metrics: [average_drop, {{name: mprt, layers: 2}}, sparseness]
 """
 
 
-def scores(tmp_path: Path, name: str, out: str) -> tuple[pd.DataFrame, list[nn.Module]]:
+def scores(tmp_path: Path, name: str, out: str, cache: ModelCache) -> tuple[pd.DataFrame, list[nn.Module]]:
     (tmp_path / "suite.yaml").write_text(SUITE.format(name=name))
-    run = xaibench.run(tmp_path / "suite.yaml", out=tmp_path / out)
+    run = xaibench.run(tmp_path / "suite.yaml", out=tmp_path / out, cache=cache)
     assert not run.outcome.failed
-    return run.scores, [prepared.classifier.module for prepared in run.outcome.prepared]
+    return run.scores, [model.classifier.module for model in run.outcome.models]
 
 
-def test_suites_share_and_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_cache, "SUITES", ModelCache())
-    first, modules = scores(tmp_path, "one", "first")
-    second, more = scores(tmp_path, "two", "second")
+def test_suites_share_and_nothing_changes(tmp_path: Path) -> None:
+    cache = ModelCache()
+    first, modules = scores(tmp_path, "one", "first", cache)
+    second, more = scores(tmp_path, "two", "second", cache)
     assert len({id(module) for module in (*modules, *more)}) == 1
-    monkeypatch.setattr(model_cache, "SUITES", ModelCache(size=0))
-    apart, own = scores(tmp_path, "one", "apart")
+    apart, own = scores(tmp_path, "one", "apart", ModelCache(size=0))
     assert len({id(module) for module in own}) == 2
     columns = [column for column in first.columns if column != "suite" and not column.startswith("seconds")]
     for other in (second, apart):
         pd.testing.assert_frame_equal(first[columns], other[columns])
+
+
+@pytest.mark.parametrize("verb", ["run", "validate"])
+def test_the_suites_of_one_command_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """... and the next command, or the next run from Python, builds its own."""
+    built = []
+
+    def counted(name: str, **options: Any) -> nn.Module:
+        built.append(name)
+        return create_module(name, **options)
+
+    monkeypatch.setattr(factory, "create_module", counted)
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(SUITE.format(name=name))
+    assert call(monkeypatch, verb, "one.yaml", "two.yaml") == 0
+    assert built == ["test_resnet"]
+    assert call(monkeypatch, verb, "one.yaml") == 0
+    assert built == ["test_resnet"] * 2
+    assert Settings().cache is not Settings().cache

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 import xaibench
 from xaibench.core.errors import UsageError
 from xaibench.core.timm_import import import_timm
-from xaibench.models import architectures, pretrained
-from xaibench.models.architectures import create_module, load_checkpoint, state_hash, stem_for
+from xaibench.models import pretrained
+from xaibench.models.architectures import create_module
+from xaibench.models.checkpoints import load_state, read_checkpoint, state_hash, stem_for
 from xaibench.models.classifier import Classifier
 from xaibench.models.factory import load_classifier
 from xaibench.models.training import read_recipe, train
@@ -66,7 +67,7 @@ def test_a_single_channel(colour: Path, rule: Any) -> None:
     torch.testing.assert_close(stem(classifier.module)[:, 0], RULES[rule](stored))
     assert classifier.preprocess is not None
     assert len(classifier.preprocess.mean) == len(classifier.preprocess.std) == 1
-    assert classifier.inspect(torch.randn(1, 1, 64, 64)).last == "layer4"
+    assert classifier.inspect(torch.randn(1, 1, 64, 64)).target_layer == "layer4"
 
 
 def test_six_channels_repeat_the_rule() -> None:
@@ -98,7 +99,7 @@ def test_a_checkpoint_that_has_the_channels_is_left_alone(tmp_path: Path) -> Non
         ({"in_chans": 4}, r"colour\.pth: conv1\.0\.weight takes 3 channels, the model 4; say with extra_channels how"),
         (
             {"in_chans": 1, "extra_channels": "zero"},
-            "zero would make a stem of 1 that sees nothing; allowed: copy_first",
+            "zero would make a stem of 1 of zeros only; allowed: copy_first",
         ),
         ({"in_chans": 4, "extra_channels": "mean", "num_classes": 5}, "does not fit the model"),
         ({"options": {"in_chans": 4}}, "in_chans is given beside the model's name, not among its options"),
@@ -127,7 +128,7 @@ def test_stems_of_other_families(name: str) -> None:
     """Found by shape, not by name: it is the one weight that the number of channels changes."""
     plain, wide = create_module(name, num_classes=2), create_module(name, num_classes=2, in_chans=4)
     before = plain.state_dict()
-    assert architectures.load_state(wide, before, "weights", extra_channels="copy_first") == []
+    assert load_state(wide, before, "weights", extra_channels="copy_first") == []
     (changed,) = [key for key, value in wide.state_dict().items() if value.shape != before[key].shape]
     torch.testing.assert_close(wide.state_dict()[changed][:, 3], before[changed][:, 0])
 
@@ -223,8 +224,8 @@ def test_a_stem_is_never_left_random_in_silence(colour: Path) -> None:
     """Fine-tuning skips a head of another size; a stem of other channels has to be decided."""
     module = create_module("test_resnet", num_classes=9, in_chans=4)
     with pytest.raises(UsageError, match=r"conv1\.0\.weight takes 3 channels, the model 4"):
-        load_checkpoint(module, colour, skip_different=True)
-    left = load_checkpoint(module, colour, skip_different=True, extra_channels="mean")
+        load_state(module, read_checkpoint(colour), "weights", skip_different=True)
+    left = load_state(module, read_checkpoint(colour), "weights", skip_different=True, extra_channels="mean")
     assert left == ["fc.weight", "fc.bias"]
 
 
@@ -236,7 +237,7 @@ def test_hash_is_that_of_the_weights(colour: Path, tmp_path: Path) -> None:
 
     state = torch.load(colour, weights_only=True)
     save_file(state, tmp_path / "w.safetensors")
-    assert state_hash(architectures.read_checkpoint(tmp_path / "w.safetensors")) == state_hash(state)
+    assert state_hash(read_checkpoint(tmp_path / "w.safetensors")) == state_hash(state)
     module = create_module("test_resnet", num_classes=4)
     module.load_state_dict(state)
     assert Classifier(module).weights_hash == state_hash(state)

@@ -18,7 +18,7 @@ from xaibench.data.ground_truth import GroundTruth
 from xaibench.data.preprocess import Preprocess
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import measure
-from xaibench.evaluation.perturbation import Baseline, Removal, Unit, blur, remover, units
+from xaibench.evaluation.perturbation import Baseline, Removal, Remove, Unit, blur, remover, units
 from xaibench.evaluation.perturbation.imputation import impute
 from xaibench.evaluation.perturbation.superpixels import slic
 from xaibench.forward import Forward, Pairs
@@ -29,6 +29,10 @@ FAMILIES = [name for name in registry.metrics if registry.metrics[name].group in
 QUICK = {  # a few steps and samples are as good as many for what is tested here
     "steps": 3, "samples": 5, "grid": 3,
 }  # fmt: skip
+
+
+def remover_of(own: Evaluation, removal: Removal) -> Remove:
+    return remover(own.forward, own.pairs, removal)
 
 
 def network(channels: int = 3) -> nn.Sequential:
@@ -139,16 +143,16 @@ def test_slow_twin(order: Any, activation: Any) -> None:
                 logits = module(changed[None])
             scores = activate(logits)[0]
             assert float(curve.logit[p, t]) == pytest.approx(float(logits[0, label]))
-            assert float(curve.probability[p, t]) == pytest.approx(float(scores[label]))
+            assert float(curve.confidence[p, t]) == pytest.approx(float(scores[label]))
             assert float(curve.removed[p, t]) == pytest.approx(count / (HEIGHT * WIDTH))
             assert int(curve.predicted[p, t]) == int(scores.argmax())
             decided = scores[label] > 0.3 if activation == "sigmoid" else scores.argmax() == label
             assert bool(curve.decided[p, t]) == bool(decided)
             if detected:
-                assert float(curve.others_probability[p, t]) == pytest.approx(float(scores[detected].mean()))
-                assert float(curve.others_logit[p, t]) == pytest.approx(float(logits[0, detected].mean()))
+                assert float(curve.of_others("probability")[p, t]) == pytest.approx(float(scores[detected].mean()))
+                assert float(curve.of_others("logit")[p, t]) == pytest.approx(float(logits[0, detected].mean()))
             else:
-                assert curve.others_probability[p, t].isnan()
+                assert curve.of_others("probability")[p, t].isnan()
 
 
 def test_selectivity_gap() -> None:
@@ -157,7 +161,7 @@ def test_selectivity_gap() -> None:
     curve = own.curve("morf", Removal(steps=5))
     gap = value("selectivity_gap", own, steps=5)
     for p in range(len(PAIRS)):
-        difference = curve.probability[p] - curve.others_probability[p]
+        difference = curve.confidence[p] - curve.of_others("probability")[p]
         expected = np.trapezoid((difference[0] - difference).numpy()) / 5
         assert gap[p].numpy() == pytest.approx(expected, nan_ok=True)
     lone = own.forward.detected[PAIRS.image].sum(1) - own.forward.detected[PAIRS.image, PAIRS.label].int() == 0
@@ -167,7 +171,7 @@ def test_selectivity_gap() -> None:
 def test_confidence_change() -> None:
     own = evaluation()
     curve = own.curve("morf", Removal(steps=None, fractions=(0.25,)))
-    y, after = own.confidence, curve.probability[:, 1]
+    y, after = own.confidence, curve.confidence[:, 1]
     torch.testing.assert_close(value("confidence_change", own, fraction=0.25), (y - after) / y)
     accuracy = value("confidence_change", own, fraction=0.25, report="accuracy")
     torch.testing.assert_close(accuracy, (after > 0.5).double())
@@ -193,14 +197,14 @@ def test_direction_follows_the_order() -> None:
 def test_every_baseline_and_unit(baseline: Any, unit: Any) -> None:
     """The same alone as in a batch, and different from one baseline to the next."""
     removal = Removal(baseline, unit, 3, steps=4)
-    whole = evaluation().curve("morf", removal).probability
+    whole = evaluation().curve("morf", removal).confidence
     assert whole.isfinite().all()
     one = Forward(classifier(), images()[2:], ids=["2"])
-    alone = Evaluation(one, Pairs([0, 0], PAIRS.label[3:]), maps()[3:]).curve("morf", removal).probability
+    alone = Evaluation(one, Pairs([0, 0], PAIRS.label[3:]), maps()[3:]).curve("morf", removal).confidence
     torch.testing.assert_close(alone, whole[3:], atol=1e-9, rtol=0)
     for other in set(get_args(Baseline)) - {baseline}:
         assert not torch.allclose(
-            whole[:, 1:], evaluation().curve("morf", Removal(other, unit, 3, 4)).probability[:, 1:]
+            whole[:, 1:], evaluation().curve("morf", Removal(other, unit, 3, 4)).confidence[:, 1:]
         )
 
 
@@ -208,7 +212,7 @@ def test_every_baseline_and_unit(baseline: Any, unit: Any) -> None:
 def test_other_than_three_channels(channels: int) -> None:
     forward = Forward(classifier(channels), images(channels=channels))
     for baseline in get_args(Baseline):
-        assert Evaluation(forward, PAIRS, maps()).curve("morf", Removal(baseline, steps=3)).probability.isfinite().all()
+        assert Evaluation(forward, PAIRS, maps()).curve("morf", Removal(baseline, steps=3)).confidence.isfinite().all()
 
 
 def test_float32() -> None:
@@ -243,7 +247,7 @@ def test_nothing_global_is_touched() -> None:
 
 def test_ties_go_in_raster_order_either_way() -> None:
     flat = evaluation(torch.ones(5, 4, 6, dtype=torch.float64))
-    partition = units(flat, "pixel", 1)
+    partition = units(flat.forward.images, flat.pairs, "pixel", 1)
     raster = torch.arange(HEIGHT * WIDTH).view(HEIGHT, WIDTH).int()
     for order in ("morf", "lerf"):
         assert torch.equal(partition.ranks(flat.relevance[:, None], order)[0, 0], raster)  # type: ignore[arg-type]
@@ -252,7 +256,7 @@ def test_ties_go_in_raster_order_either_way() -> None:
 
 def test_patches_of_a_constant_map_are_tied_whatever_their_size() -> None:
     flat = evaluation(torch.full((5, 4, 6), 0.1, dtype=torch.float64))
-    partition = units(flat, "patch", 5)
+    partition = units(flat.forward.images, flat.pairs, "patch", 5)
     assert len(set(partition.sizes[0].tolist())) > 1
     assert torch.equal(partition.ranks(flat.relevance[:, None], "morf")[0], partition.index[0].int())
 
@@ -268,7 +272,9 @@ def test_tied_fraction() -> None:
 def test_difficult_maps(name: str) -> None:
     """Constant, zero, negative and two-valued maps have a value or a stated NaN."""
     lone = (
-        evaluation().curve("morf").others_probability[:, 0].isnan() if name == "selectivity_gap" else torch.zeros(5) > 0
+        evaluation().curve("morf").of_others("probability")[:, 0].isnan()
+        if name == "selectivity_gap"
+        else torch.zeros(5) > 0
     )
     correlation = registry.metrics[name].unit == "correlation"
     for constant in (0.0, 2.0, -2.0):
@@ -284,7 +290,7 @@ def test_difficult_maps(name: str) -> None:
 def replaced(baseline: Any, **options: Any) -> Tensor:
     """[P, C, H, W] with everything removed."""
     everything = torch.ones(len(PAIRS), 1, HEIGHT, WIDTH, dtype=torch.bool)
-    return remover(evaluation(), Removal(baseline, **options))(torch.arange(len(PAIRS)), everything)
+    return remover_of(evaluation(), Removal(baseline, **options))(torch.arange(len(PAIRS)), everything)
 
 
 def test_replacements() -> None:
@@ -308,7 +314,7 @@ def test_only_what_is_removed_changes() -> None:
     removed[:, :, 3:9, 2:8] = True
     own = images()[PAIRS.image]
     for baseline in set(get_args(Baseline)) - {"running_mean"}:
-        changed = remover(evaluation(), Removal(baseline))(torch.arange(len(PAIRS)), removed)
+        changed = remover_of(evaluation(), Removal(baseline))(torch.arange(len(PAIRS)), removed)
         different = changed != own
         assert not (different & ~removed).any()
         # the minimum of an image is what min puts there
@@ -390,10 +396,10 @@ def test_images_with_different_numbers_of_segments() -> None:
     ends = curve.valid.sum(1) - 1
     assert len(set(ends.tolist())) > 1
     assert torch.equal(curve.removed.gather(1, ends[:, None]), torch.ones(5, 1))
-    assert torch.equal(curve.probability.isnan(), ~curve.valid)
+    assert torch.equal(curve.confidence.isnan(), ~curve.valid)
     for p in range(5):
-        row = curve.probability[p, : int(ends[p]) + 1].numpy()
-        assert curve.auc(curve.probability)[p] == pytest.approx(np.trapezoid(row) / (len(row) - 1))
+        row = curve.confidence[p, : int(ends[p]) + 1].numpy()
+        assert curve.auc(curve.confidence)[p] == pytest.approx(np.trapezoid(row) / (len(row) - 1))
 
 
 def test_superpixels_keep_to_edges() -> None:
@@ -415,7 +421,7 @@ def test_patches_of_a_grid_finer_than_the_image() -> None:
     """Cells without a pixel are no steps."""
     curve = evaluation().curve("morf", Removal("zero", "patch", 15, steps=None))
     assert curve.valid.sum(1).tolist() == [12 * 15 + 1] * 5
-    assert curve.probability[:, :181].isfinite().all()
+    assert curve.confidence[:, :181].isfinite().all()
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor
 
@@ -54,7 +55,7 @@ def test_a_layer_that_one_of_two_models_lacks(tmp_path: Path) -> None:
     result = run(tmp_path, text.replace(model, model + other), limit=2)
     found = {(row.model, row.method) for row in result.scores.itertuples()}
     assert found == {("test_resnet", "grad_cam"), ("test_resnet", "random"), ("test_efficientnet", "random")}
-    (note,) = result.outcome.prepared[1].skipped
+    (note,) = result.outcome.models[1].skipped
     assert "grad_cam left out: model test_efficientnet has no layer 'layer3'" in note
     with pytest.raises(UsageError, match="has no layer 'layer3'"):
         run(tmp_path, text.replace(model, other), out="one", limit=2)
@@ -156,7 +157,7 @@ def test_double_precision_is_another_cell_with_nearly_the_same_scores(done: tupl
 
 def test_methods_that_are_left_out_are_said_once_per_reason(tmp_path: Path) -> None:
     text = SUITE.replace("[cam, saliency, random, oracle]", "[cam, raw_attention, attention_rollout]")
-    (note,) = run(tmp_path, text, limit=1).outcome.prepared[0].skipped
+    (note,) = run(tmp_path, text, limit=1).outcome.models[0].skipped
     assert note.startswith("test_resnet: raw_attention, attention_rollout left out: ResNet has no attention")
 
 
@@ -296,8 +297,15 @@ def test_a_failing_metric_costs_its_cells_only(tmp_path: Path, extra: Any) -> No
     text = SUITE.replace("average_drop,", "breaks,")
     result = run(tmp_path, text)
     assert len(result.outcome.failed) == 4
-    assert "on purpose" in result.outcome.failed[0]
-    assert set(result.scores["metric"]) == {"f1_plus", "energy_pointing_game"}
+    assert result.outcome.failed[0].startswith("test_resnet / cam / breaks: ValueError: on purpose (")
+    assert "test_run.py:" in result.outcome.failed[0]
+    assert result.exit_code == 3
+    of_breaks = result.scores[result.scores["metric"] == "breaks"]
+    assert of_breaks["value"].isna().all()
+    assert (of_breaks["n"] == 0).all()
+    assert result.scores[result.scores["metric"] != "breaks"]["value"].notna().any()
+    assert "| failed |" in result.leaderboard.markdown()
+    assert result.leaderboard.wide()["note"].str.contains("failed: breaks").all()
     (error, *_) = (tmp_path / "run").glob("cells/**/*.error.json")
     assert "ValueError: on purpose" in json.loads(error.read_text())["error"]
     mended = dataclasses.replace(registry.metrics["breaks"], function=registry.metrics["sparseness"].function)
@@ -330,7 +338,12 @@ def test_a_method_that_returns_nonsense_is_refused(tmp_path: Path, extra: Any) -
 
     result = run(tmp_path, SUITE.replace("[cam, saliency, random, oracle]", "[flat, cam]"))
     assert "method flat returned" in result.outcome.failed[0]
-    assert set(result.scores["method"]) == {"cam"}
+    assert result.scores.set_index("method")["value"].notna().groupby(level=0).any().to_dict() == {
+        "flat": False,
+        "cam": True,
+    }
+    (note,) = result.leaderboard.wide().set_index("method").loc[["flat"], "note"]
+    assert note.endswith("; failed")
 
 
 def test_out_of_memory_halves_the_batch(tmp_path: Path, extra: Any, done: tuple[Path, Run]) -> None:
@@ -417,3 +430,27 @@ def test_images_without_detections_are_no_error(tmp_path: Path) -> None:
     result = run(tmp_path, text)
     assert (result.scores["n"] == 0).all()
     assert result.scores["value"].isna().all()
+
+
+def test_a_row_without_any_value_is_a_failure(tmp_path: Path, extra: Any) -> None:
+    @registry.method(source="test", cost="none")
+    def nothing(forward: Forward, pairs: Pairs) -> Tensor:
+        """NaN only."""
+        return torch.full((len(pairs), 2, 2), torch.nan)
+
+    result = run(tmp_path, SUITE.replace("[cam, saliency, random, oracle]", "[nothing, cam]"), limit=2)
+    assert not result.outcome.failed
+    assert result.exit_code == 3
+    assert "test_resnet / nothing: no value is defined." in result.leaderboard.notes
+    notes = result.leaderboard.wide().set_index("method")["note"]
+    assert "no value is defined" in notes["nothing"]
+    assert "no value is defined" not in notes["cam"]
+
+
+def test_a_suite_may_be_a_mapping(tmp_path: Path) -> None:
+    mapping = yaml.safe_load(SUITE)
+    found = xaibench.run(mapping, out=tmp_path / "run", limit=2, methods=["cam", "rand*"], metrics="average_drop")
+    assert list(found.scores["method"]) == ["cam", "random"]
+    assert set(found.scores["metric"]) == {"average_drop"}
+    with pytest.raises(UsageError, match=r"suite:.*unknown method 'cm'; did you mean 'cam'"):
+        xaibench.run({**mapping, "methods": ["cm"]}, out=tmp_path / "run")

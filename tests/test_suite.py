@@ -8,7 +8,7 @@ import pytest
 
 from xaibench.core.errors import UsageError
 from xaibench.core.yaml.document import ProblemsError
-from xaibench.suite import Suite, find_suite, load_suite, parse_metrics, quick, read_suite, select, shipped_suites
+from xaibench.suite import Suite, find_suite, load_suite, parse_metrics, read_suite, select, shipped_suites
 
 GOOD = """\
 name: demo
@@ -127,20 +127,24 @@ def test_overrides(tmp_path: Path) -> None:
 def test_select(tmp_path: Path) -> None:
     suite = load_suite(write(tmp_path, GOOD + "leaderboard: {reference: cam, rank_by: [f1_plus]}\n"))
     chosen = select(suite, methods="grad*", metrics="average_drop*")
-    assert [m.label for m in chosen.methods] == ["grad_cam@layer3"]
-    assert [m.label for m in chosen.bound_metrics()] == ["average_drop", "average_drop_of_others"]
-    assert chosen.leaderboard.reference is None
+    assert chosen.models == {"shapes-resnet"}
+    assert chosen.methods == {"grad_cam@layer3"}
+    assert chosen.metrics == {"average_drop", "average_drop_of_others"}
     with pytest.raises(UsageError, match="--method 'x\\*' chooses nothing"):
         select(suite, methods="x*")
 
 
 def test_a_suite_names_its_own_quick_part(tmp_path: Path) -> None:
     text = GOOD + "leaderboard: {reference: cam}\nquick: {methods: ['grad*'], metrics: [average_drop]}\n"
-    part = quick(load_suite(write(tmp_path, text)))
-    assert [m.label for m in part.methods] == ["grad_cam@layer3"]
-    assert [m.label for m in part.bound_metrics()] == ["average_drop"]
+    suite = load_suite(write(tmp_path, text))
+    part = select(suite, quick=True)
+    assert part.methods == {"grad_cam@layer3"}
+    assert part.metrics == {"average_drop"}
+    assert select(suite, quick=True, methods=["*layer3", "grad_cam*"]).methods == {"grad_cam@layer3"}
+    with pytest.raises(UsageError, match="--method 'cam' chooses nothing of the quick part of suite demo"):
+        select(suite, quick=True, methods="cam")
     with pytest.raises(UsageError, match="names no quick part"):
-        quick(load_suite(write(tmp_path, GOOD)))
+        select(load_suite(write(tmp_path, GOOD)), quick=True)
     found = problems(tmp_path, GOOD + "quick: {methods: [cm], models: [x], metrics: [average_drp]}\n")
     assert len(found) == 3
     assert "unknown method 'cm'; did you mean 'cam'?" in found[0]
@@ -416,7 +420,7 @@ quick: {methods: 'grad*'}
     assert [m.label for m in suite.models] == ["shapes-resnet"]
     assert [m.parameters for m in suite.methods] == [{"layer": "layer3"}]
     assert [m.label for m in suite.metrics] == suite.leaderboard.rank_by == ["sparseness"]
-    assert [m.label for m in quick(suite).methods] == ["grad_cam"]
+    assert select(suite, quick=True).methods == {"grad_cam"}
 
 
 @pytest.mark.parametrize(
@@ -459,7 +463,6 @@ def test_an_entry_has_a_place(tmp_path: Path) -> None:
     assert suite.place("methods", "grad_cam@layer3", "layer") == f"{path}:6:29"
     assert suite.place("methods", "cam", "layer") == f"{path}:5:5"
     assert suite.place("seed") == "--set seed=3"
-    assert quick(suite).place("methods", "grad_cam@layer3", "layer") == f"{path}:6:29"
     assert Suite.model_validate(suite.model_dump(by_alias=True)).place("methods", "cam") == ""
 
 

@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 
+from xaibench.cli import figures
 from xaibench.core.errors import UsageError
 from xaibench.core.yaml.document import ProblemsError
 from xaibench.data import load_dataset
 from xaibench.models import bundled
 from xaibench.models.factory import load_classifier
+from xaibench.models.structure import evaluation_mode
 from xaibench.models.training import (
     AugmentSection,
     Epoch,
@@ -37,7 +39,6 @@ from xaibench.models.training import (
     read_recipe,
     train,
 )
-from xaibench.models.training.log import draw_curves
 from xaibench.models.training.quality import quality
 
 RECIPE = """\
@@ -194,8 +195,15 @@ def test_what_does_not_go_together_is_said_before_training(tmp_path: Path, chang
 
 def test_curves_are_drawn(tmp_path: Path) -> None:
     train(recipe(tmp_path, RECIPE.replace("epochs: 3", "epochs: 2")), tmp_path)
-    picture = draw_curves(tmp_path / "small.log.csv", tmp_path / "curve.png")
-    with Image.open(picture) as image:
+    figure = figures.draw_curves(tmp_path / "small.log.csv")
+    loss, scores = figure.axes
+    log = pd.read_csv(tmp_path / "small.log.csv")
+    assert [line.get_label() for line in scores.lines] == ["mAP", "F1", "F2"]
+    for line, column in ((loss.lines[0], "loss"), *zip(scores.lines, ("mAP", "F1", "F2"), strict=True)):
+        np.testing.assert_array_equal(line.get_xdata(), log.step)
+        np.testing.assert_array_equal(line.get_ydata(), log[column])
+    figures.save(figure, tmp_path / "curve.png")
+    with Image.open(tmp_path / "curve.png") as image:
         assert image.size[0] > 600
 
 
@@ -277,15 +285,15 @@ def test_augmentation_is_seeded_and_stays_in_range() -> None:
     ("name", "needed"), [("shapes-resnet", 0.97), ("shapes-resnet-kur", 0.97), ("shapes-vit", 0.93)]
 )
 def test_bundled_models_are_what_their_cards_say(name: str, needed: float) -> None:
-    card = bundled.card(name)
+    card = bundled.facts(name)
     assert card["mean_average_precision"] >= needed
     assert card["sha256"] == hashlib.sha256(bundled.weights(name).read_bytes()).hexdigest()
-    assert Recipe.model_validate(card["recipe"]) == bundled.recipe(name)
+    assert Recipe.model_validate(card["recipe"]) == read_recipe(bundled.recipe_path(name))
     data = load_dataset("shapes", split="test", samples=200)
     assert card["data"]["revision"] == data.revision
     classifier = load_classifier(name)
     assert classifier.preprocess is not None
-    with classifier.prepared():
+    with evaluation_mode(classifier.module):
         found = evaluate(classifier.module, Examples(data, classifier.preprocess), torch.device("cpu"))
     assert found.mean("average_precision") == pytest.approx(
         card["mean_average_precision"], abs=0.02

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from xaibench.forward import Forward
     from xaibench.models.classifier import Classifier
     from xaibench.models.factory import load_classifier
+    from xaibench.results.accumulated import Scores
 
 try:
     __version__ = version("xaibench")
@@ -35,6 +36,7 @@ _HOMES = {
     "Forward": "forward",
     "Pairs": "core.pairs",
     "dataset": "core.registry",
+    "Scores": "results.accumulated",
     "method": "core.registry",
     "metric": "core.registry",
 }
@@ -46,6 +48,7 @@ __all__ = [
     "Forward",
     "Pairs",
     "Sample",
+    "Scores",
     "__version__",
     "dataset",
     "evaluate",

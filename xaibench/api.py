@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from xaibench.core import registry
-from xaibench.core.errors import IncompatibleError, UsageError
-from xaibench.core.registry import BoundMethod, PairRule
+from xaibench.core.errors import UsageError
+from xaibench.core.registry import BoundMetric, PairRule, bound_method
 from xaibench.data.ground_truth import GroundTruth
-from xaibench.evaluation import Evaluation, Explainer
-from xaibench.evaluation.measure import check_maps, explainer, measure
-from xaibench.forward.forward import Forward, Pairs, Plan, check_images
+from xaibench.evaluation import Evaluation, Explain
+from xaibench.evaluation.measure import Measured, measure
+from xaibench.forward import Forward, Pairs
+from xaibench.forward.explainer import Explainer
+from xaibench.forward.forward import check_images
+from xaibench.models.capabilities import require
 from xaibench.models.classifier import Classifier
+from xaibench.models.model_cache import ModelCache
+from xaibench.results.accumulated import ROW, Scores
 from xaibench.results.records import rows_of
-from xaibench.results.scores import score
-from xaibench.runner.cells import Settings
-from xaibench.runner.loop import Progress
-from xaibench.runner.run_directory import Run, run_suite
-from xaibench.suite import find_suite, load_suite, parse_metrics
+from xaibench.runner.benchmark import benchmark_of
+from xaibench.runner.run_directory import Run, run_benchmark
+from xaibench.runner.settings import Progress, Settings
+from xaibench.suite import Globs, Suite, parse_metrics, select, suite_of
 
 PairsLike = Pairs | PairRule
+Metrics = str | Sequence[str | Mapping[str, Any]]
+MethodLike = str | Mapping[str, Any] | Explain
 
 
 def explain(
@@ -55,21 +60,47 @@ def explain(
         UsageError: an unknown method or parameter, pairs outside the batch
         IncompatibleError: the model lacks what the method needs
     """
-    entry = registry.methods[method]
-    bound = entry.bind(parameters)
+    explainer = Explainer(bound_method(method, parameters))
     check_images(classifier, images)
     classifier.inspect(images)
     classifier.try_images(images)
-    for need in entry.needs:
-        if need != "masks" and need not in classifier.offers():
-            raise IncompatibleError(f"method {method} does not go with {classifier.name}: {classifier.lack(need)}")
-    plan = Plan.of(classifier, entry.needs, bound)
-    forward = Forward(classifier, images, plan=plan, ground_truth=_ground_truth(masks, labels))
-    chosen = _pairs(forward, pairs)
+    require(classifier, explainer.method.entry)
+    truth = _ground_truth(masks, labels)
+    forward = Forward(classifier, images, plan=explainer.plan(classifier), ground_truth=truth)
     with torch.no_grad():
-        maps: Tensor = entry.function(forward, chosen, **bound)
-    check_maps(maps, chosen, method)
-    return maps
+        return explainer(forward, _pairs(forward, pairs))
+
+
+@overload
+def evaluate(
+    classifier: Classifier,
+    images: Tensor,
+    pairs: PairsLike,
+    maps: Tensor,
+    metrics: Metrics,
+    *,
+    masks: Tensor | None = None,
+    labels: Tensor | None = None,
+    reduce: Literal["pairs", "scores"] = "pairs",
+    seed: int = 0,
+    method: MethodLike | None = None,
+) -> pd.DataFrame: ...
+
+
+@overload
+def evaluate(
+    classifier: Classifier,
+    images: Tensor,
+    pairs: PairsLike,
+    maps: Tensor,
+    metrics: Metrics,
+    *,
+    masks: Tensor | None = None,
+    labels: Tensor | None = None,
+    reduce: Literal["sums"],
+    seed: int = 0,
+    method: MethodLike | None = None,
+) -> Scores: ...
 
 
 def evaluate(
@@ -77,14 +108,14 @@ def evaluate(
     images: Tensor,
     pairs: PairsLike,
     maps: Tensor,
-    metrics: Sequence[str | Mapping[str, Any]],
+    metrics: Metrics,
     *,
     masks: Tensor | None = None,
     labels: Tensor | None = None,
-    reduce: Literal["pairs", "scores"] = "pairs",
+    reduce: Literal["pairs", "scores", "sums"] = "pairs",
     seed: int = 0,
-    method: str | Mapping[str, Any] | Explainer | None = None,
-) -> pd.DataFrame:
+    method: MethodLike | None = None,
+) -> pd.DataFrame | Scores:
     """Metrics of maps, however they were made.
 
     Args:
@@ -96,14 +127,15 @@ def evaluate(
             wider types, which more than 254 labels need
         labels: bool [B, L], ground truth
         reduce: "pairs": a row per pair, columns image, label and one per metric (NaN: undefined); "scores": a row per
-            metric with value, n, n_undefined and a bootstrap interval
+            metric with value, n, n_undefined and a bootstrap interval; "sums": `Scores`, which add up over batches to
+            the scores of all images (a mean of the batches' scores is another number)
         method: what made the maps, for metrics that explain again (robustness, randomisation, adcc): a name, a mapping
             `{name: ..., <parameters>}`, or a function from a Forward and its Pairs to maps
 
     A metric per image (seeds) has its value in each of the image's rows; in "scores" every image counts once.
     """
-    if reduce not in ("pairs", "scores"):
-        raise UsageError(f"reduce {reduce!r}: allowed are pairs and scores")
+    if reduce not in ("pairs", "scores", "sums"):
+        raise UsageError(f"reduce {reduce!r}: allowed are pairs, scores and sums")
     bound = parse_metrics(metrics)
     for metric in bound:
         if "masks" in metric.entry.needs and masks is None:
@@ -113,26 +145,33 @@ def evaluate(
     check_images(classifier, images)
     classifier.try_images(images)
     forward = Forward(classifier, images, ground_truth=_ground_truth(masks, labels), seed=seed)
-    chosen = _pairs(forward, pairs)
-    evaluation = Evaluation(forward, chosen, maps, _explainer(method))
-    table = pd.DataFrame({"image": chosen.image.tolist(), "label": chosen.label.tolist()})
-    scores = []
+    evaluation = Evaluation(forward, _pairs(forward, pairs), maps, _explain(method))
     with torch.no_grad():
-        for metric in bound:
-            found = measure(evaluation, metric)
-            per_image = metric.entry.per == "image"
-            table[metric.label] = [found.values[i] for i in chosen.image.tolist()] if per_image else found.values
-            frame = pd.DataFrame(rows_of(map(str, found.image), found.label, found.values, found.parts, 0.0))
-            if reduce == "scores":
-                frame = (
-                    frame if len(frame) else pd.DataFrame(columns=["sample_id", "label", "value", "status", "parts"])
-                )
-                scores.append({"metric": metric.label, **vars(score(frame, metric.aggregate, seed))})
-    return table if reduce == "pairs" else pd.DataFrame(scores)
+        measured = {metric.label: measure(evaluation, metric) for metric in bound}
+    if reduce == "pairs":
+        return _pair_table(evaluation.pairs, bound, measured)
+    rows = {label: pd.DataFrame(_rows(found), columns=ROW) for label, found in measured.items()}
+    sums = Scores(rows, {metric.label: metric.aggregate for metric in bound}, len(images), seed)
+    return sums if reduce == "sums" else sums.table
+
+
+def _pair_table(pairs: Pairs, metrics: Sequence[BoundMetric], measured: Mapping[str, Measured]) -> pd.DataFrame:
+    """A row per pair; a metric per image has its value in each of the image's rows."""
+    images = pairs.image.tolist()
+    table = pd.DataFrame({"image": images, "label": pairs.label.tolist()})
+    for metric in metrics:
+        values = measured[metric.label].values
+        table[metric.label] = [values[image] for image in images] if metric.entry.per == "image" else values
+    return table
+
+
+def _rows(found: Measured) -> list[dict[str, Any]]:
+    rows = rows_of(map(str, found.image), found.label, found.values, found.parts, 0.0)
+    return [{**row, "sample_id": int(row["sample_id"])} for row in rows]
 
 
 def run(
-    suite: str | Path,
+    suite: str | Path | Mapping[str, Any] | Suite,
     *,
     out: str | Path | None = None,
     data_root: str | Path | None = None,
@@ -142,39 +181,64 @@ def run(
     limit: int | None = None,
     progress: Progress | None = None,
     overrides: Sequence[str] = (),
+    models: Globs = "*",
+    methods: Globs = "*",
+    metrics: Globs = "*",
+    quick: bool = False,
+    fail_fast: bool = False,
+    cache: ModelCache | None = None,
 ) -> Run:
-    """What `xaibench run` does: evaluate every missing cell of a suite, write records, scores and leaderboard.
+    """Evaluate every missing cell of a suite, write records, scores and leaderboard. `xaibench run` calls this.
 
     Args:
-        suite: a file, or the name of a suite that is shipped
+        suite: a file, the name of a suite that is shipped, or the mapping that such a file would hold
         out: the run's directory; None: `runs/<suite name>`
+        data_root: the folder that holds the data sets
+        device: of torch
+        batch_size: images of a batch; it changes no number beyond rounding
         workers: processes that read samples, 0: a thread of this one; None: as many as help
+        limit: only the first samples; the run is marked as partial
+        progress: functions that are called while the run works
         overrides: `key=value`, as for `--set`
+        models, methods, metrics: labels, or globs of labels, of what is computed. The tables show every cell of the
+            suite that is there
+        quick: compute only the part that the suite calls representative
+        fail_fast: stop at the first error in a method or metric
+        cache: keeps models for other runs that are given it; None: one of its own
+
+    Returns:
+        The tables, the directory, and what was computed, skipped and failed
+
+    Raises:
+        UsageError: a mistake in the suite, or what does not go together
+        MissingError: data or weights that are not there
+        SampleError: more bad samples than the suite allows
     """
-    path = find_suite(str(suite))
-    loaded = load_suite(path, overrides)
+    loaded = suite_of(suite, overrides)
+    selection = select(loaded, quick=quick, models=models, methods=methods, metrics=metrics)
     settings = Settings(
         data_root=Path(data_root) if data_root else None,
-        suite_folder=path.parent,
+        suite_folder=loaded.folder,
         device=device,
         batch_size=batch_size,
         workers=workers,
         limit=limit,
+        fail_fast=fail_fast,
+        cache=ModelCache() if cache is None else cache,
     )
     directory = Path(out) if out else Path("runs") / loaded.name
-    return run_suite(loaded, path.read_text(), directory, settings, progress)
+    return run_benchmark(benchmark_of(loaded, settings), directory, settings, progress, selection)
 
 
 def _ground_truth(masks: Tensor | None, labels: Tensor | None) -> GroundTruth:
     return GroundTruth(mask=masks, present=None if labels is None else labels > 0)
 
 
-def _explainer(method: str | Mapping[str, Any] | Explainer | None) -> Explainer | None:
+def _explain(method: MethodLike | None) -> Explain | None:
     if method is None or callable(method):
         return method
     given = {"name": method} if isinstance(method, str) else dict(method)
-    entry = registry.methods[str(given.pop("name", None))]
-    return explainer(BoundMethod(entry.name, entry, entry.bind(given)))
+    return Explainer(bound_method(str(given.pop("name", None)), given))
 
 
 def _pairs(forward: Forward, pairs: PairsLike) -> Pairs:

@@ -369,7 +369,10 @@ def test_a_suite(tree: Path, tmp_path: Path) -> None:
 def test_a_model_of_other_classes_is_refused(tree: Path, tmp_path: Path) -> None:
     text = SUITE.replace("models: [{name: test_resnet, input: {size: 64, resize: squash}}]", "models: [shapes-resnet]")
     (tmp_path / "suite.yaml").write_text(text)
-    with pytest.raises(UsageError, match="trained on other labels than those of folder"):
+    with pytest.raises(
+        UsageError,
+        match="model shapes-resnet was trained on other classes than those of the data: label 0 is 'circle', not",
+    ):
         xaibench.run(tmp_path / "suite.yaml", data_root=tree, out=tmp_path / "run")
     (tmp_path / "suite.yaml").write_text(SUITE.replace("{name: test_resnet,", "{name: test_resnet, num_classes: 4,"))
     with pytest.raises(UsageError, match="num_classes 4, but folder has 3 labels"):

@@ -292,7 +292,7 @@ def test_a_suite_of_any_number_of_channels(tmp_path: Path, channels: str) -> Non
     scores = run(tree, tmp_path, channels, model).scores
     assert len(scores) == 3 * 9
     assert (scores["n"] == sum(len(labels) for labels in LABELS.values())).all()
-    (prepared,) = run(tree, tmp_path, channels, model).outcome.prepared
+    (prepared,) = run(tree, tmp_path, channels, model).outcome.models
     assert prepared.classifier.preprocess is not None
     assert prepared.classifier.preprocess.mean == (0.485, 0.456, 0.406, 0.485)[:count]  # with four, those of PNOC
     assert prepared.classifier.preprocess.std == (0.229, 0.224, 0.225, 0.229)[:count]

@@ -62,7 +62,7 @@ def test_the_network_is_the_reference_network(cnn: Golden) -> None:
     np.testing.assert_allclose(logits, cnn.arrays["logits"], atol=1e-5)
     forward = xaibench.Forward(cnn.classifier, cnn.images)
     np.testing.assert_array_equal(forward.detected.numpy(), cnn.arrays["detected"])
-    assert cnn.classifier.anatomy.head == cnn.layers["head"]
+    assert cnn.classifier.structure.head == cnn.layers["head"]
 
 
 def test_last_layer_is_found(cnn: Golden) -> None:

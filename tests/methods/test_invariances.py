@@ -18,6 +18,7 @@ from xaibench.core import registry
 from xaibench.core.timm_import import import_timm
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.forward import Forward, Pairs, Plan
+from xaibench.models.capabilities import lacking
 
 CLOSE = 1e-5
 SINGLE = 0.9999  # cosine of float32 and float64 maps
@@ -126,7 +127,7 @@ def reference(name: str, kind: str) -> Tensor:
 
 def fitting(name: str) -> list[str]:
     needs = set(registry.methods[name].needs)
-    return [kind for kind in ("cnn", "vit") if needs <= shared(kind).offers() | {"masks"}]
+    return [kind for kind in ("cnn", "vit") if lacking(shared(kind), needs) is None]
 
 
 def assert_close(found: Tensor, expected: Tensor) -> None:

@@ -14,7 +14,8 @@ import torch
 import xaibench
 from tests.conftest import GOLDEN, Golden
 from tests.metrics.golden_set import GOLDEN_SET
-from xaibench.evaluation import Evaluation, Probe
+from xaibench.evaluation import Evaluation
+from xaibench.evaluation.perturbation import Outputs
 from xaibench.forward import Pairs
 from xaibench.results.scores import score
 from xaibench.suite import parse_metrics
@@ -118,8 +119,12 @@ class GivenProbabilities(Evaluation):
         pairs = forward.detected_pairs
         super().__init__(forward, pairs, torch.zeros(len(pairs), 2, 2))
 
-    def probe(self, part: str, *_: Any) -> Probe:  # type: ignore[override]
-        return Probe(self.given[part], self._own(self.given[part], torch.arange(len(self.pairs))))
+    def probe(self, part: str, *_: Any) -> Outputs:  # type: ignore[override]
+        logits = self.given[part].logit()
+        own = self.forward.classifier, logits, self.pairs.label, self.others()
+        found = Outputs(**dict(zip(("classifier", "logits", "label", "others"), own, strict=True)))
+        found.__dict__["probabilities"] = self.given[part]  # exactly, also where it is 0 or 1
+        return found
 
 
 @pytest.fixture(scope="module")

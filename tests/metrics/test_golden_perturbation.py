@@ -22,6 +22,7 @@ from xaibench.evaluation.perturbation import (
     Curve,
     Order,
     Removal,
+    Remove,
     Units,
     remover,
     running_mean,
@@ -45,6 +46,10 @@ PERCENTILES = [10, 20, 30, 40, 50, 60, 70, 80, 90]
 PIXELS = 32 * 32
 
 
+def remover_of(own: Evaluation, removal: Removal) -> Remove:
+    return remover(own.forward, own.pairs, removal)
+
+
 def open_evaluation(attr: str) -> Evaluation:
     return evaluation(attribution(attr))
 
@@ -57,7 +62,7 @@ def metric(attr: str, entry: Any) -> Tensor:
 
 
 def rise(baseline: Baseline, order: Order, insert: bool) -> Tensor:
-    values = open_evaluation("a1").curve(order, Removal(baseline, steps=32)).probability
+    values = open_evaluation("a1").curve(order, Removal(baseline, steps=32)).confidence
     return values.flip(1) if insert else values
 
 
@@ -71,7 +76,7 @@ def region_drops(attr: str, grid: int, order: Order) -> Tensor:
 
 
 def region_scores(attr: str, grid: int) -> Tensor:
-    return regions(attr, grid, "morf").probability[:, 1:]
+    return regions(attr, grid, "morf").confidence[:, 1:]
 
 
 @functools.cache
@@ -89,15 +94,15 @@ def flipped(attr: str, baseline: str, labels: str = "y") -> Curve:
         "mean": running_mean(images, ranks, counts),
     }[baseline]
     own = evaluation(maps, labels)
-    return trace(own, ranks, counts, substitute(own, filled))
+    return trace(own.forward, own.pairs, ranks, counts, substitute(own.forward, own.pairs, filled))
 
 
 def flipped_scores(attr: str, baseline: str) -> Tensor:
-    return flipped(attr, baseline).probability[:, 1:]
+    return flipped(attr, baseline).confidence[:, 1:]
 
 
 def flipped_area(attr: str, baseline: str) -> Tensor:
-    return flipping_area(flipped(attr, baseline).probability) * 47  # Quantus does not divide by T - 1
+    return flipping_area(flipped(attr, baseline).confidence) * 47  # Quantus does not divide by T - 1
 
 
 def irof(attr: str) -> Tensor:
@@ -109,7 +114,14 @@ def irof(attr: str) -> Tensor:
     counts = Removal("running_mean", "segment", steps=None).counts(present)
     ranks = units.ranks(own.relevance[:, None], "morf")
     filled = running_mean(tensor("x"), ranks, counts)
-    curve = trace(own, ranks, counts, substitute(own, filled), counts <= present[:, None])
+    curve = trace(
+        own.forward,
+        own.pairs,
+        ranks,
+        counts,
+        substitute(own.forward, own.pairs, filled),
+        valid=counts <= present[:, None],
+    )
     per_segment = segment_area(curve, "probability", per_segment=True)
     torch.testing.assert_close(per_segment * present, segment_area(curve, "probability", per_segment=False))
     return segment_area(curve, "probability", per_segment=False)
@@ -128,8 +140,8 @@ def gone_at(percentiles: list[int]) -> Tensor:
 def grad_cam_road(order: str) -> Curve:
     """Its percentile p keeps p % of the pixels, give or take one."""
     own = open_evaluation("ap")
-    impute = remover(own, Removal("road", noise=0.0))
-    return trace(own, pixels(order, "ap"), gone_at(PERCENTILES).expand(8, -1), impute)
+    impute = remover(own.forward, own.pairs, Removal("road", noise=0.0))
+    return trace(own.forward, own.pairs, pixels(order, "ap"), gone_at(PERCENTILES).expand(8, -1), impute)
 
 
 def authors_road() -> Curve:
@@ -142,7 +154,7 @@ RESULTS: dict[str, Callable[[], Tensor]] = {
     "irof/a1": lambda: irof("a1"),
     "irof/a3": lambda: irof("a3"),
     "pixel_flipping/curve/a3/black/y_alt_logits": lambda: flipped("a3", "black", "y_alt").logit[:, 1:],
-    "road_original/noise0/prob_morf": lambda: authors_road().probability[:, 1:],
+    "road_original/noise0/prob_morf": lambda: authors_road().confidence[:, 1:],
     "road_original/noise0/correct_morf": lambda: authors_road().decided[:, 1:],
     "road_gradcam/noise0/morf": lambda: -grad_cam_road("morf").drop("probability")[:, 1:],
     "road_gradcam/noise0/lerf": lambda: -grad_cam_road("lerf").drop("probability")[:, 1:],
@@ -189,12 +201,12 @@ def test_every_result_is_compared() -> None:
 
 def test_rise_blurred_images() -> None:
     everything = torch.ones(8, 1, 32, 32, dtype=torch.bool)
-    blurred = remover(open_evaluation("a1"), Removal("blur"))(torch.arange(8), everything)
+    blurred = remover_of(open_evaluation("a1"), Removal("blur"))(torch.arange(8), everything)
     np.testing.assert_allclose(blurred[:2], ARRAYS["aux/rise/blurred"], atol=1e-6)
 
 
 def test_road_imputed_images() -> None:
-    impute = remover(open_evaluation("a1"), Removal("road", noise=0.0))
+    impute = remover_of(open_evaluation("a1"), Removal("road", noise=0.0))
     filled = impute(torch.arange(8), pixels("morf", "a1") < 307)
     np.testing.assert_allclose(filled, ARRAYS["aux/road/imputed_top30_noise0"], atol=1e-5)
     filled = impute(torch.arange(8), pixels("morf", "ap") < gone_at([50])[1])

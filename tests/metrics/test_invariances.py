@@ -213,7 +213,7 @@ def test_channels_and_sizes(name: str, channels: int, size: tuple[int, int]) -> 
     known = GroundTruth(mask=truth, present=torch.ones(2, 6, dtype=torch.bool))
     forward = Forward(classifier, batch, ground_truth=known, ids=["a", "b"], seed=1)
     evaluation = Evaluation(forward, pairs, explain(forward, pairs).detach(), explain)
-    evaluation.others = lambda labels="detected": torch.ones(3, 6, dtype=torch.bool)  # type: ignore[method-assign]
+    forward.others = lambda pairs, labels="detected": torch.ones(3, 6, dtype=torch.bool)  # type: ignore[method-assign]
     found = values(name, evaluation)
     assert in_range(name, found)
     assert found.isfinite().all(1).any()

@@ -40,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     suite = folder / "per-image.yaml"
     suite.write_text(SUITE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xaibench.runner.cells.open_model", classifier)
+        patch.setattr("xaibench.runner.benchmark.open_model", classifier)
         return [xaibench.run(suite, out=folder / str(size), limit=LIMIT, batch_size=size).directory for size in (1, 4)]
 
 

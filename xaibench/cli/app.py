@@ -10,7 +10,7 @@ import typer
 
 from xaibench.cli.console_encoding import replace_what_cannot_be_encoded
 from xaibench.cli.exit_codes import INTERRUPTED, epilog, report
-from xaibench.cli.options import DataRoot, Device, Json, Plugin, Precision, Progress, Set, Suites, Workers
+from xaibench.cli.options import DataRoot, Device, Intervals, Json, Plugin, Precision, Progress, Set, Suites, Workers
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,6 +76,7 @@ def run(
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first error in a method or metric.")
     ] = False,
+    ci: Intervals = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
     progress: Progress = "auto",
     plugin: Plugin = None,
@@ -83,7 +84,7 @@ def run(
     """Evaluate every missing cell of SUITE, write records, print the leaderboard. The same command again goes on."""
     from xaibench.cli import options as options
     from xaibench.cli import run
-    from xaibench.runner.cells import Settings
+    from xaibench.runner.settings import Settings
 
     _plugins(plugin)
     given = {"seed": seed, "precision": precision, "max_bad_samples": max_bad_samples}
@@ -107,7 +108,7 @@ def run(
         limit=limit,
         fail_fast=fail_fast,
     )
-    raise typer.Exit(run.run(jobs, settings, dry_run=dry_run, progress=progress))
+    raise typer.Exit(run.run(jobs, settings, dry_run=dry_run, progress=progress, intervals=ci))
 
 
 @app.command(name="list")
@@ -170,11 +171,12 @@ def leaderboard(
         str | None,
         typer.Option("--published", metavar="NAME", help="Beside the numbers that the paper of this suite prints."),
     ] = None,
+    ci: Intervals = False,
 ) -> None:
     """The table of one or several finished runs."""
     from xaibench.cli import commands
 
-    commands.leaderboard(runs, format, output, published)
+    commands.leaderboard(runs, format, output, published, intervals=ci)
 
 
 @app.command()

@@ -20,6 +20,7 @@ from xaibench.suite import find_suite, load_suite
 
 if TYPE_CHECKING:
     from xaibench.models.classifier import Classifier
+    from xaibench.models.model_cache import ModelCache
 
 TableFormat = Literal["table", "csv", "md"]
 
@@ -29,32 +30,40 @@ ENDINGS: Mapping[str, TableFormat] = {".csv": "csv", ".md": "md"}
 STDOUT = Path("-")
 
 
-def leaderboard(runs: Sequence[Path], format: TableFormat | None, output: Path, published: str | None = None) -> None:
+def leaderboard(
+    runs: Sequence[Path],
+    format: TableFormat | None,
+    output: Path,
+    published: str | None = None,
+    *,
+    intervals: bool = False,
+) -> None:
     """The table of runs, or with `published` that of a paper beside them.
 
     Args:
         format: None: by the ending of `output`, a table on stdout
         output: a file, or "-" for stdout
+        intervals: with the interval of every value; of a table on the terminal
 
     Raises:
         UsageError: an unknown ending
         MissingError: a place that cannot be written
     """
+    from xaibench.results.leaderboard import read_leaderboard
     from xaibench.results.published import compare_published
-    from xaibench.runner.run_directory import read_leaderboard
 
     if output != STDOUT:
         check_place(output)
     form = format or ("table" if output == STDOUT else _format_of(output))
     board = read_leaderboard(runs) if published is None else compare_published(published, runs)
     if output == STDOUT and form == "table":
-        print_leaderboard(board)
+        print_leaderboard(board, intervals=intervals)
     elif output == STDOUT:
         out().file.write(board.csv() if form == "csv" else board.markdown())
     else:
         with naming(output), output.open("w", encoding="utf-8") as file:
             if form == "table":
-                print_leaderboard(board, Console(file=file, width=WIDE))
+                print_leaderboard(board, Console(file=file, width=WIDE), intervals=intervals)
             else:
                 file.write(board.csv() if form == "csv" else board.markdown())
 
@@ -115,6 +124,7 @@ def _methods_for(classifier: Classifier, patterns: Sequence[str]) -> tuple[list[
     A method that is named by itself stays, so that what is wrong with it is an error.
     """
     from xaibench.core import registry
+    from xaibench.models.capabilities import lacking
 
     check_patterns("--method", patterns, list(registry.methods), "the methods")
     chosen: dict[str, None] = {}
@@ -122,7 +132,7 @@ def _methods_for(classifier: Classifier, patterns: Sequence[str]) -> tuple[list[
     for pattern in patterns:
         for name in registry.methods.names(pattern):
             entry = registry.methods[name]
-            fits = set(entry.needs) <= classifier.offers() and not entry.problems({})
+            fits = "masks" not in entry.needs and lacking(classifier, entry.needs) is None and not entry.problems({})
             (chosen if fits or name == pattern else left_out)[name] = None
     names = [name for name in left_out if name not in chosen]
     notes = [f"left out, for they do not go with {classifier.name} or need more than a picture: {', '.join(names)}"]
@@ -152,7 +162,10 @@ UNTRAINED_IS_SLOW = "; it detects about half of all labels, so explain: detected
 
 def validate(names: Sequence[str], *, data_root: Path | None, overrides: Sequence[str], as_json: bool) -> int:
     """Exit code 2 for mistakes in a file, 1 for what does not go together or is not there, 0 for all well."""
-    reports = [_validate(name, data_root, overrides) for name in names]
+    from xaibench.models.model_cache import ModelCache
+
+    cache = ModelCache()
+    reports = [_validate(name, data_root, overrides, cache) for name in names]
     if as_json:
         out().file.write(json.dumps(reports, indent=2) + "\n")
     else:
@@ -165,12 +178,11 @@ def validate(names: Sequence[str], *, data_root: Path | None, overrides: Sequenc
     return max(int(report["exit_code"]) for report in reports)
 
 
-def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+def _validate(name: str, data_root: Path | None, overrides: Sequence[str], cache: ModelCache) -> dict[str, Any]:
     from xaibench.core.errors import IncompatibleError
-    from xaibench.data import load_dataset
-    from xaibench.results.records import Records
-    from xaibench.runner.cells import Settings
-    from xaibench.runner.loop import Runner
+    from xaibench.runner.benchmark import benchmark_of
+    from xaibench.runner.cells import model_cells
+    from xaibench.runner.settings import Settings
 
     report: dict[str, Any] = {"suite": name, "problems": [], "notes": [], "exit_code": 0}
     try:
@@ -179,25 +191,22 @@ def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> di
     except XaibenchError as error:
         return report | {"problems": str(error).splitlines(), "exit_code": 2}
     report["notes"] += suite.notes
-    settings = Settings(data_root=data_root, suite_folder=path.parent)
     try:
-        with suite.locating("dataset", ""):
-            load_dataset(suite.dataset.name, data_root=data_root, split=suite.dataset.split, **suite.dataset.options)
-        runner = Runner(suite, Records(Path()), settings)
+        benchmark = benchmark_of(suite, Settings(data_root=data_root, suite_folder=path.parent, cache=cache))
     except XaibenchError as error:
         return report | {"problems": [str(error.at(str(path)))], "exit_code": 1}
     fitting: set[str] = set()
-    for section in suite.models:
+    for source in benchmark.models:
         try:
-            prepared = runner.prepare(section)
+            model = model_cells(source, benchmark)
         except (IncompatibleError, MissingError, UsageError) as error:
             report["problems"].append(str(error.at(str(path))))
             continue
-        fitting |= {method.label for method in prepared.methods}
-        report["notes"] += prepared.skipped
-        if not prepared.classifier.trained:
+        fitting |= {method.label for method in model.methods}
+        report["notes"] += model.skipped
+        if not model.classifier.trained:
             report["notes"].append(
-                f"{section.label}: no checkpoint, so it runs untrained, and its scores mean nothing"
+                f"{source.label}: no checkpoint, so it runs untrained, and its scores mean nothing"
                 + UNTRAINED_IS_SLOW * (suite.explain == "detected")
             )
     if not report["problems"]:
@@ -211,6 +220,7 @@ def _validate(name: str, data_root: Path | None, overrides: Sequence[str]) -> di
 def train(
     name: str, directory: Path, *, data_root: Path | None, device: str, workers: int, progress: ProgressMode
 ) -> None:
+    from xaibench.cli import figures
     from xaibench.models.training import Epoch, read_recipe
     from xaibench.models.training import train as fit
 
@@ -242,9 +252,9 @@ def train(
         )
     names = [weights.name, f"{recipe.name}.card.json", f"{recipe.name}.log.csv"]
     try:
-        from xaibench.models.training.log import draw_curves
-
-        names.append(draw_curves(directory / f"{recipe.name}.log.csv", directory / f"{recipe.name}.curve.png").name)
-    except ImportError:
-        err.print('note: curves are drawn where seaborn is installed: pip install "xaibench[figures]"', markup=False)
+        curve = directory / f"{recipe.name}.curve.png"
+        figures.save(figures.draw_curves(directory / f"{recipe.name}.log.csv"), curve)
+        names.append(curve.name)
+    except MissingError:
+        err.print('note: curves are drawn where matplotlib is installed: pip install "xaibench[figures]"', markup=False)
     err.print(f"written to {directory}/: {', '.join(names)}", markup=False)

@@ -31,12 +31,22 @@ def out() -> Console:
     return Console(highlight=False, width=WIDE)
 
 
-def print_leaderboard(board: Leaderboard | Comparison, console: Console | None = None) -> None:
-    """Print its tables on stdout (or another console) and its notes on stderr."""
+def print_leaderboard(
+    board: Leaderboard | Comparison, console: Console | None = None, *, intervals: bool = False
+) -> None:
+    """Print its tables on stdout (or another console) and its notes on stderr.
+
+    Args:
+        intervals: with the interval of every value
+    """
     for note in board.notes:
         err.print(f"[bold red]note:[/] {escape(note)}")
-    for table in board.tables():
-        (console or out()).print(table)
+    console = console or out()
+    for table in board.tables(console.width, intervals):
+        title, table.title = table.title, None  # rich would wrap it at the table's width
+        console.print(title)
+        console.print(table)
+        console.print()
 
 
 class Rate(ProgressColumn):

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, SampleError, UsageError, unknown
-from xaibench.core.registry import BoundMethod
+from xaibench.core.registry import bound_method
 from xaibench.data.reading.image_files import read_image
 from xaibench.evaluation import Evaluation
-from xaibench.evaluation.measure import check_maps, explainer
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.models import bundled
-from xaibench.models.classifier import NOT_RELU, Classifier
+from xaibench.forward.explainer import Explainer
+from xaibench.models.capabilities import require
+from xaibench.models.classifier import Classifier
+from xaibench.models.structure import stages
 
 MOST_LABELS = 5
 
@@ -50,26 +48,19 @@ def explain_image(path: Path, classifier: Classifier, methods: Sequence[str], la
         UsageError: an unreadable image, an unknown label or method
         IncompatibleError: a method that does not go with the model
     """
-    bound = [BoundMethod(name, registry.methods[name], registry.methods[name].bind({})) for name in methods]
+    explainers = [Explainer(bound_method(name, {})) for name in methods]
     forward, notes = forward_of(path, classifier)
-    plan = Plan()
-    for method in bound:
-        for need in method.entry.needs:
-            if need == "masks":
-                raise IncompatibleError(f"method {method.label} reads ground-truth masks, which an image file lacks")
-            if need not in classifier.offers():
-                raise IncompatibleError(
-                    f"method {method.label} does not go with {classifier.name}: {classifier.lack(need)}"
-                )
-        plan = plan | Plan.of(classifier, method.entry.needs, dict(method.parameters))
-    forward.expect(plan)
+    for explainer in explainers:
+        if "masks" in explainer.method.entry.needs:
+            raise IncompatibleError(f"method {explainer.label} reads ground-truth masks, which an image file lacks")
+        require(classifier, explainer.method.entry)
+        forward.expect(explainer.plan(classifier))
     pairs, choice = choose_labels(forward, labels)
-    masks = {}
     with torch.no_grad():
-        for method in bound:
-            maps = explainer(method)(forward, pairs)
-            check_maps(maps, pairs, method.label)
-            masks[method.label] = Evaluation(forward, pairs, maps).mask.cpu()
+        masks = {
+            explainer.label: Evaluation(forward, pairs, explainer(forward, pairs)).mask.cpu()
+            for explainer in explainers
+        }
     assert classifier.preprocess is not None
     return Explained(
         picture=classifier.preprocess.pixels(forward.images)[0].permute(1, 2, 0).clamp(0, 1).cpu(),
@@ -120,7 +111,7 @@ def choose_labels(forward: Forward, wanted: Sequence[str]) -> tuple[Pairs, list[
 
 
 def _label(forward: Forward, wanted: str) -> int:
-    names, count = class_names(forward.classifier), forward.logits.shape[1]
+    names, count = forward.classifier.class_names, forward.logits.shape[1]
     if wanted in names:
         return names.index(wanted)
     if wanted.isdecimal() and int(wanted) < count:
@@ -130,13 +121,8 @@ def _label(forward: Forward, wanted: str) -> int:
     raise UsageError(f"unknown label {wanted!r}; model {forward.classifier.name} has labels 0..{count - 1}")
 
 
-def class_names(classifier: Classifier) -> tuple[str, ...]:
-    """Names of the data set that a bundled model was trained on; () for other models."""
-    return bundled.classes(classifier.name) if classifier.name in bundled.names() else ()
-
-
 def label_names(classifier: Classifier, pairs: Pairs) -> list[str]:
-    names = class_names(classifier)
+    names = classifier.class_names
     return [names[label] if names else f"label {label}" for label in pairs.label.tolist()]
 
 
@@ -164,7 +150,7 @@ def vgatt_by_depth(path: Path, classifier: Classifier, labels: Sequence[str]) ->
 
     forward, notes = forward_of(path, classifier)
     pairs, choice = choose_labels(forward, labels)
-    layers = stages(classifier, forward.images)
+    layers = stages(classifier.module, classifier.structure.target_layer, forward.images)
     forward.expect(Plan(features=frozenset(layers[1:]), gradients=frozenset(layers)))
     names, shares = label_names(classifier, pairs), []
     with torch.no_grad():
@@ -174,48 +160,3 @@ def vgatt_by_depth(path: Path, classifier: Classifier, labels: Sequence[str]) ->
             rows = zip(names, bias.tolist(), scores, ratio.tolist(), strict=True)
             shares += [Share(depth, layer, name, b, score, r) for name, b, score, r in rows]
     return shares, [*notes, *choice]
-
-
-def stages(classifier: Classifier, images: Tensor) -> list[str]:
-    """The cuts to look at: the input, then the parts of the network that return a grid, in order of execution.
-
-    Parts are the model's own children, and in place of a container (nn.Sequential, nn.ModuleList) what it contains.
-    Those that leave sum A g as it is (ReLU, max-pooling, convolutions without bias) are no cuts of their own.
-    """
-    parts: dict[str, nn.Module] = {}
-    for name, child in classifier.module.named_children():
-        inside = dict(child.named_children()) if isinstance(child, nn.Sequential | nn.ModuleList) else {}
-        parts |= {f"{name}.{key}": part for key, part in inside.items()} or {name: child}
-    ran: list[str] = []
-    shapes: dict[str, torch.Size] = {}
-
-    def record(name: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            ran.append(name)
-            if isinstance(output, Tensor):
-                shapes[name] = output.shape
-
-        return hook
-
-    last = classifier.module.get_submodule(classifier.inspect(images).last)  # a pass of its own, before there are hooks
-    handles = [part.register_forward_hook(record(name)) for name, part in parts.items()]
-    handles.append(last.register_forward_hook(record("")))  # of tokens: those of every grid are as many as here
-    try:
-        with classifier.prepared(), torch.no_grad():
-            classifier.bare_logits(images[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
-
-    def has_grid(name: str) -> bool:
-        shape = shapes.get(name, torch.Size())
-        if len(shape) == 4:
-            return classifier.grid(torch.empty(shape, device="meta"), images).shape[-2:].numel() > 1
-        return len(shape) == 3 == len(shapes[""]) and shape[1] == shapes[""][1]
-
-    def changes_the_sum(name: str) -> bool:
-        biased = any(key.endswith("bias") for key, _ in parts[name].named_parameters())
-        return biased or any(type(m).__name__ in NOT_RELU for m in parts[name].modules())
-
-    times = Counter(ran)
-    return ["input", *(n for n in ran if n and times[n] == 1 and changes_the_sum(n) and has_grid(n))]

@@ -1,10 +1,12 @@
-"""Pictures of one image's maps, and of VGatt's bias by depth. Matplotlib is imported when something is drawn."""
+"""Pictures of one image's maps, of VGatt's bias by depth, of a training. Matplotlib is imported when one is drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from xaibench.cli.options import check_place
 from xaibench.core.errors import MissingError, UsageError
@@ -104,6 +106,26 @@ def draw_shares(shares: Sequence[Share], title: str) -> Figure:
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def draw_curves(log: Path) -> Figure:
+    """Training loss, and mAP, F1 and F2 on the evaluation split, over the steps of a training's log."""
+    rows = pd.read_csv(log)
+    figure = new_figure(9, 3.4)
+    left, right = figure.subplots(1, 2)
+    left.plot(rows["step"], rows["loss"], marker="o", markersize=4)
+    left.set_ylim(0, None)
+    left.set_title("Training loss (mean of each epoch)", fontsize=11, color=INK)
+    for score in ("mAP", "F1", "F2"):
+        right.plot(rows["step"], rows[score], marker="o", markersize=4, label=score)
+    right.set_ylim(0, 1)
+    right.set_title("On the evaluation split (F at probability > 0.5)", fontsize=11, color=INK)
+    right.legend(frameon=False, fontsize=9)
+    for axes in (left, right):
+        axes.set_xlabel("step", color=INK)
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -52,7 +52,7 @@ def _rows(kind: str, model: str | None) -> list[dict[str, Any]]:
             {"name": e.name, "summary": e.summary, "needs": list(e.needs), "cost": e.cost, "source": e.source}
             for e in entries
         ]
-        return rows if model is None else [_fit(row, model) for row in rows]
+        return rows if model is None else _with_fit(rows, model)
     if kind == "metrics":
         return [
             {
@@ -95,7 +95,7 @@ def _model_rows() -> list[dict[str, Any]]:
     from xaibench.models.architectures import model_names
 
     rows = [
-        {"name": name, "summary": f"bundled; {_card_words(bundled.card(name))}", "kind": "bundled"}
+        {"name": name, "summary": f"bundled; {_card_words(bundled.facts(name))}", "kind": "bundled"}
         for name in bundled.names()
     ]
     return rows + [{"name": name, "summary": "timm", "kind": "timm"} for name in model_names()]
@@ -105,21 +105,18 @@ def _card_words(card: Mapping[str, Any]) -> str:
     return f"mAP {card['mean_average_precision']:.3f} on {card['data']['name']} {card['data']['evaluated_on']}"
 
 
-def _fit(row: dict[str, Any], model: str) -> dict[str, Any]:
-    classifier = _classifier(model)
-    lacking = [n for n in registry.methods[row["name"]].needs if n != "masks" and n not in classifier.offers()]
-    return {"name": row["name"], "goes with it": "no: " + classifier.lack(lacking[0]) if lacking else "yes", **row}
+def _with_fit(rows: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:
+    """Rows of methods with a column that says whether each goes with the model."""
+    from xaibench.models.capabilities import lacking
+    from xaibench.models.factory import load_classifier
 
+    classifier = load_classifier(model)
 
-_classifiers: dict[str, Any] = {}
+    def fit(method: str) -> str:
+        reason = lacking(classifier, registry.methods[method].needs)
+        return "yes" if reason is None else f"no: {reason}"
 
-
-def _classifier(model: str) -> Any:
-    if model not in _classifiers:
-        from xaibench.models.factory import load_classifier
-
-        _classifiers[model] = load_classifier(model)
-    return _classifiers[model]
+    return [{"name": row["name"], "goes with it": fit(row["name"]), **row} for row in rows]
 
 
 def show(name: str, *, as_json: bool) -> None:
@@ -154,7 +151,7 @@ def _card(name: str) -> dict[str, Any]:
     from xaibench.models.architectures import known_model
 
     if name in bundled.names():
-        return {"name": name, "kind": "bundled model", **{k: v for k, v in bundled.card(name).items() if k != "name"}}
+        return {"name": name, "kind": "bundled model", **{k: v for k, v in bundled.facts(name).items() if k != "name"}}
     if name in shipped_suites():
         suite = load_suite(shipped_suites()[name])
         return {
@@ -171,19 +168,24 @@ def _card(name: str) -> dict[str, Any]:
             "file": str(shipped_suites()[name]),
         }
     if known_model(name):
-        classifier = _classifier(name)
-        return {
-            "name": name,
-            "kind": "timm model",
-            "target layer": classifier.anatomy.last,
-            "offers": sorted(classifier.offers()),
-            "input": vars(classifier.preprocess),
-            "methods": [
-                m for m in registry.methods if set(registry.methods[m].needs) <= classifier.offers() | {"masks"}
-            ],
-        }
+        return _timm_card(name)
     known = [*registry.methods, *registry.metrics, *groups, *registry.datasets, *bundled.names(), *shipped_suites()]
     raise UsageError(unknown("name", name, known))
+
+
+def _timm_card(name: str) -> dict[str, Any]:
+    from xaibench.models.capabilities import lacking, offers
+    from xaibench.models.factory import load_classifier
+
+    classifier = load_classifier(name)
+    return {
+        "name": name,
+        "kind": "timm model",
+        "target layer": classifier.structure.target_layer,
+        "offers": sorted(offers(classifier)),
+        "input": vars(classifier.preprocess),
+        "methods": [m for m in registry.methods if lacking(classifier, registry.methods[m].needs) is None],
+    }
 
 
 def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:

@@ -34,6 +34,7 @@ Plugin = Annotated[
 Workers = Annotated[
     str, typer.Option("--workers", metavar="N|auto", help="Processes that read samples; 0: a thread of this one.")
 ]
+Intervals = Annotated[bool, typer.Option("--ci", help="With the 95 % interval of every value in the table.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 DEVICES = ("auto", "cpu", "cuda", "mps")
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
+from xaibench import api
 from xaibench.cli.console import Bars, ProgressMode, err, out, print_leaderboard
 from xaibench.cli.exit_codes import naming
-from xaibench.cli.options import check_patterns
 from xaibench.core.errors import MissingError, UsageError
 from xaibench.results.leaderboard import plural
 from xaibench.results.records import Records
-from xaibench.runner.cells import Settings
-from xaibench.runner.loop import Progress, Runner
-from xaibench.runner.run_directory import BAD_SAMPLES, run_suite
-from xaibench.suite import Suite, find_suite, load_suite, select
-from xaibench.suite import quick as quick_part
+from xaibench.runner.benchmark import benchmark_of
+from xaibench.runner.cells import ModelCells, model_cells
+from xaibench.runner.run_directory import BAD_SAMPLES, Run
+from xaibench.runner.settings import Progress, Settings
+from xaibench.suite import Selection, Suite, find_suite, load_suite, select
 
 BYTES_PER_ROW = 12  # of a Parquet cell, measured
 PAIRS_PER_IMAGE = 2.5  # a guess for the plan; the number of detected labels is known only when it is run
@@ -26,66 +27,81 @@ PAIRS_PER_IMAGE = 2.5  # a guess for the plan; the number of detected labels is 
 
 @dataclass(frozen=True)
 class Job:
-    """One suite to run: its file, the text of it, the suite after the options of the command, the directory of its run."""
+    """One suite to run: its file, the suite after the options of the command, its part, the directory of its run.
+
+    Attributes:
+        chosen: arguments of `xaibench.run` that choose the part
+    """
 
     path: Path
-    text: str
     suite: Suite
     directory: Path
+    chosen: Mapping[str, Any]
 
-    def run(self, settings: Settings, mode: ProgressMode) -> int:
+    def run(self, settings: Settings, mode: ProgressMode, intervals: bool) -> int:
         """Run the suite and print its leaderboard; returns the exit code."""
         for note in self.suite.notes:
             err.print(f"note: {note}", markup=False)
         with Bars(mode).showing() as bars, naming(self.directory):
-            progress = Progress(bars.start, bars.advance, bars.note)
-            result = run_suite(self.suite, self.text, self.directory, self._own(settings), progress)
-        print_leaderboard(result.leaderboard)
+            result = api.run(
+                self.suite,
+                out=self.directory,
+                data_root=settings.data_root,
+                device=settings.device,
+                batch_size=settings.batch_size,
+                workers=settings.workers,
+                limit=settings.limit,
+                progress=Progress(bars.start, bars.advance, bars.note),
+                fail_fast=settings.fail_fast,
+                cache=settings.cache,
+                **self.chosen,
+            )
+        self._report(result, intervals)
+        return result.exit_code
+
+    def _report(self, result: Run, intervals: bool) -> None:
+        print_leaderboard(result.leaderboard, intervals=intervals)
         err.print(f"written to {self.directory}/ (leaderboard.csv, leaderboard.md, scores.csv)", markup=False)
-        for sample_id, sentence in result.outcome.bad.items():
-            err.print(f"bad sample {sample_id}: {sentence}", markup=False, style="red")
+        for sample_id, reason in result.outcome.bad.items():
+            err.print(f"bad sample {sample_id}: {reason}", markup=False, style="red")
         if result.outcome.bad:
             count = plural(len(result.outcome.bad), "bad sample")
             err.print(f"left out of every score: {count}, listed in {self.directory / BAD_SAMPLES}", markup=False)
-        for sentence in result.outcome.failed:
-            err.print(f"failed: {sentence}", markup=False, style="red")
-        return 3 if result.outcome.failed else 0
+        for message in result.outcome.failed:
+            err.print(f"failed: {message}", markup=False, style="red")
 
     def print_plan(self, settings: Settings) -> None:
         """Print what a run would do."""
-        runner = Runner(self.suite, Records(self.directory), self._own(settings))
+        benchmark = benchmark_of(self.suite, replace(settings, suite_folder=self.suite.folder))
+        selection, records = select(self.suite, **self.chosen), Records(self.directory)
         table = Table(title=f"{self.suite.name}: what would be done", title_justify="left")
         for column in ("model", "methods", "cells", "there already", "samples", "forwards", "backwards", "disk"):
             table.add_column(column, justify="left" if column == "model" else "right")
-        for section in self.suite.models:
-            prepared = runner.prepare(section)
-            plan = runner.plan(prepared)
-            left = plan["cells"] - plan["done"]
-            pairs = round(plan["samples"] * PAIRS_PER_IMAGE)
-            probes = sum("forward" in metric.entry.cost for metric in runner.metrics) > 0
-            forwards = plan["samples"] + (2 * pairs * len(prepared.methods) if probes else 0)
-            backward = any("gradients" in need for method in prepared.methods for need in method.entry.needs)
-            megabytes = left * pairs * BYTES_PER_ROW / 1e6
-            table.add_row(
-                section.label,
-                str(len(prepared.methods)),
-                str(plan["cells"]),
-                str(plan["done"]),
-                str(plan["samples"]),
-                f"~{forwards if left else 0}",
-                f"~{pairs if left and backward else 0}",
-                f"~{megabytes:.1f} MB",
-            )
-            for sentence in prepared.skipped:
-                err.print(f"note: {sentence}", markup=False)
+        for source in benchmark.models:
+            if source.label in selection.models:
+                model = model_cells(source, benchmark)
+                table.add_row(*_plan_row(model, selection, records, len(benchmark.ids)))
+                for message in model.skipped:
+                    err.print(f"note: {message}", markup=False)
         out().print(table)
         err.print(
-            f"(counts marked ~ assume {PAIRS_PER_IMAGE} explained labels per image; passes of perturbation methods, and of "
-            "metrics that remove step by step or explain again, come on top: see `xaibench show NAME`)"
+            f"(counts marked ~ assume {PAIRS_PER_IMAGE} explained labels per image; passes of perturbation methods, and "
+            "of metrics that remove step by step or explain again, come on top: see `xaibench show NAME`)"
         )
 
-    def _own(self, settings: Settings) -> Settings:
-        return replace(settings, suite_folder=self.path.parent)
+
+def _plan_row(model: ModelCells, selection: Selection, records: Records, samples: int) -> list[str]:
+    chosen = {
+        key: cell for key, cell in model.cells.items() if key[0] in selection.methods and key[1] in selection.metrics
+    }
+    methods = [method for method in model.methods if method.label in selection.methods]
+    done = sum(records.complete(cell) for cell in chosen.values())
+    left, pairs = len(chosen) - done, round(samples * PAIRS_PER_IMAGE)
+    backward = any("gradients" in need for method in methods for need in method.entry.needs)
+    forwards = samples + 2 * pairs * len(methods)
+    counts = [len(methods), len(chosen), done, samples]
+    passes = [f"~{forwards if left else 0}", f"~{pairs if left and backward else 0}"]
+    return [model.label, *map(str, counts), *passes, f"~{left * pairs * BYTES_PER_ROW / 1e6:.1f} MB"]
 
 
 def jobs_of(
@@ -111,34 +127,24 @@ def jobs_of(
     for name in names:
         path = find_suite(name)
         suite = load_suite(path, overrides)
-        suite = _chosen(quick_part(suite) if quick else suite, patterns, quick)
+        chosen: dict[str, Any] = {"quick": quick, **{f"{kind}s": list(globs) for kind, globs in patterns.items()}}
+        select(suite, **chosen)  # refuses what chooses nothing
         if suite.name in jobs:
             first = jobs[suite.name].path
             raise UsageError(f"{first} and {path} are both called {suite.name!r}; change one `name`, or run them apart")
         own = directory if directory is not None and len(names) == 1 else (directory or Path("runs")) / suite.name
         if own.exists() and not own.is_dir():
             raise MissingError(f"{own}: a run needs a directory here, and this is a file; choose another --out")
-        jobs[suite.name] = Job(path, path.read_text(encoding="utf-8"), suite, own)
+        jobs[suite.name] = Job(path, suite, own, chosen)
     return list(jobs.values())
 
 
-def _chosen(suite: Suite, patterns: Mapping[str, Sequence[str]], quick: bool) -> Suite:
-    """The part of a suite that the patterns choose. Raises UsageError for one that chooses nothing."""
-    labels = {
-        "model": [model.label for model in suite.models],
-        "method": [method.label for method in suite.methods],
-        "metric": [metric.label for metric in suite.bound_metrics()],
-    }
-    whose = f"the quick part of suite {suite.name}" if quick else f"suite {suite.name}"
-    for kind, names in labels.items():
-        check_patterns(f"--{kind}", patterns[kind], names, whose)
-    return select(suite, models=patterns["model"], methods=patterns["method"], metrics=patterns["metric"])
-
-
-def run(jobs: Sequence[Job], settings: Settings, *, dry_run: bool, progress: ProgressMode) -> int:
+def run(
+    jobs: Sequence[Job], settings: Settings, *, dry_run: bool, progress: ProgressMode, intervals: bool = False
+) -> int:
     """Run the jobs one after another, or with `dry_run` print their plans; returns the highest exit code."""
     if dry_run:
         for job in jobs:
             job.print_plan(settings)
         return 0
-    return max(job.run(settings, progress) for job in jobs)
+    return max(job.run(settings, progress, intervals) for job in jobs)

@@ -33,6 +33,12 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
+def headline(error: BaseException) -> str:
+    """The name of an exception's class and the first line of what it says."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def _shown(file: str) -> str:
     below = Path(os.path.abspath(file)).is_relative_to(Path.cwd())
     return os.path.relpath(file) if below else file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from xaibench.core.errors import UsageError
+from xaibench.core.registry.bounds import ExtraChannels, Interpolation, Resize
 
-Resize = Literal["squash", "shortest_crop", "fit_pad", "none"]
-Interpolation = Literal["nearest", "bilinear", "bicubic"]
 StoredImage = Image.Image | npt.NDArray[np.uint8]  # a picture, or [H, W, C]
-ExtraChannels = Literal["copy_first", "mean", "zero"]
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,

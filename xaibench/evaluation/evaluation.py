@@ -7,7 +7,6 @@ Two views of a map are made here, never by a method or a metric: `mask` (a soft 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
@@ -18,23 +17,15 @@ from torch.nn import functional as F
 from xaibench.core.chunks import map_chunks
 from xaibench.core.errors import UsageError
 from xaibench.core.rank_statistics import comparable, tied
-from xaibench.evaluation.perturbation import Curve, Order, Removal, curve
+from xaibench.evaluation.perturbation import Curve, Order, Outputs, Removal, clean_outputs, curve, outputs
 from xaibench.forward import Forward, Pairs
+from xaibench.forward.forward import Labels
 from xaibench.models.classifier import Classifier
 
 Normalise = Literal["native", "resized"]
 Space = Literal["model", "pixels"]
-Labels = Literal["detected", "present"]
-Explainer = Callable[[Forward, Pairs], Tensor]  # a method with its parameters: raw maps [P, h, w]
+Explain = Callable[[Forward, Pairs], Tensor]  # a method with its parameters: raw maps [P, h, w]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What the model says of a changed image: probabilities [P, L] and that of the explained label [P]."""
-
-    probabilities: Tensor
-    confidence: Tensor
 
 
 class Evaluation:
@@ -47,7 +38,7 @@ class Evaluation:
         method: what made the maps, for metrics that explain again; None: they refuse
     """
 
-    def __init__(self, forward: Forward, pairs: Pairs, maps: Tensor, method: Explainer | None = None) -> None:
+    def __init__(self, forward: Forward, pairs: Pairs, maps: Tensor, method: Explain | None = None) -> None:
         if maps.ndim != 3 or len(maps) != len(pairs):
             raise UsageError(f"maps must be [P, h, w] with P = {len(pairs)} pairs, found {tuple(maps.shape)}")
         if not maps.is_floating_point():
@@ -57,7 +48,7 @@ class Evaluation:
         self.maps = maps.masked_fill(~self.defined[:, None, None], torch.nan)
         self._method = method
         self._shared: dict[Hashable, Any] = {}
-        self._probes: dict[tuple[str, str, str], Probe] = {}
+        self._probes: dict[tuple[str, str, str], Outputs] = {}
         self._curves: dict[tuple[Order, Removal], Curve] = {}
 
     # -- views of the maps --------------------------------------------------------------------------------------
@@ -95,7 +86,7 @@ class Evaluation:
         """[P]: the fraction of pixels whose relevance another pixel has too, left to the tie rule of rankings."""
         return tied(self.relevance.flatten(1))
 
-    # -- the model's word ---------------------------------------------------------------------------------------
+    # -- model outputs ------------------------------------------------------------------------------------------
 
     @cached_property
     def probabilities(self) -> Tensor:
@@ -109,21 +100,19 @@ class Evaluation:
 
     def others(self, labels: Labels = "detected") -> Tensor:
         """bool [P, L]: the labels of each pair's image, detected or present, but the pair's own."""
-        truth = self.forward.ground_truth
-        chosen = self.forward.detected if labels == "detected" else truth.labels_for("labels: present")
-        return chosen[self.pairs.image].scatter(1, self.pairs.label[:, None], False)
+        return self.forward.others(self.pairs, labels)
 
     @property
-    def keep(self) -> Probe:
+    def keep(self) -> Outputs:
         """The image times the mask: what is left when only the explained region stays."""
         return self.probe("keep")
 
     @property
-    def drop(self) -> Probe:
+    def drop(self) -> Outputs:
         """The image times (1 - mask): what is left without the explained region."""
         return self.probe("drop")
 
-    def probe(self, part: Literal["keep", "drop"], normalise: Normalise = "native", space: Space = "model") -> Probe:
+    def probe(self, part: Literal["keep", "drop"], normalise: Normalise = "native", space: Space = "model") -> Outputs:
         """Forward of x * m ("keep") or x * (1 - m) ("drop"), one per pair, shared by all metrics that ask the same.
 
         Args:
@@ -139,7 +128,7 @@ class Evaluation:
             self._probes[key] = self._masked(mask if part == "keep" else 1 - mask, space)
         return self._probes[key]
 
-    def _masked(self, weight: Tensor, space: Space) -> Probe:
+    def _masked(self, weight: Tensor, space: Space) -> Outputs:
         classifier, images = self.forward.classifier, self.forward.images
         rows = torch.arange(len(self.pairs), device=images.device)
 
@@ -153,39 +142,35 @@ class Evaluation:
             pixels = preprocess.pixels(images[self.pairs.image[chunk]])
             return preprocess.normalise(pixels * weight[chunk, None])
 
-        return self.score(masked if space == "model" else masked_pixels, rows)
+        return self.outputs(masked if space == "model" else masked_pixels, rows)
 
-    def score(self, change: Callable[[Tensor], Tensor], rows: Tensor) -> Probe:
-        """Probabilities of changed images, one for each of `rows` [n], which are pairs in any order.
+    def outputs(self, images_of: Callable[[Tensor], Tensor], rows: Tensor) -> Outputs:
+        """Outputs [n] on changed images, one forward for each of `rows` [n], which are pairs in any order.
 
         Args:
-            change: makes the images [n, C, H, W] of some rows at a time
+            images_of: makes the images [m, C, H, W] of some rows at a time
         """
-        classifier = self.forward.classifier
-        if len(rows) == 0:
-            probabilities = self.probabilities[:0]
-        else:
-            probabilities = map_chunks(lambda chunk: classifier.probabilities(change(chunk)), rows, classifier.chunk)
-        return Probe(probabilities, self._own(probabilities, rows))
+        return outputs(self.forward, self.pairs, rows, lambda index: images_of(rows[index]))
+
+    @cached_property
+    def clean(self) -> Outputs:
+        """Outputs [P] on the untouched images."""
+        return clean_outputs(self.forward, self.pairs)
 
     def curve(self, order: Order = "morf", removal: Removal | None = None) -> Curve:
-        """The model's word while the image is taken apart in the map's order, shared by all metrics that ask the same.
+        """Outputs while units are removed in the map's order, shared by all metrics that ask the same.
 
         Inserting the most relevant units first is the `lerf` curve read backwards.
         """
         key = (order, removal or Removal())
         if key not in self._curves:
-            self._curves[key] = curve(self, *key)
+            self._curves[key] = curve(self.forward, self.pairs, self.relevance, *key)
         return self._curves[key]
-
-    def _own(self, probabilities: Tensor, rows: Tensor) -> Tensor:
-        """[n]: the probability of the label of each of `rows` [n] in probabilities [n, L]."""
-        return probabilities.gather(1, self.pairs.label[rows, None])[:, 0]
 
     # -- explaining again ---------------------------------------------------------------------------------------
 
     @property
-    def method(self) -> Explainer:
+    def method(self) -> Explain:
         """The method that made the maps."""
         if self._method is None:
             raise UsageError("this metric explains again: it needs the method, not only its maps (method=)")

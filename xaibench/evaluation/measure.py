@@ -1,4 +1,4 @@
-"""One method on one batch, and a metric on its maps: which pairs, and whether what comes back has the right form."""
+"""A metric on an Evaluation: its rows, checked, and its values."""
 
 from __future__ import annotations
 
@@ -10,26 +10,8 @@ from torch import Tensor
 
 from xaibench.core.aggregation import find_aggregation
 from xaibench.core.errors import UsageError
-from xaibench.core.registry import PER_IMAGE, BoundMethod, BoundMetric
-from xaibench.evaluation import Evaluation, Explainer
-from xaibench.forward import Forward, Pairs, Plan
-
-
-def check_maps(maps: Tensor, pairs: Pairs, name: str) -> None:
-    if not isinstance(maps, Tensor) or maps.ndim != 3 or len(maps) != len(pairs):
-        found = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
-        raise UsageError(f"method {name} returned {found}; [P, h, w] with P = {len(pairs)} is needed")
-
-
-def explainer(method: BoundMethod) -> Explainer:
-    """The method with its parameters, telling each forward pass beforehand what it will need."""
-
-    def explain(forward: Forward, pairs: Pairs) -> Tensor:
-        forward.expect(Plan.of(forward.classifier, method.entry.needs, dict(method.parameters)))
-        maps: Tensor = method.entry.function(forward, pairs, **method.parameters)
-        return maps
-
-    return explain
+from xaibench.core.registry import PER_IMAGE, BoundMetric
+from xaibench.evaluation.evaluation import Evaluation
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,15 @@ from xaibench.core.seeding import stable_seed
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.forward.gradients import Gradients
 from xaibench.forward.plan import Plan
+from xaibench.forward.probes import probe
 from xaibench.models.classifier import Classifier
-from xaibench.models.structure import output_logits
-from xaibench.models.timm_vit import SUFFIX, exposed
+from xaibench.models.structure import evaluation_mode, grid, output_logits, tokens_to_grid, ungrid
+from xaibench.models.timm_vit import SUFFIX, unfused_attention
 
 __all__ = ["Forward", "Hook", "Pairs", "Plan"]
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
+Labels = Literal["detected", "present"]
 PRECISIONS = (torch.float32, torch.float64)
 SAME_LOGITS = 1e-4  # of the largest: float32 rounding of another batch size
 
@@ -116,7 +118,7 @@ class Forward:
         """Activations [B, K, h, w] of a layer ("last", "input" or a dotted name)."""
         if layer == "input":
             return self.images
-        return self.classifier.grid(self._activation(self.classifier.layer_name(layer)), self.images)
+        return self._grid(self._activation(self.classifier.layer_name(layer)))
 
     def gradients(self, pairs: Pairs, layer: str = "last") -> Tensor:
         """Gradient of each pair's logit with respect to a layer's activations: [P, K, h, w].
@@ -125,7 +127,7 @@ class Forward:
         """
         name = self.classifier.layer_name(layer)
         gradient = self._gradient(pairs, name)
-        return gradient if name == "input" else self.classifier.grid(gradient, self.images)
+        return gradient if name == "input" else self._grid(gradient)
 
     def combined_gradients(self, pairs: Pairs, coefficients: Tensor, layer: str = "last") -> Tensor:
         """Gradient of sum_l coefficients[p, l] S_l of each pair's image [P, K, h, w]: one backward per label rank.
@@ -139,7 +141,7 @@ class Forward:
         ranks = list(self._backward(frozenset({name})).each(pairs, [name], coefficients))
         order = torch.cat([rows for rows, _ in ranks]).argsort()
         found = torch.cat([gradients[name] for _, gradients in ranks])[order]
-        return found if name == "input" else self.classifier.grid(found, self.images)
+        return found if name == "input" else self._grid(found)
 
     def each_gradient(self, pairs: Pairs, layers: Sequence[str]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Gradients of many layers, label rank by label rank, none kept: rows of `pairs` [n], {layer: [n, K, h, w]}."""
@@ -148,7 +150,7 @@ class Forward:
             yield (
                 rows,
                 {
-                    layer: gradients[name] if name == "input" else self.classifier.grid(gradients[name], self.images)
+                    layer: gradients[name] if name == "input" else self._grid(gradients[name])
                     for name, layer in names.items()
                 },
             )
@@ -170,7 +172,7 @@ class Forward:
                     along = (gradient * activation.detach()).sum()
                     (product,) = torch.autograd.grad(along, activation, retain_graph=True, materialize_grads=True)
                     products[rows] = product[images]
-        return products if name == "input" else self.classifier.grid(products, self.images)
+        return products if name == "input" else self._grid(products)
 
     # -- other passes -------------------------------------------------------------------------------------------
 
@@ -194,16 +196,18 @@ class Forward:
             change: makes versions: (rows of the batch [n], which version [n]) -> images [n, C, H, W]
             output: logits in the precision of the images; probabilities in float64, since float32 has few values near 1
         """
-        rows, labels, classifier = torch.unique(pairs.image), torch.unique(pairs.label), self.classifier
         if not len(pairs):
             return self.images.new_zeros((0, count))
+        rows, labels = torch.unique(pairs.image), torch.unique(pairs.label)
+        versions = torch.arange(len(rows) * count, device=rows.device)
 
-        def scores(chunk: Tensor) -> Tensor:
-            logits = classifier.bare_logits(change(rows[chunk // count], chunk % count))
-            return (logits if output == "logits" else classifier.activate(logits.double()))[:, labels]
+        def images_of(chunk: Tensor) -> Tensor:
+            return change(rows[chunk // count], chunk % count)
 
-        with classifier.prepared(), torch.inference_mode():
-            found = map_chunks(scores, torch.arange(len(rows) * count, device=rows.device), classifier.chunk)
+        if output == "logits":
+            found = probe(self.classifier, versions, images_of, labels)
+        else:  # softmax reads all labels
+            found = self.classifier.activate(probe(self.classifier, versions, images_of).double())[:, labels]
         return found.view(len(rows), count, len(labels))[
             torch.searchsorted(rows, pairs.image), :, torch.searchsorted(labels, pairs.label)
         ]
@@ -230,7 +234,7 @@ class Forward:
         features, rows, labels = self.features(layer), torch.unique(pairs.image), torch.unique(pairs.label)
         if not len(pairs):
             return features.new_zeros((0, count))
-        linear = classifier.anatomy.head is not None and name == classifier.anatomy.last
+        linear = classifier.structure.head is not None and name == classifier.structure.target_layer
         one_image = not linear and self._follows_one_image(name, int(rows[0]))
 
         def scores_of(row: Tensor) -> Callable[[Tensor], Tensor]:
@@ -244,14 +248,14 @@ class Forward:
             return scores
 
         versions = torch.arange(count, device=rows.device)
-        with classifier.prepared(), torch.inference_mode():
+        with evaluation_mode(classifier.module), torch.inference_mode():
             scores = torch.stack([map_chunks(scores_of(row), versions, classifier.chunk) for row in rows])
         return scores[torch.searchsorted(rows, pairs.image), :, torch.searchsorted(labels, pairs.label)]
 
     def _run_replaced(self, name: str, row: int, versions: Tensor, copies: int) -> Tensor:
         """Logits [n, L] when a layer puts out versions [n, K, h, w], the model being run on `copies` of one image."""
-        module, classifier = self.classifier.module, self.classifier
-        hook = module.get_submodule(name).register_forward_hook(lambda _, __, found: classifier.ungrid(versions, found))
+        module = self.classifier.module
+        hook = module.get_submodule(name).register_forward_hook(lambda _, __, found: ungrid(module, versions, found))
         try:
             return output_logits(module(self.images[row].expand(copies, -1, -1, -1)))
         finally:
@@ -259,10 +263,10 @@ class Forward:
 
     def _follows_one_image(self, name: str, row: int) -> bool:
         """Whether what follows a layer takes several activations where the model was given one image."""
-        activation, logits = self.classifier.grid(self._activation(name), self.images)[row], self.logits[row]
+        activation, logits = self._grid(self._activation(name))[row], self.logits[row]
         versions = torch.stack([activation, activation / 2])
         try:
-            with self.classifier.prepared(), torch.inference_mode():
+            with evaluation_mode(self.classifier.module), torch.inference_mode():
                 found = self._run_replaced(name, row, versions, 1)
         except torch.OutOfMemoryError:
             raise
@@ -322,7 +326,7 @@ class Forward:
 
     def token_map(self, row: Tensor) -> Tensor:
         """[..., N] a value per token as a map [..., h, w], prefix tokens dropped."""
-        return self.classifier.tokens_to_grid(row[..., self.classifier.attention.prefix :], self.images)
+        return tokens_to_grid(self.classifier.module, row[..., self.classifier.attention.prefix :], self.images)
 
     # -- which pairs --------------------------------------------------------------------------------------------
 
@@ -333,6 +337,11 @@ class Forward:
         if rule == "predicted":
             return torch.zeros_like(self.detected).scatter(1, self.probabilities.argmax(1, keepdim=True), True)
         return self.ground_truth.labels_for(f"explain: {rule}")
+
+    def others(self, pairs: Pairs, labels: Labels = "detected") -> Tensor:
+        """bool [P, L]: the labels of each pair's image, detected or present, but the pair's own."""
+        chosen = self.detected if labels == "detected" else self.ground_truth.labels_for("labels: present")
+        return chosen[pairs.image].scatter(1, pairs.label[:, None], False)
 
     # -- random draws -------------------------------------------------------------------------------------------
 
@@ -381,6 +390,9 @@ class Forward:
         self._run()
         return self._captured[name].detach()
 
+    def _grid(self, captured: Tensor) -> Tensor:
+        return grid(self.classifier.module, captured, self.images)
+
     def _gradient(self, pairs: Pairs, name: str) -> Tensor:
         return self._backward(frozenset({name})).of(pairs, name)
 
@@ -401,8 +413,8 @@ class Forward:
             images = self.images.detach().contiguous(memory_format=torch.channels_last)  # faster convolutions
             self._captured = {}
             with contextlib.ExitStack() as stack:
-                stack.enter_context(self.classifier.prepared())
-                stack.enter_context(exposed(module, attention))
+                stack.enter_context(evaluation_mode(module))
+                stack.enter_context(unfused_attention(module, attention))
                 stack.enter_context(torch.no_grad())  # a tap turns the graph on where the plan first needs it
                 for name, hook in self._hooks.items():
                     stack.callback(module.get_submodule(name).register_forward_hook(hook).remove)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from xaibench.forward import Pairs
+from xaibench.core.pairs import Pairs
 
 
 class Gradients:
@@ -28,7 +26,7 @@ class Gradients:
         """[P, *target shape without the batch]"""
         missing = self.stores[name].missing(pairs)
         if missing.any():
-            self._compute(type(pairs).where(missing), list(self.targets)[list(self.targets).index(name) :])
+            self._compute(Pairs.where(missing), list(self.targets)[list(self.targets).index(name) :])
         return self.stores[name].get(pairs)
 
     def _compute(self, pairs: Pairs, names: list[str]) -> None:

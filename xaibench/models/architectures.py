@@ -1,23 +1,24 @@
-"""Modules by name: timm's, and the architectures of the bundled models. Checkpoints are loaded without pickled code."""
+"""Modules by name: timm's, and the architectures of the bundled models."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from xaibench.core.errors import MissingError, UsageError, unknown
+from xaibench.core.errors import UsageError, unknown
+from xaibench.core.registry.bounds import ExtraChannels
 from xaibench.core.timm_import import import_timm
-from xaibench.data.preprocess import ExtraChannels
+from xaibench.core.tracebacks import headline
+from xaibench.models.checkpoints import RGB, load_state
 from xaibench.models.pretrained import create_pretrained
+from xaibench.models.structure import FAULTS
 
-STEM = 3  # input channels of the checkpoints that `extra_channels` starts from
+KEYS_OF_THEIR_OWN = ("name", "pretrained", "num_classes", "in_chans", "extra_channels")
 
 
 def create_module(
@@ -33,22 +34,22 @@ def create_module(
         UsageError: no such model, or an option that it does not take
         MissingError: weights that cannot be fetched
     """
-    if pretrained and options.get("in_chans", STEM) != STEM:  # timm has a rule of its own, which nobody named
-        fetched = create_module(name, pretrained=True, **options | {"in_chans": STEM})
+    if pretrained and options.get("in_chans", RGB) != RGB:  # timm would use its own rule instead of `extra_channels`
+        fetched = create_module(name, pretrained=True, **options | {"in_chans": RGB})
         module = create_module(name, **options)
         load_state(module, fetched.state_dict(), f"weights of {name}", extra_channels=extra_channels)
         return module
     if name in ARCHITECTURES and pretrained:
         raise UsageError(f"model {name!r} has no weights to fetch; give a checkpoint")
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name](**options)
-    timm = import_timm()
     if not known_model(name):
         raise UsageError(unknown("model", name, model_names()))
     try:
-        module = create_pretrained(name, **options) if pretrained else timm.create_model(name, **options)
-    except (TypeError, AssertionError) as error:
-        raise UsageError(f"model {name!r} does not take these options: {options} ({error})") from error
+        if name in ARCHITECTURES:
+            return ARCHITECTURES[name](**options)
+        module = create_pretrained(name, **options) if pretrained else import_timm().create_model(name, **options)
+    except FAULTS as error:
+        message = f"model {name!r} does not take these options: {options} ({headline(error)})"
+        raise UsageError(message, key="options") from error
     assert isinstance(module, nn.Module)
     return module
 
@@ -59,7 +60,7 @@ def model_names() -> list[str]:
 
 
 def known_model(name: str) -> bool:
-    """Whether `create_module` takes this name; timm's may have the tag of their weights behind a point."""
+    """Whether `create_module` takes this name; timm's may end in a point and the tag of their weights."""
     timm = import_timm()
     if name in ARCHITECTURES or not timm.is_model(name):
         return name in ARCHITECTURES
@@ -72,17 +73,26 @@ def known_model(name: str) -> bool:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """torch's global generator seeded inside (initialisation and drop-out draw from it), as it was outside."""
+    """Seed torch's global generator (initialisation and drop-out draw from it), and restore it at the end."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
 
 
-def stem_options(options: Mapping[str, Any], in_chans: int | None) -> dict[str, Any]:
-    """Options of `create_module` with the number of input channels, which has a key of its own in suites and recipes."""
-    if "in_chans" in options:
-        raise UsageError("options: in_chans is given beside the model's name, not among its options")
-    return {**options} if in_chans in (None, STEM) else {**options, "in_chans": in_chans}
+def constructor_options(options: Mapping[str, Any], in_chans: int | None) -> dict[str, Any]:
+    """Options of `create_module` with the number of input channels.
+
+    Raises:
+        UsageError: an option that has a key of its own in suites and recipes
+    """
+    for key in options:
+        if key in KEYS_OF_THEIR_OWN:
+            raise UsageError(f"options: {key} is given beside the model's name, not among its options", key="options")
+        if key == "checkpoint_path":
+            raise UsageError(
+                "options: checkpoint_path is not allowed; give checkpoint beside the model's name", key="options"
+            )
+    return {**options} if in_chans in (None, RGB) else {**options, "in_chans": in_chans}
 
 
 def shapes_vit(
@@ -91,7 +101,7 @@ def shapes_vit(
     embed_dim: int = 96,
     depth: int = 3,
     num_heads: int = 4,
-    in_chans: int = STEM,
+    in_chans: int = RGB,
     **options: Any,
 ) -> nn.Module:
     """timm's VisionTransformer with a class token over the first layers (stem to layer2) of the shapes CNN.
@@ -117,175 +127,3 @@ def shapes_vit(
 
 
 ARCHITECTURES = {"shapes_vit": shapes_vit}
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """A state dict from safetensors, or from a torch file opened with `weights_only=True`.
-
-    Raises:
-        MissingError: no such file, or one that cannot be read
-        UsageError: a file that holds anything but tensors
-    """
-    if not path.is_file():
-        found = "is not a file; give the file of the weights" if path.exists() else "no such file"
-        raise MissingError(f"checkpoint {path}: {found}")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise MissingError(f"checkpoint {path}: cannot be read ({error.strerror})") from error
-    except Exception as error:
-        raise UsageError(
-            f"checkpoint {path}: not a plain state dict ({type(error).__name__}); save it with "
-            "safetensors, or torch.save(model.state_dict(), path)"
-        ) from error
-    for key in ("state_dict", "model", "state_dict_ema"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not (isinstance(loaded, dict) and all(isinstance(value, Tensor) for value in loaded.values())):
-        raise UsageError(f"checkpoint {path}: holds no state dict of tensors")
-    return {key.removeprefix("module."): value for key, value in loaded.items()}
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except SafetensorError as error:
-        raise UsageError(f"checkpoint {path}: not a safetensors file, or a damaged one ({error})") from error
-    except OSError as error:
-        raise MissingError(f"checkpoint {path}: cannot be read ({error})") from error
-
-
-def state_hash(state: Mapping[str, Tensor]) -> str:
-    """sha256 over names, shapes and bytes: the same weights, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(
-            tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-            if tensor.ndim
-            else tensor.detach().cpu().numpy().tobytes()
-        )
-    return digest.hexdigest()
-
-
-def load_checkpoint(
-    module: nn.Module,
-    path: Path,
-    *,
-    skip_different: bool = False,
-    into: str = "",
-    extra_channels: ExtraChannels | None = None,
-) -> list[str]:
-    """Load weights from a file; see `load_state`."""
-    return load_state(
-        module,
-        read_checkpoint(path),
-        f"checkpoint {path}",
-        skip_different=skip_different,
-        into=into,
-        extra_channels=extra_channels,
-    )
-
-
-def load_state(
-    module: nn.Module,
-    weights: Mapping[str, Tensor],
-    origin: str,
-    *,
-    skip_different: bool = False,
-    into: str = "",
-    extra_channels: ExtraChannels | None = None,
-) -> list[str]:
-    """Load weights; returns the names that were left as they were.
-
-    Args:
-        origin: where the weights are from, for messages
-        into: dotted name of the submodule that takes the weights; "" is the whole module
-        skip_different: leave out entries whose shape differs or that are missing (fine-tuning with a new head);
-            otherwise any difference raises UsageError
-        extra_channels: how a first convolution of three channels becomes that of a model with another number; see
-            `stem_for`. Weights that have the model's number of channels already are loaded as they are
-    """
-    if into:
-        module = module.get_submodule(into)
-    own = module.state_dict()
-    weights = {
-        name: stem_for(value, own[name].shape[1], extra_channels, f"{origin}: {name}")
-        if name in own and _is_stem(value, own[name])
-        else value
-        for name, value in weights.items()
-    }
-    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
-    left = [name for name in own if name not in fitting]
-    extra = [name for name in weights if name not in fitting]
-    if not skip_different and (left or extra):
-        examples = ", ".join(
-            [f"missing {n}" for n in left[:3]] + [f"not wanted or of another shape {n}" for n in extra[:3]]
-        )
-        why = (
-            _other_classes(own, weights)
-            or _prefixed(own, weights)
-            or (f"{len(left)} missing, {len(extra)} left over ({examples})")
-        )
-        raise UsageError(f"{origin} does not fit the model: {why}")
-    module.load_state_dict(fitting, strict=False)
-    return left
-
-
-def _other_classes(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | None:
-    """A clause for weights that differ in the number of classes alone: in the first dimension of some tensors."""
-    if own.keys() != weights.keys():
-        return None
-    pairs = [(weights[name].shape, own[name].shape) for name in own if weights[name].shape != own[name].shape]
-    counts = {(stored[:1], wanted[:1]) for stored, wanted in pairs}
-    if len(counts) != 1 or any(stored[1:] != wanted[1:] for stored, wanted in pairs):
-        return None
-    ((stored, wanted),) = counts
-    return f"it has {stored.numel()} classes, not {wanted.numel()}; all else fits"
-
-
-def _prefixed(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | None:
-    """A clause for weights whose names fit once a prefix is taken away, such as `model.` of a Lightning module."""
-    parts = [name.split(".") for name in weights]
-    for prefix in sorted({".".join(names[:depth]) + "." for names in parts for depth in range(1, min(len(names), 4))}):
-        bare = {name.removeprefix(prefix) for name in weights if name.startswith(prefix)}
-        if len(own.keys() & bare) > max(len(own) // 2, len(own.keys() & weights.keys())):
-            return f"the names of its weights begin with {prefix!r}; save them without that prefix"
-    return None
-
-
-def _is_stem(stored: Tensor, own: Tensor) -> bool:
-    """Whether a convolution differs in its input channels only, which are those of a colour picture in the checkpoint."""
-    shapes = stored.shape, own.shape
-    same = all(len(shape) == 4 for shape in shapes) and shapes[0][:1] + shapes[0][2:] == shapes[1][:1] + shapes[1][2:]
-    return same and stored.shape[1] == STEM != own.shape[1]
-
-
-def stem_for(weight: Tensor, channels: int, rule: ExtraChannels | None, at: str = "stem") -> Tensor:
-    """The first convolution's weight [K, 3, h, w] for images of `channels` channels.
-
-    With more than three, the first three keep their weights and each further one is made by the rule; with fewer,
-    every one is. `copy_first`: the weights of the first channel (what PNOC does for the four stains of HPA); `mean`:
-    the mean over the three; `zero`: the new channel is not seen before training. Nothing is rescaled, so a stem of one
-    channel by `mean` answers a grey picture with a third of what the three gave.
-
-    Raises:
-        UsageError: no rule is given, or a stem that would see nothing
-    """
-    if rule is None:
-        raise UsageError(
-            f"{at} takes {STEM} channels, the model {channels}; say with extra_channels how the stem is made: "
-            "copy_first, mean or zero"
-        )
-    if rule == "zero" and channels < STEM:
-        raise UsageError(
-            f"{at}: extra_channels: zero would make a stem of {channels} that sees nothing; allowed: copy_first, mean"
-        )
-    made = {"copy_first": weight[:, :1], "mean": weight.mean(1, keepdim=True), "zero": torch.zeros_like(weight[:, :1])}
-    kept = [weight] if channels > STEM else []
-    return torch.cat([*kept, made[rule].expand(-1, channels - STEM * len(kept), -1, -1)], 1)

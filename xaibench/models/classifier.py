@@ -1,12 +1,12 @@
 """A model prepared for explanation: activation, target layer, linear head, attention, input geometry.
 
-The user's module stays as it was found: no hook, no `.grad`, no changed `training` or `requires_grad` outlives a call.
+After a call the user's module has no hook, no `.grad` and no changed `training` or `requires_grad`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -15,26 +15,27 @@ from torch import Tensor, nn
 
 from xaibench.core.chunks import map_chunks
 from xaibench.core.errors import IncompatibleError, UsageError, closest
+from xaibench.core.tracebacks import headline
 from xaibench.data.preprocess import Preprocess
-from xaibench.models.architectures import state_hash
-from xaibench.models.structure import Anatomies, Anatomy, dissect, output_logits
-from xaibench.models.timm_vit import Attention, find_attention, find_blocks, find_patch_embedding
+from xaibench.models.checkpoints import state_hash
+from xaibench.models.structure import (
+    FAULTS,
+    Structure,
+    Structures,
+    evaluation_mode,
+    find_structure,
+    output_logits,
+)
+from xaibench.models.timm_vit import Attention, find_attention, find_blocks
 
 Activation = Literal["sigmoid", "softmax"]
-# by class name, for timm has classes of its own beside torch's
-NOT_RELU = frozenset([
-    "CELU", "ELU", "GELU", "GELUTanh", "GELUTan", "HardMish", "HardMishMe", "HardSigmoid", "HardSigmoidMe", "HardSwish",
-    "HardSwishMe", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "Mish", "MishMe",
-    "PReLU", "QuickGELU", "RReLU", "RadixSoftmax", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softmax", "Softplus",
-    "Softsign", "Swish", "SwishMe", "Tanh",
-])  # fmt: skip
 
 
 class Classifier:
     """Any `nn.Module` that maps images [B, C, H, W] to logits [B, L].
 
     Args:
-        module: the model; timm models are understood best, any module works
+        module: the model; any module works, and most is known about timm's
         activation: how logits become probabilities: "sigmoid" (multi-label) or "softmax"
         layer: dotted name of the target layer ("last" in suites); None: the features before pooling are found. For
             transformers that read a class token it is the input of the last block's attention (its `norm1`), the
@@ -42,7 +43,9 @@ class Classifier:
         threshold: a label is detected where its probability is > threshold
         preprocess: input geometry and normalisation; None: images are taken as they come
         name: for records and messages
+        class_names: names of the labels, in the order of the logits; empty where they are not known
         trained: False marks a model without a checkpoint; leaderboards say so
+        structures: structures of this module that were found already; classifiers of one module share them
     """
 
     def __init__(
@@ -54,7 +57,9 @@ class Classifier:
         threshold: float = 0.5,
         preprocess: Preprocess | None = None,
         name: str | None = None,
+        class_names: Sequence[str] = (),
         trained: bool = True,
+        structures: Structures | None = None,
     ) -> None:
         if activation not in ("sigmoid", "softmax"):
             raise UsageError(f"activation {activation!r}: allowed are sigmoid and softmax")
@@ -63,15 +68,31 @@ class Classifier:
         self.threshold = threshold
         self.preprocess = preprocess
         self.name = name or type(module).__name__
+        self.class_names = tuple(class_names)
         self.trained = trained
         # images per probe forward, halved when memory runs out; on a CPU a few images stay in its cache
         self.chunk = 16 if self.device.type == "cpu" else 256
         self._layer = layer
-        self._anatomy: Anatomy | None = None
+        self._structure: Structure | None = None
+        self._structures = {} if structures is None else structures
         self._shapes: set[tuple[int, ...]] = set()  # of images that the model has run on
-        self.anatomies: Anatomies = {}  # classifiers of one module share it, see `xaibench.models.model_cache`
         if layer is not None:
             self._check_layer(layer)
+
+    def with_module(self, module: nn.Module, *, trained: bool = False, name: str | None = None) -> Classifier:
+        """The same classifier around another module of this structure, for instance one with random weights."""
+        other = Classifier(
+            module,
+            activation=self.activation,
+            layer=self.structure.target_layer,
+            threshold=self.threshold,
+            preprocess=self.preprocess,
+            name=name or self.name,
+            class_names=self.class_names,
+            trained=trained,
+        )
+        other.chunk = self.chunk
+        return other
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -81,35 +102,24 @@ class Classifier:
         return torch.device("cpu") if parameter is None else parameter.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
     def geometry(self) -> Preprocess:
         """Input geometry and normalisation. Raises UsageError where they are not known."""
         if self.preprocess is None:
             raise UsageError(f"model {self.name}: its input geometry is not known; give Classifier(preprocess=...)")
         return self.preprocess
 
-    @contextlib.contextmanager
-    def prepared(self) -> Iterator[None]:
-        """The module in evaluation mode with frozen weights, and as it was afterwards."""
-        modules = [(m, m.training) for m in self.module.modules()]
-        parameters = [(p, p.requires_grad) for p in self.module.parameters()]
-        try:
-            self.module.eval()
-            for parameter, _ in parameters:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for m, training in modules:
-                m.training = training
-            for parameter, requires_grad in parameters:
-                parameter.requires_grad_(requires_grad)
-
     def logits(self, images: Tensor) -> Tensor:
         """[B, L], without a graph, in chunks that fit into memory."""
-        with self.prepared(), torch.inference_mode():
+        with evaluation_mode(self.module), torch.inference_mode():
             return map_chunks(self.bare_logits, images, self.chunk)
 
     def bare_logits(self, images: Tensor) -> Tensor:
-        """[B, L] of one call of the module, for callers that have prepared it and chunk themselves."""
+        """[B, L] of one call of the module, for callers that set the evaluation mode and chunk themselves."""
         # channels last is the faster layout for convolutions on CPUs and on tensor cores; values are the same
         layout = torch.channels_last if images.ndim == 4 else torch.preserve_format
         return output_logits(self.module(images.contiguous(memory_format=layout)))
@@ -121,30 +131,42 @@ class Classifier:
     def activate(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(-1)
 
-    # -- what it is made of -------------------------------------------------------------------------------------
+    # -- structure ---------------------------------------------------------------------------------------------
 
-    def inspect(self, images: Tensor) -> Anatomy:
-        """Find the target layer and check the head, once, by one forward of the first image."""
-        if self._anatomy is None:
+    def inspect(self, images: Tensor) -> Structure:
+        """Target layer and head, found once, by one pass of the first image."""
+        if self._structure is None:
             key = (self._layer, tuple(images.shape[1:]))
-            if key not in self.anatomies:
+            if key not in self._structures:
                 self.try_images(images)
-                self.anatomies[key] = dissect(self, images[:1].detach())
-            self._anatomy = self.anatomies[key]
-        return self._anatomy
+                with self._named():
+                    self._structures[key] = find_structure(self.module, self._layer, images[:1].detach())
+            found = self._structures[key]
+            if self.class_names and len(self.class_names) != found.labels:
+                raise UsageError(
+                    f"model {self.name} has {found.labels} labels, but {len(self.class_names)} class names"
+                )
+            self._structure = found
+        return self._structure
 
     @property
-    def anatomy(self) -> Anatomy:
-        """`inspect` on a random image of the model's input size, unless it has already seen one."""
-        if self._anatomy is None:
-            if self.preprocess is None:
-                raise UsageError(f"{self.name}: its input size is not known; run it on images first")
-            shape = (1, len(self.preprocess.mean), *self.preprocess.size)
-            generator = torch.Generator().manual_seed(0)
-            image = torch.randn(shape, generator=generator).to(self.device, next(self.module.parameters()).dtype)
-            self.inspect(image)
-        assert self._anatomy is not None
-        return self._anatomy
+    def structure(self) -> Structure:
+        """What `inspect` found, or finds now by a random image of the model's input size."""
+        if self._structure is not None:
+            return self._structure
+        if self.preprocess is None:
+            raise UsageError(f"{self.name}: its input size is not known; run it on images first")
+        shape = (1, len(self.preprocess.mean), *self.preprocess.size)
+        image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        return self.inspect(image.to(self.device, self.dtype))
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Put the model's name in front of the messages of functions that see the module alone."""
+        try:
+            yield
+        except UsageError as error:
+            raise type(error)(f"model {self.name}: {error.message}", key=error.key) from error
 
     def try_images(self, images: Tensor) -> None:
         """Run the first image, unless one of its shape has run before. Raise UsageError if the model cannot."""
@@ -152,18 +174,19 @@ class Classifier:
         if shape in self._shapes or not len(images):
             return
         try:
-            self.logits(images[:1].detach())
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"model {self.name} does not take images {list(shape)}: {reason}") from error
+            with self._named():
+                self.logits(images[:1].detach())
+        except torch.OutOfMemoryError:
+            raise
+        except FAULTS as error:
+            message = f"model {self.name} does not take images {list(shape)} ({headline(error)})"
+            raise UsageError(message) from error
         self._shapes.add(shape)
 
     def layer_name(self, layer: str) -> str:
         """The dotted name behind "last"; other names are checked and returned."""
         if layer == "last":
-            return self.anatomy.last
+            return self.structure.target_layer
         if layer != "input":
             self._check_layer(layer)
         return layer
@@ -178,111 +201,28 @@ class Classifier:
     @property
     def head_weight(self) -> Tensor:
         """[L, K]: logits = head_weight · spatial mean of the last features + bias."""
-        if self.anatomy.head is None:
+        if self.structure.head is None:
             raise IncompatibleError(
                 f"model {self.name}: its logits are not a linear map of the mean of its last features "
-                f"({self.anatomy.last}), which CAM needs; Grad-CAM works"
+                f"({self.structure.target_layer}), which CAM needs; Grad-CAM works"
             )
-        weight = self.module.get_submodule(self.anatomy.head).weight
+        weight = self.module.get_submodule(self.structure.head).weight
         assert isinstance(weight, Tensor)
         return weight.detach().flatten(1)
 
     @cached_property
-    def _attention(self) -> Attention | str:
-        return find_attention(self.module)
-
-    @property
     def attention(self) -> Attention:
-        """Where the attention matrices are. Raises IncompatibleError with the reason when they cannot be read."""
-        if isinstance(self._attention, str):
-            raise IncompatibleError(f"model {self.name}: {self._attention}")
-        return self._attention
+        """Where the attention matrices are. Raises IncompatibleError with the reason where they cannot be read."""
+        with self._named():
+            return find_attention(self.module)
 
     @cached_property
-    def _blocks(self) -> tuple[str, ...] | str:
-        return find_blocks(self.module)
-
-    @property
     def blocks(self) -> tuple[str, ...]:
-        """The modules that relevance propagation reads. Raises IncompatibleError where it has no rules."""
-        if isinstance(self._blocks, str):
-            raise IncompatibleError(f"model {self.name}: {self._blocks}")
-        return self._blocks
-
-    def offers(self) -> set[str]:
-        """Which of `xaibench.core.registry.NEEDS` this model has (masks come from the data set)."""
-        offered = {"features", "gradients", "input_gradients"}
-        if self.anatomy.head is not None:
-            offered.add("linear_head")
-        if not isinstance(self._attention, str):
-            offered |= {"attention", "attention_gradients"}
-        if not isinstance(self._blocks, str):
-            offered.add("transformer_blocks")
-            if not isinstance(find_patch_embedding(self.module), str):
-                offered.add("patch_embedding")
-        if not _fixed_size(self.module):
-            offered.add("any_size")
-        if not any(type(m).__name__ in NOT_RELU for m in self.module.modules()):
-            offered.add("relu")
-        return offered
-
-    def lack(self, need: str) -> str:
-        """Why this model does not offer `need`, as a clause."""
-        if need in ("attention", "attention_gradients") and isinstance(self._attention, str):
-            return self._attention
-        if need == "transformer_blocks" and isinstance(self._blocks, str):
-            return self._blocks
-        if need == "patch_embedding":
-            return str(find_patch_embedding(self.module))
-        if need == "linear_head":
-            return f"its head is not linear in the mean of its last features ({self.anatomy.last})"
-        if need == "any_size":
-            return "it takes images of one size only"
-        if need == "relu":
-            return "it has activations other than ReLU"
-        return f"it has no {need}"
-
-    def grid(self, captured: Tensor, images: Tensor) -> Tensor:
-        """A captured activation (or its gradient) as [B, K, h, w]: prefix tokens dropped, channels first."""
-        if captured.ndim == 4:
-            nhwc = str(getattr(self.module, "output_fmt", "NCHW")).endswith("NHWC")
-            return captured.permute(0, 3, 1, 2) if nhwc else captured
-        if captured.ndim == 3:
-            prefix = int(getattr(self.module, "num_prefix_tokens", 0))
-            return self.tokens_to_grid(captured[:, prefix:].transpose(1, 2), images)
-        raise IncompatibleError(
-            f"model {self.name}: a layer of shape {tuple(captured.shape)} has no spatial grid; choose one before pooling"
-        )
-
-    def tokens_to_grid(self, tokens: Tensor, images: Tensor) -> Tensor:
-        """[..., P] patch tokens as [..., h, w], row by row."""
-        patches, (height, width) = tokens.shape[-1], images.shape[-2:]
-        embed = getattr(self.module, "patch_embed", None)
-        h, w = getattr(embed, "grid_size", None) or (0, 0)
-        if getattr(self.module, "dynamic_img_size", False):
-            h, w = embed.dynamic_feat_size((height, width))  # type: ignore[union-attr, operator]
-        if h * w != patches:  # another size than the model's own: the grid has the image's aspect
-            h = round((patches * height / width) ** 0.5)
-            w = patches // max(h, 1)
-        if h * w != patches:
-            raise IncompatibleError(f"model {self.name}: {patches} tokens form no grid for a {height}x{width} image")
-        return tokens.reshape(*tokens.shape[:-1], h, w)
-
-    def ungrid(self, grid: Tensor, captured: Tensor) -> Tensor:
-        """Activations [n, K, h, w] in the layout of a layer's own output; prefix tokens are those of `captured`."""
-        if captured.ndim == 4:
-            nhwc = str(getattr(self.module, "output_fmt", "NCHW")).endswith("NHWC")
-            return grid.permute(0, 2, 3, 1) if nhwc else grid
-        prefix = int(getattr(self.module, "num_prefix_tokens", 0))
-        return torch.cat([captured[:, :prefix].expand(len(grid), -1, -1), grid.flatten(2).transpose(1, 2)], 1)
+        """The modules that relevance propagation reads. Raises IncompatibleError where it has no rules for them."""
+        with self._named():
+            return find_blocks(self.module)
 
     @cached_property
     def weights_hash(self) -> str:
         """sha256 over names, shapes and bytes of the state dict: the same weights, whatever file they came from."""
         return state_hash(self.module.state_dict())
-
-
-def _fixed_size(module: nn.Module) -> bool:
-    """Whether a timm model embeds patches on a grid of fixed size (its `dynamic_img_size` is off)."""
-    embed = getattr(module, "patch_embed", None)
-    return embed is not None and bool(getattr(embed, "strict_img_size", True))

@@ -1,8 +1,8 @@
 """Modules that suites share: entries of equal architecture, options, weights and device are one module in memory.
 
 Two entries of a suite may differ in activation, threshold, layer or input alone, and several suites of one command
-often name the same model. Such a module is built, loaded and looked into (`Anatomy`) once. Only suites share modules:
-`load_classifier` without a cache gives the caller one of his own, which he may train or change. Explaining switches
+often name the same model. Such a module is built and inspected (`Structure`) once. The command or the run owns the
+cache; `load_classifier` without one gives the caller a module of its own, to train or to change. Explaining switches
 modes and sets hooks for the time of a call, so that two threads must not use one module at once.
 """
 
@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from xaibench.models.structure import Anatomies
+from xaibench.models.structure import Structures
 
-SIZE = 2  # modules; a suite compares few models, and device memory is dear
+SIZE = 2  # modules: a suite compares few models, and device memory is scarce
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Identity:
     Attributes:
         architecture: the name that `create_module` takes
         options: of its constructor, spelled out
-        weights: hash of the tensors of the checkpoint, or in words where they come from (a seed, timm)
+        weights: hash of the checkpoint's tensors; without a checkpoint, their origin (a seed, timm)
     """
 
     architecture: str
@@ -38,10 +38,10 @@ class Identity:
 
 @dataclass
 class Shared:
-    """A module, and what was found by looking into it; classifiers made of it add to `anatomies`."""
+    """A module and its structures, to which the classifiers that share it add."""
 
     module: nn.Module
-    anatomies: Anatomies = field(default_factory=dict)
+    structures: Structures = field(default_factory=dict)
     tensors: tuple[object, ...] = ()
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class Shared:
 
     @property
     def untouched(self) -> bool:
-        """Whether every tensor is the one that was loaded, of the same type, on the same device, and not written to."""
+        """Whether every tensor is the loaded one: same type, same device, never written to."""
         return self.tensors == _traces(self.module)
 
 
@@ -68,7 +68,7 @@ class ModelCache:
         self._kept: OrderedDict[Identity, Shared] = OrderedDict()
 
     def get(self, identity: Identity, build: Callable[[], nn.Module]) -> Shared:
-        """The module of that identity, built where it is not there or where somebody has changed it."""
+        """The module of that identity, built if it is missing or was changed."""
         kept = self._kept.pop(identity, None)
         if kept is None or not kept.untouched:
             while len(self._kept) >= max(self.size, 1):  # before the next one is built, not both in memory at once
@@ -83,6 +83,3 @@ class ModelCache:
 
     def __len__(self) -> int:
         return len(self._kept)
-
-
-SUITES = ModelCache()  # of this process

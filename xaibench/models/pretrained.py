@@ -1,4 +1,4 @@
-"""Weights that timm fetches: whether they can be had is found out before timm asks for them again and again."""
+"""Weights that timm fetches. Whether they can be fetched is checked once, before timm retries for a minute."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def create_pretrained(name: str, **options: Any) -> nn.Module:
     try:
         module = timm.create_model(name, pretrained=True, **options)
     except OSError as error:
-        raise MissingError(_sentence(name, str(error).split("\n")[0])) from error
+        raise MissingError(_message(name, str(error).split("\n")[0])) from error
     assert isinstance(module, nn.Module)
     return module
 
 
 def _check_server(name: str, repository: str, filename: str | None) -> None:
-    """Ask once. huggingface_hub, which timm fetches with, tries for a minute, and its retries cannot be configured.
+    """Ask the server once: timm fetches with huggingface_hub, whose retries take a minute and cannot be configured.
 
     Raises:
-        MissingError: no answer, and the weights are not in the cache
+        MissingError: the server does not answer, and the weights are not in the local cache
     """
     import huggingface_hub
 
@@ -48,8 +48,8 @@ def _check_server(name: str, repository: str, filename: str | None) -> None:
     try:
         huggingface_hub.get_session().head(huggingface_hub.hf_hub_url(repository, files[0]), timeout=SECONDS)
     except Exception as error:  # the client's own classes, which differ between its versions
-        raise MissingError(_sentence(name, f"{type(error).__name__}: {error}")) from error
+        raise MissingError(_message(name, f"{type(error).__name__}: {error}")) from error
 
 
-def _sentence(name: str, reason: str) -> str:
+def _message(name: str, reason: str) -> str:
     return f"the weights of {name!r} could not be fetched ({reason}); connect to a network, or give a checkpoint"

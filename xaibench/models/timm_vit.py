@@ -1,7 +1,7 @@
-"""Where a timm transformer's attention matrices can be read, and how a token row becomes a map.
+"""Attention and blocks of timm's VisionTransformer: the modules whose outputs are read.
 
-timm's fused attention never materialises the N x N matrix; inside `exposed` it is turned off, so that the softmax
-output passes through each block's `attn_drop`, where `Forward` taps it. No module is replaced.
+timm's fused attention never materialises the N x N matrix; `unfused_attention` turns it off, so that the softmax output
+passes through each block's `attn_drop`, where `Forward` reads it. No module is replaced.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from xaibench.core.errors import IncompatibleError
+from xaibench.core.timm_import import import_timm
 
 SUFFIX = ".attn_drop"
 
@@ -46,49 +49,59 @@ class Attention:
         return row
 
 
-def find_attention(module: nn.Module) -> Attention | str:
-    """The attention of `module`, or the reason (a clause) why it cannot be read."""
-    from xaibench.core.timm_import import import_timm
-
+def find_attention(module: nn.Module) -> Attention:
+    """The attention of a module. Raises IncompatibleError with the reason, a clause, where it cannot be read."""
     import_timm()
     from timm.models.vision_transformer import Attention as TimmAttention
     from timm.models.vision_transformer import VisionTransformer
 
     family = type(module).__name__
     if not isinstance(module, VisionTransformer):
-        return f"{family} has no attention over one fixed set of patch tokens (timm VisionTransformer and DeiT have)"
+        raise IncompatibleError(
+            f"{family} has no attention over one fixed set of patch tokens (timm VisionTransformer and DeiT have)"
+        )
     for block in module.blocks:
         attention: Any = getattr(block, "attn", None)
         if attention is None:
-            return f"{family} is built of {type(block).__name__}, whose attention matrices are not read yet"
+            raise IncompatibleError(
+                f"{family} is built of {type(block).__name__}, whose attention matrices are not read yet"
+            )
         if type(attention) is not TimmAttention:
-            return f"{family} uses {type(attention).__name__}, whose matrices are not read yet"
+            raise IncompatibleError(f"{family} uses {type(attention).__name__}, whose matrices are not read yet")
         if getattr(attention, "gate", None) is not None:
-            return f"{family} gates its attention output, for which attention maps do not account"
+            raise IncompatibleError(f"{family} gates its attention output, for which attention maps do not account")
     readout = "distilled" if hasattr(module, "head_dist") else str(module.global_pool)
     if readout not in ("token", "distilled", "avg"):
-        return f"{family} reads its tokens by global_pool={module.global_pool!r}; attention maps need token or avg"
+        raise IncompatibleError(
+            f"{family} reads its tokens by global_pool={module.global_pool!r}; attention maps need token or avg"
+        )
     names = tuple(f"blocks.{index}.attn{SUFFIX}" for index in range(len(module.blocks)))
     prefix = int(module.num_prefix_tokens)
     return Attention(names, prefix, readout, 0 if getattr(module, "pool_include_prefix", False) else prefix)
 
 
-def find_blocks(module: nn.Module) -> tuple[str, ...] | str:
-    """The modules whose outputs relevance propagation reads, or the reason (a clause) why it has no rules for them."""
+def find_blocks(module: nn.Module) -> tuple[str, ...]:
+    """The modules whose outputs relevance propagation reads.
+
+    Raises:
+        IncompatibleError: with the reason, a clause, where there are no rules for them
+    """
     attention = find_attention(module)
-    if isinstance(attention, str):
-        return attention
     from timm.layers import Mlp
     from timm.models.vision_transformer import Block
 
     family = type(module).__name__
     if not isinstance(module.head, nn.Linear):
-        return f"{family} has no linear classification head"
+        raise IncompatibleError(f"{family} has no linear classification head")
     for block in module.blocks:  # type: ignore[union-attr]
         if type(block) is not Block:
-            return f"{family} is built of {type(block).__name__}, for which relevance propagation has no rules"
+            raise IncompatibleError(
+                f"{family} is built of {type(block).__name__}, for which relevance propagation has no rules"
+            )
         if type(block.mlp) is not Mlp or not isinstance(block.mlp.fc1, nn.Linear):
-            return f"{family} uses {type(block.mlp).__name__}, for which relevance propagation has no rules"
+            raise IncompatibleError(
+                f"{family} uses {type(block.mlp).__name__}, for which relevance propagation has no rules"
+            )
     inner = ("norm1", "attn.qkv", "attn.q_norm", "attn.k_norm", "attn.attn_drop", "drop_path1", "norm2", "mlp.norm",
              "drop_path2")  # fmt: skip
     taps = ["patch_embed", "patch_drop", "norm_pre", "norm"] + ([] if attention.readout == "distilled" else ["fc_norm"])
@@ -97,9 +110,27 @@ def find_blocks(module: nn.Module) -> tuple[str, ...] | str:
     return tuple(taps)
 
 
+def find_patch_embedding(module: nn.Module) -> Any:
+    """The plain convolution over patches of a plain transformer.
+
+    Raises:
+        IncompatibleError: with the reason, a clause, where there is none
+    """
+    find_blocks(module)
+    from timm.layers import PatchEmbed
+
+    embed: Any = getattr(module, "patch_embed", None)
+    if type(embed) is not PatchEmbed:
+        kind = type(embed).__name__
+        raise IncompatibleError(
+            f"relevance of pixels has no rules for its stem ({kind}), only for a convolution that embeds patches"
+        )
+    return embed
+
+
 @contextlib.contextmanager
-def exposed(module: nn.Module, layers: tuple[str, ...]) -> Iterator[None]:
-    """Fused attention off in the blocks of `layers`, as it was afterwards."""
+def unfused_attention(module: nn.Module, layers: tuple[str, ...]) -> Iterator[None]:
+    """Fused attention off in the blocks of `layers`, and restored at the end."""
     owners: list[Any] = [module.get_submodule(name.removesuffix(SUFFIX)) for name in layers]
     before = [owner.fused_attn for owner in owners]
     try:
@@ -109,14 +140,3 @@ def exposed(module: nn.Module, layers: tuple[str, ...]) -> Iterator[None]:
     finally:
         for owner, fused in zip(owners, before, strict=True):
             owner.fused_attn = fused
-
-
-def find_patch_embedding(module: nn.Module) -> Any | str:
-    """timm's plain convolution over patches, or the reason (a clause) why there is none."""
-    from timm.layers import PatchEmbed
-
-    embed: Any = getattr(module, "patch_embed", None)
-    if type(embed) is not PatchEmbed:
-        kind = type(embed).__name__
-        return f"relevance of pixels has no rules for its stem ({kind}), only for a convolution that embeds patches"
-    return embed

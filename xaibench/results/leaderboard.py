@@ -1,72 +1,31 @@
-"""Leaderboards: the long table of scores, and the wide one that people read, as CSV, Markdown and in the terminal."""
+"""Leaderboards: the wide view of a table of scores, as CSV, Markdown and in the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from xaibench.core.errors import UsageError
-from xaibench.core.seeding import stable_seed
-from xaibench.results.scores import score
+from xaibench.results.scores import COLUMNS, failed, without_value
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from xaibench.runner.loop import Runner
-
 DECIMALS = 4
 ARROWS = {"higher": "↑", "lower": "↓"}
-COLUMNS = [
-    "suite", "dataset", "split", "model", "method", "metric", "direction", "n", "n_undefined", "n_error", "value",
-    "std", "stderr", "ci_low", "ci_high", "seconds_per_sample", "fingerprint", "version", "partial", "untrained",
-    "control",
-]  # fmt: skip
 UNTRAINED = "untrained model: its scores mean nothing"
-
-
-def collect(runner: Runner) -> pd.DataFrame:
-    """Scores of every complete cell of a run, in the suite's order: one row per (model, method, metric)."""
-    import xaibench
-
-    rows: list[dict[str, Any]] = []
-    for prepared in runner.outcome.prepared:
-        for method in prepared.methods:
-            for metric in runner.metrics:
-                cell = prepared.cells[method.label, metric.label]
-                if not runner.records.complete(cell):
-                    continue
-                frame = runner.records.read(cell)
-                # the same resamples for all methods, so that their intervals can be compared
-                seed = stable_seed(runner.suite.seed, "bootstrap", metric.label)
-                rows.append(
-                    {
-                        "suite": runner.suite.name,
-                        "dataset": runner.dataset.name,
-                        "split": runner.dataset.split,
-                        "model": prepared.section.label,
-                        "method": method.label,
-                        "metric": metric.label,
-                        "direction": metric.better,
-                        **asdict(score(frame, metric.aggregate, seed)),
-                        "seconds_per_sample": frame["seconds"].sum() / max(frame["sample_id"].nunique(), 1),
-                        "fingerprint": cell.fingerprint[:16],
-                        "version": xaibench.__version__,
-                        "partial": runner.partial,
-                        "untrained": not prepared.classifier.trained,
-                        "control": method.entry.control,
-                    }
-                )
-    return pd.DataFrame(rows, columns=COLUMNS)
+GAP = 2  # blanks between two columns of a terminal table
+Key = tuple[str, str, str]  # labels of model, method and metric
 
 
 class Leaderboard:
     """The wide view of a table of scores.
 
     Args:
-        scores: long, as `collect` gives them (or `scores.csv` read back)
+        scores: long, as `score_table` gives them (or `scores.csv` read back)
         title: printed above it
     """
 
@@ -78,35 +37,60 @@ class Leaderboard:
         self.metrics = list(dict.fromkeys(scores["metric"]))
         self.directions = dict(zip(scores["metric"], scores["direction"], strict=True))
         self.rows = list(dict.fromkeys(zip(scores["model"], scores["method"], strict=True)))
-        self._values = {
-            (model, method, metric): value
-            for model, method, metric, value in zip(
-                scores["model"], scores["method"], scores["metric"], scores["value"], strict=True
-            )
-        }
+        keys = list(zip(scores["model"], scores["method"], scores["metric"], strict=True))
+        self._values = dict(zip(keys, scores["value"], strict=True))
+        self._intervals = dict(zip(keys, zip(scores["ci_low"], scores["ci_high"], strict=True), strict=True))
+        self._failed = {key for key, is_failed in zip(keys, failed(scores), strict=True) if is_failed}
+
+    def __repr__(self) -> str:
+        return f"Leaderboard({self.title!r}: {len(self.rows)} rows, {len(self.metrics)} metrics)"
+
+    # -- what a reader must know before quoting a number ---------------------------------------------------------
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know before quoting a number."""
+        """Sentences about the whole table."""
         notes = []
         if untrained := sorted(set(self.scores.loc[self.scores["untrained"].astype(bool), "model"])):
             notes.append(f"{', '.join(untrained)}: {UNTRAINED}.")
         if self.scores["partial"].any():
             notes.append("Partial run (--limit): not all samples of the split were evaluated.")
-        undefined = self.scores.groupby("metric", sort=False)["n_undefined"].max()
-        for metric, count in undefined[undefined > 0].items():
-            notes.append(f"{metric} is undefined for up to {count} pairs of a row; they are left out.")
+        notes += [f"{model} / {method}: no value is defined." for model, method in without_value(self.scores)]
+        notes += list(self._undefined())
         if errors := errors_of(self.scores):
             words = "could not be read: left out of every score, listed in bad_samples.csv"
             notes.append(f"{plural(errors, 'sample')} {words}.")
+        if self._failed:
+            notes.append(f"{plural(len(self._failed), 'cell')} failed: no value, marked in the table.")
         return notes
 
-    def _note(self, model: str) -> str:
+    def _undefined(self) -> Sequence[str]:
+        """A sentence for each metric that is undefined somewhere, with the row where it is undefined most often."""
+        found = []
+        for metric, own in self.scores.groupby("metric", sort=False):
+            worst = own.iloc[int(own["n_undefined"].argmax())]
+            if worst["n_undefined"] > 0:
+                count = f"{worst['n_undefined']} of {worst['n'] + worst['n_undefined']} values"
+                row = f"{worst['model']} / {worst['method']}"
+                found.append(f"{metric} is undefined for up to {count} of a row ({row}); they are left out.")
+        return found
+
+    def _model_note(self, model: str) -> str:
         rows = self.scores[self.scores["model"] == model]
         marks = [UNTRAINED] if rows["untrained"].any() else []
         marks += ["partial run"] if rows["partial"].any() else []
         errors = errors_of(rows)
         return "; ".join(marks + ([f"{plural(errors, 'bad sample')} left out"] if errors else []))
+
+    def _row_note(self, model: str, method: str) -> str:
+        marks = [self._model_note(model)] if self._model_note(model) else []
+        if lost := [metric for metric in self.metrics if (model, method, metric) in self._failed]:
+            marks.append("failed" if len(lost) == len(self.metrics) else f"failed: {', '.join(lost)}")
+        if (model, method) in without_value(self.scores):
+            marks.append("no value is defined")
+        return "; ".join(marks)
+
+    # -- CSV and Markdown -----------------------------------------------------------------------------------------
 
     def wide(self) -> pd.DataFrame:
         """Columns model, method, one per metric, and `note` where there is something to say against a row."""
@@ -117,7 +101,7 @@ class Leaderboard:
             ],
             columns=["model", "method", *self.metrics],
         )
-        notes = [self._note(model) for model, _ in self.rows]
+        notes = [self._row_note(model, method) for model, method in self.rows]
         if any(notes):
             table["note"] = notes
         return table
@@ -129,32 +113,43 @@ class Leaderboard:
         """A GitHub table per model; the best method of a column is bold, controls aside."""
         blocks = [f"# {self.title}"] if self.title else []
         blocks += [f"> **Note.** {note}" for note in self.notes]
-        header = [
-            "method",
-            *(f"{metric.replace('_', ' ')} {ARROWS[self.directions[metric]]}" for metric in self.metrics),
-        ]
+        header = ["method", *(f"{name.replace('_', ' ')} {ARROWS[self.directions[name]]}" for name in self.metrics)]
         for model in dict.fromkeys(model for model, _ in self.rows):
             lines = [header, ["---", *("---:" for _ in self.metrics)]]
-            lines += self._body(model, lambda text: f"**{text}**", lambda text: f"_{text}_")
+            lines += self._body(model, self.metrics, lambda text: f"**{text}**", lambda text: f"_{text}_")
             blocks += [f"## {model}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
         return "\n\n".join(blocks) + "\n"
 
-    def _body(self, model: str, strong: Callable[[str], str], faint: Callable[[str], str]) -> list[list[str]]:
+    def _body(
+        self,
+        model: str,
+        metrics: Sequence[str],
+        strong: Callable[[str], str],
+        faint: Callable[[str], str],
+        intervals: bool = False,
+    ) -> list[list[str]]:
         controls = set(self.scores.loc[self.scores["control"].astype(bool), "method"])
         methods = [method for m, method in self.rows if m == model]
-        best = {metric: self._best(model, [m for m in methods if m not in controls], metric) for metric in self.metrics}
+        competing = [method for method in methods if method not in controls]
+        best = {metric: self._best(model, competing, metric) for metric in metrics}
         lines = []
         for method in methods:
             cells = []
-            for metric in self.metrics:
-                text = self._text(model, method, metric)
-                cells.append(strong(text) if method not in controls and text == best[metric] else text)
+            for metric in metrics:
+                text, value = self._text((model, method, metric), intervals), self._text((model, method, metric))
+                cells.append(strong(text) if method not in controls and value == best[metric] else text)
             lines.append([faint(method) if method in controls else method, *cells])
         return lines
 
-    def _text(self, model: str, method: str, metric: str) -> str:
-        value = self._values.get((model, method, metric))
-        return "–" if value is None or value != value else f"{value:.{DECIMALS}f}"
+    def _text(self, key: Key, intervals: bool = False) -> str:
+        value = self._values.get(key)
+        if key in self._failed:
+            return "failed"
+        if value is None or value != value:
+            return "–"
+        low, high = self._intervals[key]
+        interval = f" [{low:.{DECIMALS}f}, {high:.{DECIMALS}f}]" if intervals and low == low else ""
+        return f"{value:.{DECIMALS}f}{interval}"
 
     def _best(self, model: str, methods: Sequence[str], metric: str) -> str | None:
         values = {method: self._values.get((model, method, metric)) for method in methods}
@@ -162,26 +157,57 @@ class Leaderboard:
         if not defined:
             return None
         choose = max if self.directions[metric] == "higher" else min
-        return self._text(model, choose(defined, key=lambda method: defined[method]), metric)
+        return self._text((model, choose(defined, key=lambda method: defined[method]), metric))
 
-    def tables(self) -> list[Table]:
-        """One rich table per model, for the terminal."""
+    # -- terminal ---------------------------------------------------------------------------------------------------
+
+    def tables(self, width: int = 240, intervals: bool = False) -> list[Table]:
+        """rich tables that fit into `width` columns: one per model, or several with as many metrics as fit into each.
+
+        Args:
+            intervals: with the bootstrap interval of every value
+        """
+        return [
+            self._table(model, block, part, intervals)
+            for model in dict.fromkeys(model for model, _ in self.rows)
+            for part, block in enumerate(self._blocks(model, width, intervals))
+        ]
+
+    def _blocks(self, model: str, width: int, intervals: bool) -> list[list[str]]:
+        """Consecutive metrics whose columns fit beside those of the methods; at least one each."""
+        methods = [method for m, method in self.rows if m == model]
+        blocks: list[list[str]] = []
+        left = 0
+        for metric in self.metrics:
+            texts = [*metric.split("_"), *(self._text((model, method, metric), intervals) for method in methods)]
+            needed = max(map(len, texts)) + GAP
+            if not blocks or needed > left:
+                blocks.append([])
+                left = width - max(len(method) for method in [*methods, "method"])
+            blocks[-1].append(metric)
+            left -= needed
+        return blocks
+
+    def _table(self, model: str, metrics: Sequence[str], part: int, intervals: bool) -> Table:
         from rich.markup import escape
         from rich.table import Table
 
-        tables = []
-        for model in dict.fromkeys(model for model, _ in self.rows):
-            note = self._note(model)
-            title = escape(model) + (f"  [red]({escape(note)})[/red]" if note else "")
-            table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
-            table.add_column("method", no_wrap=True)
-            for metric in self.metrics:
-                words = escape(metric).replace("_", "\n")
-                table.add_column(f"{words}\n{ARROWS[self.directions[metric]]}", justify="right", no_wrap=True)
-            for line in self._body(model, lambda t: f"[bold green]{t}[/]", lambda t: f"[dim]{escape(t)}[/]"):
-                table.add_row(*line)
-            tables.append(table)
-        return tables
+        note = self._model_note(model)
+        title = escape(model) + (" (continued)" if part else f"  [red]({escape(note)})[/red]" if note else "")
+        table = Table(
+            title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, GAP, 0, 0)
+        )
+        table.add_column("method", no_wrap=True)
+        for metric in metrics:
+            words = escape(metric).replace("_", "\n")
+            table.add_column(f"{words}\n{ARROWS[self.directions[metric]]}", justify="right", no_wrap=True)
+
+        def strong(text: str) -> str:
+            return f"[bold green]{escape(text)}[/]"
+
+        for line in self._body(model, metrics, strong, lambda text: f"[dim]{escape(text)}[/]", intervals):
+            table.add_row(*line)
+        return table
 
 
 def errors_of(scores: pd.DataFrame) -> int:
@@ -191,3 +217,40 @@ def errors_of(scores: pd.DataFrame) -> int:
 
 def plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def read_leaderboard(runs: Sequence[Path]) -> Leaderboard:
+    """The leaderboard of one or several finished runs (directories, or `scores.csv` files).
+
+    Runs of one suite become one table. Runs of several suites keep their models apart by the names of the suites.
+
+    Raises:
+        UsageError: no scores there, or two runs with different scores of one cell
+    """
+    frames = []
+    for run in runs:
+        path = run / "scores.csv" if run.is_dir() else run
+        if not path.is_file():
+            raise UsageError(f"{run}: no scores.csv; a run's directory is needed (xaibench run writes it)")
+        frame = pd.read_csv(path, dtype={"suite": str, "model": str, "method": str, "metric": str})
+        Leaderboard(frame)  # refuses what is no table of scores
+        frames.append(frame)
+    scores = pd.concat(frames, ignore_index=True)
+    suites = sorted(set(scores["suite"]))
+    if len(suites) > 1:
+        scores["model"] = scores["suite"] + " / " + scores["model"]
+    return Leaderboard(_merged(scores), " + ".join(suites))
+
+
+def _merged(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row for each cell. Raises UsageError where two runs have different ones."""
+    names = ["model", "method", "metric"]
+    merged = scores.drop_duplicates([*names, "fingerprint"])
+    twice = merged[merged.duplicated(names)]
+    if len(twice):
+        model, method, metric = twice.iloc[0][names]
+        raise UsageError(
+            f"two runs have different scores for {model} / {method} / {metric} (other data, weights, versions or "
+            "parameters); show them one by one"
+        )
+    return merged.reset_index(drop=True)

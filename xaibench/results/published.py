@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from xaibench.core.errors import UsageError, unknown
-from xaibench.results.leaderboard import Leaderboard
+from xaibench.results.leaderboard import Leaderboard, read_leaderboard
 from xaibench.suite import load_suite, shipped_suites
 
 if TYPE_CHECKING:
@@ -167,8 +167,8 @@ class Comparison:
         blocks = [f"# {self.name}: published and measured", *(f"> **Note.** {note}" for note in self.notes)]
         return "\n\n".join([*blocks, "\n".join(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
 
-    def tables(self) -> list[Table]:
-        """One rich table, for the terminal."""
+    def tables(self, width: int = 240, intervals: bool = False) -> list[Table]:
+        """One rich table, for the terminal; it wraps where `width` is small, and has no intervals."""
         from rich.markup import escape
         from rich.table import Table
 
@@ -187,6 +187,4 @@ def compare_published(name: str, runs: Sequence[Path]) -> Comparison:
     Raises:
         UsageError: no such published numbers, or no such run
     """
-    from xaibench.runner.run_directory import read_leaderboard
-
     return Comparison(name, read_leaderboard(runs))

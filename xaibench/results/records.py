@@ -109,6 +109,10 @@ class Records:
     def error_path(self, cell: Cell) -> Path:
         return self.cells / f"{cell.path}.error.json"
 
+    def knows(self, dataset: str, model: str) -> bool:
+        """Whether there is a folder of this model."""
+        return (self.cells / _safe(dataset) / _safe(model)).is_dir()
+
     def has(self, cell: Cell, part: int, parts: int) -> bool:
         return self.whole_path(cell).exists() or self.part_path(cell, part, parts).exists()
 

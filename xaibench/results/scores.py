@@ -1,16 +1,20 @@
-"""From values of pairs to one number with an interval.
+"""Scores: values of pairs aggregated to one number with an interval, and the table of all scores of a run.
 
 The image is the unit of resampling, because the labels of one image are not independent.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from xaibench.core.aggregation import Aggregation, Array, find_aggregation
+from xaibench.core.seeding import stable_seed
+from xaibench.results.records import Cell, Records
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -34,6 +38,10 @@ class Score:
     stderr: float
     ci_low: float
     ci_high: float
+
+
+NAN = float("nan")
+NO_SCORE = Score(NAN, 0, 0, 0, NAN, NAN, NAN, NAN)
 
 
 def score(frame: pd.DataFrame, aggregate: str, seed: int = 0, resamples: int = RESAMPLES) -> Score:
@@ -86,3 +94,64 @@ def _interval(rule: Aggregation, sums: Array, counts: Array, seed: int, resample
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
+
+
+# -- the table of a run -------------------------------------------------------------------------------------------
+
+COLUMNS = [
+    "suite", "dataset", "split", "model", "method", "metric", "direction", "n", "n_undefined", "n_error", "value",
+    "std", "stderr", "ci_low", "ci_high", "seconds_per_sample", "fingerprint", "version", "partial", "untrained",
+    "control",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ScoredCell:
+    """A cell, and what its score is made with.
+
+    Attributes:
+        aggregate: name of the aggregation
+        seed: of the suite
+        facts: the columns of a table of scores that neither the records nor the aggregation give
+    """
+
+    cell: Cell
+    aggregate: str
+    seed: int
+    facts: Mapping[str, Any]
+
+
+def score_table(records: Records, cells: Sequence[ScoredCell]) -> pd.DataFrame:
+    """Scores of the cells that are complete or have failed, one row each, in the order of `cells`.
+
+    A failed cell has no value, no pairs and no seconds. Cells that are not there are left out.
+    """
+    rows = []
+    for scored in cells:
+        cell = scored.cell
+        if records.complete(cell):
+            frame = records.read(cell)
+            # the same resamples for all methods, so that their intervals can be compared
+            seed = stable_seed(scored.seed, "bootstrap", cell.metric)
+            found = asdict(score(frame, scored.aggregate, seed))
+            seconds = frame["seconds"].sum() / max(frame["sample_id"].nunique(), 1)
+        elif records.error(cell) is not None:
+            found, seconds = asdict(NO_SCORE), float("nan")
+        else:
+            continue
+        names = {"dataset": cell.dataset, "model": cell.model, "method": cell.method, "metric": cell.metric}
+        own = {"seconds_per_sample": seconds, "fingerprint": cell.fingerprint[:16]}
+        rows.append({**scored.facts, **names, **found, **own})
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def failed(scores: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows of a table of scores are cells that failed."""
+    return scores["seconds_per_sample"].isna()
+
+
+def without_value(scores: pd.DataFrame) -> list[tuple[str, str]]:
+    """(model, method) of the rows of a leaderboard in which pairs were measured and not one value is defined."""
+    groups = scores[~failed(scores)].groupby(["model", "method"], sort=False)
+    empty = [own for _, own in groups if own["n_undefined"].sum() > 0 and own["n"].sum() == 0]
+    return [(str(own["model"].iloc[0]), str(own["method"].iloc[0])) for own in empty]

@@ -1,155 +1,143 @@
-"""One model of a suite made ready: opened, its methods sorted out, its cells named."""
+"""`ModelCells`: a model of a benchmark, the methods that go with it, and the cells that they give."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.core.registry import BoundMethod, BoundMetric
-from xaibench.data import Dataset
-from xaibench.models import bundled
+from xaibench.models.capabilities import lacking
 from xaibench.models.classifier import Classifier
-from xaibench.models.factory import load_classifier
 from xaibench.results.records import Cell, digest
-from xaibench.suite import ModelSection, Suite
+from xaibench.results.scores import ScoredCell
+from xaibench.runner.benchmark import Benchmark, ModelSource
 
 Key = tuple[str, str]  # (method label, metric label)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a run is carried out; nothing here changes a number beyond rounding.
+class ModelCells:
+    """A model of a benchmark, ready to run.
 
     Attributes:
-        workers: processes that read samples; None: as many as help
+        methods: those that go with it
+        skipped: a message for every reason why others do not
+        cells: by method and metric
     """
 
-    data_root: Path | None = None
-    suite_folder: Path = Path()
-    device: str = "cpu"
-    batch_size: int = 16
-    workers: int | None = None
-    limit: int | None = None
-    fail_fast: bool = False
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One model of a suite, ready to run: its classifier and the cells that its compatible methods give."""
-
-    section: ModelSection
+    label: str
     classifier: Classifier
     methods: list[BoundMethod]
     skipped: list[str]
     cells: dict[Key, Cell]
 
 
-def prepare(section: ModelSection, suite: Suite, dataset: Dataset, ids: Sequence[str], settings: Settings) -> Prepared:
-    """Load a model and sort out which methods go with it. Raises UsageError when none does, or labels differ."""
-    with suite.locating("models", section.label):
-        classifier = open_model(section, suite, dataset, settings)
+def model_cells(source: ModelSource, benchmark: Benchmark) -> ModelCells:
+    """Load a model, select its compatible methods, build its cells.
+
+    Raises:
+        IncompatibleError: no method goes with it
+        UsageError: it does not go with the data, or a method names a layer that the only model does not have
+    """
+    classifier = source.open()
+    methods, skipped = _compatible(source, classifier, benchmark)
+    if not methods:
+        raise IncompatibleError(f"no method of the suite goes with {source.label}: " + "; ".join(skipped))
+    identity = _identity(source, classifier, benchmark)
+    names = (benchmark.dataset.name, source.label)
+    cells = {
+        (method.label, metric.label): Cell(
+            *names,
+            method.label,
+            metric.label,
+            {**identity, "method": _method_identity(method), "metric": _metric_identity(metric)},
+        )
+        for method in methods
+        for metric in benchmark.metrics
+    }
+    return ModelCells(source.label, classifier, methods, skipped, cells)
+
+
+def _compatible(
+    source: ModelSource, classifier: Classifier, benchmark: Benchmark
+) -> tuple[list[BoundMethod], list[str]]:
+    """The methods that go with a model, and a message for every reason why others do not."""
     methods: list[BoundMethod] = []
     left_out: dict[str, list[str]] = {}  # by reason
-    for method in suite.bound_methods(section):
-        lacking = [need for need in method.entry.needs if need != "masks" and need not in classifier.offers()]
-        if lacking:
-            left_out.setdefault(classifier.lack(lacking[0]), []).append(method.label)
-        else:
-            layer = method.parameters.get("layer")
-            try:
-                if layer is not None:
-                    with suite.locating("methods", method.label):
-                        classifier.layer_name(layer)
-                methods.append(method)
-            except UsageError as error:
-                if len(suite.models) == 1:
-                    raise
-                # a layer's name is one model's; `validate` finds a method that goes with none
-                left_out.setdefault(error.message, []).append(method.label)
-    skipped = [f"{section.label}: {', '.join(labels)} left out: {reason}" for reason, labels in left_out.items()]
-    if not methods:
-        raise IncompatibleError(f"no method of the suite goes with {section.label}: " + "; ".join(skipped))
-    facts = {
+    for method in source.methods:
+        if (reason := lacking(classifier, method.entry.needs)) is not None:
+            left_out.setdefault(reason, []).append(method.label)
+            continue
+        try:
+            with benchmark.locating("methods", method.label):
+                classifier.layer_name(method.parameters.get("layer") or "last")
+            methods.append(method)
+        except UsageError as error:
+            if len(benchmark.models) == 1:
+                raise
+            # a layer's name is one model's; `validate` finds a method that goes with none
+            left_out.setdefault(error.message, []).append(method.label)
+    return methods, [f"{source.label}: {', '.join(labels)} left out: {why}" for why, labels in left_out.items()]
+
+
+def _identity(source: ModelSource, classifier: Classifier, benchmark: Benchmark) -> dict[str, Any]:
+    """What changes the numbers of all cells of a model."""
+    dataset = benchmark.dataset
+    return {
         "dataset": {
             "name": dataset.name,
             "version": dataset.entry.version,
             "split": dataset.split,
             "revision": dataset.revision,
-            "ids": digest(ids),
+            "ids": digest(benchmark.ids),
         },
         "model": {
-            "name": section.name,
-            "options": section.options,
+            **source.identity,
             "weights": classifier.weights_hash,
             "activation": classifier.activation,
             "threshold": classifier.threshold,
-            "layer": classifier.anatomy.last,
-            "preprocess": vars(classifier.preprocess),
+            "layer": classifier.structure.target_layer,
+            "preprocess": None if classifier.preprocess is None else vars(classifier.preprocess),
         },
-        "seed": suite.seed,
-        "precision": suite.precision,
-    }
-    names, metrics = (dataset.name, section.label), suite.bound_metrics()
-    cells = {
-        (method.label, metric.label): Cell(*names, method.label, metric.label, facts | _facts(method, metric))
-        for method in methods
-        for metric in metrics
-    }
-    return Prepared(section, classifier, methods, skipped, cells)
-
-
-def _facts(method: BoundMethod, metric: BoundMetric) -> dict[str, object]:
-    return {
-        "method": {
-            "name": method.entry.name,
-            "version": method.entry.version,
-            "parameters": dict(method.parameters),
-        },
-        "metric": {
-            "name": metric.entry.name,
-            "version": metric.entry.version,
-            "parameters": dict(metric.arguments),
-            "explain": metric.explain,
-        },
+        "seed": benchmark.seed,
+        "precision": benchmark.precision,
     }
 
 
-def open_model(section: ModelSection, suite: Suite, dataset: Dataset, settings: Settings) -> Classifier:
-    """A model of a suite, its checkpoint found beside the suite or below the data root, its labels those of the data."""
-    from xaibench.models import model_cache
+def _method_identity(method: BoundMethod) -> Mapping[str, Any]:
+    entry = method.entry
+    return {"name": entry.name, "version": entry.version, "parameters": dict(method.parameters)}
 
-    labels = len(dataset.class_names)
-    if section.num_classes not in (None, labels):
-        raise UsageError(
-            f"model {section.label}: num_classes {section.num_classes}, but {dataset.name} has {labels} labels"
+
+def _metric_identity(metric: BoundMetric) -> Mapping[str, Any]:
+    entry = metric.entry
+    named = {"name": entry.name, "version": entry.version, "parameters": dict(metric.arguments)}
+    return {**named, "explain": metric.explain}
+
+
+def scored_cells(benchmark: Benchmark, models: list[ModelCells], version: str) -> list[ScoredCell]:
+    """What the table of scores needs of every cell, in the order of the benchmark.
+
+    Args:
+        version: of xaibench
+    """
+    dataset = {"suite": benchmark.name, "split": benchmark.dataset.split, "partial": benchmark.partial}
+    return [
+        ScoredCell(
+            model.cells[method.label, metric.label],
+            metric.aggregate,
+            benchmark.seed,
+            {
+                **dataset,
+                "version": version,
+                "untrained": not model.classifier.trained,
+                "control": method.entry.control,
+                "direction": metric.better,
+            },
         )
-    if section.name in bundled.names() and bundled.classes(section.name) != dataset.class_names:
-        raise UsageError(f"model {section.name} was trained on other labels than those of {dataset.name}")
-    dataset.check_channels(section.in_chans or 3, f"model {section.label}")
-    return load_classifier(
-        section.name,
-        num_classes=labels,
-        checkpoint=_locate(section.checkpoint, settings),
-        pretrained=section.pretrained,
-        activation=section.activation,
-        layer=section.layer,
-        threshold=suite.threshold,
-        input=section.input.model_dump(exclude_none=True),
-        in_chans=section.in_chans,
-        extra_channels=section.extra_channels,
-        options=section.options,
-        device=settings.device,
-        precision=suite.precision,
-        seed=suite.seed,
-        cache=model_cache.SUITES,
-    )
-
-
-def _locate(checkpoint: Path | None, settings: Settings) -> Path | None:
-    """A relative checkpoint is beside the suite's file, or below the data root."""
-    if checkpoint is None or checkpoint.is_absolute():
-        return checkpoint
-    roots = [settings.suite_folder, *([settings.data_root] if settings.data_root else [])]
-    return next((root / checkpoint for root in roots if (root / checkpoint).is_file()), roots[0] / checkpoint)
+        for model in models
+        for method in model.methods
+        for metric in benchmark.metrics
+    ]

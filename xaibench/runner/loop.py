@@ -1,59 +1,30 @@
-"""The loop: for each model, for each part of the samples, for each batch, every method and every metric that is missing."""
+"""The loop: models, parts of the samples, batches; in each batch every method and metric that is missing."""
 
 from __future__ import annotations
 
-import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
 import torch
 
-from xaibench.core.errors import SampleError, UsageError, XaibenchError
-from xaibench.core.registry import BoundMethod, BoundMetric
+from xaibench.core.errors import XaibenchError
 from xaibench.core.tracebacks import place
-from xaibench.data import load_dataset
 from xaibench.data.batch import Batch
 from xaibench.data.contradictions import Contradictions
 from xaibench.data.loader import Reader, batches, chunks, own_geometry, worker_count
-from xaibench.evaluation import Evaluation
-from xaibench.evaluation.measure import check_maps, error_row, explainer, measure
-from xaibench.forward import Forward, Pairs, Plan
-from xaibench.results.records import Records, part_of, parts_of, rows_of
-from xaibench.runner.cells import Key, Prepared, Settings, prepare
-from xaibench.suite import ModelSection, Suite
-
-Rows = list[dict[str, Any]]
-MOST_LISTED = 20  # bad samples in one message; bad_samples.csv has all
-
-
-@dataclass
-class Progress:
-    """What a run tells while it works."""
-
-    start: Callable[[str, int], None] = lambda model, images: None
-    images: Callable[[int], None] = lambda count: None
-    note: Callable[[str], None] = lambda sentence: None
-
-
-@dataclass
-class Outcome:
-    """What a run did.
-
-    Attributes:
-        bad: message of each sample that could not be read, in this attempt or before it, by its id
-        contradictions: classes that masks hold and labels deny, by id of the samples that were read in this attempt
-    """
-
-    prepared: list[Prepared] = field(default_factory=list)
-    parts: int = 1
-    computed: int = 0
-    failed: list[str] = field(default_factory=list)
-    bad: dict[str, str] = field(default_factory=dict)
-    contradictions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+from xaibench.evaluation.measure import error_row
+from xaibench.forward import Forward, Plan
+from xaibench.forward.explainer import Explainer
+from xaibench.results.records import Records, part_of, parts_of
+from xaibench.runner.bad_samples import BadSamples, why_bad
+from xaibench.runner.batch_evaluation import BatchError, BatchResult, Rows, evaluate_batch
+from xaibench.runner.benchmark import Benchmark
+from xaibench.runner.cells import Key, ModelCells, model_cells
+from xaibench.runner.settings import Progress, Settings
+from xaibench.suite import Selection
 
 
 class CellError(XaibenchError):
@@ -62,248 +33,193 @@ class CellError(XaibenchError):
     exit_code = 3
 
 
+@dataclass
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        models: those whose cells are in the table
+        computed: parts of cells
+        failed: a message for each method or metric that raised an error
+        bad: the samples that could not be read, in this attempt or before it: id to reason
+        contradictions: classes that masks hold and labels deny, by id of the samples that were read in this attempt
+    """
+
+    models: list[ModelCells] = field(default_factory=list)
+    computed: int = 0
+    failed: list[str] = field(default_factory=list)
+    bad: dict[str, str] = field(default_factory=dict)
+    contradictions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
 class Runner:
-    """Computes every missing cell of a suite into `records`."""
+    """Computes every missing cell of a benchmark, or of a part of it, into `records`."""
 
-    def __init__(self, suite: Suite, records: Records, settings: Settings, progress: Progress | None = None) -> None:
-        self.suite, self.records, self.settings = suite, records, settings
-        self.progress = progress or Progress()
-        options = suite.dataset.options
-        with suite.locating("dataset", ""):
-            self.dataset = load_dataset(
-                suite.dataset.name, data_root=settings.data_root, split=suite.dataset.split, **options
-            )
-        self.ids = self.dataset.ids[: settings.limit]
-        if not self.ids:
-            raise UsageError(f"data set {self.dataset.name}: split {self.dataset.split} has no samples")
-        self.parts = parts_of(self.ids)
-        self.metrics = suite.bound_metrics()
-        self.outcome = Outcome(parts=len(self.parts))
-
-    @property
-    def partial(self) -> bool:
-        return len(self.ids) < len(self.dataset)
-
-    def prepare(self, section: ModelSection) -> Prepared:
-        """A model of the suite, see `preparing.prepare`."""
-        return prepare(section, self.suite, self.dataset, self.ids, self.settings)
-
-    def plan(self, prepared: Prepared) -> dict[str, int]:
-        """What a run of this model would do: cells, cells there, samples."""
-        done = sum(self.records.complete(cell) for cell in prepared.cells.values())
-        return {"cells": len(prepared.cells), "done": done, "samples": len(self.ids)}
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        records: Records,
+        settings: Settings,
+        progress: Progress | None = None,
+        selection: Selection | None = None,
+    ) -> None:
+        self.benchmark, self.records, self.settings = benchmark, records, settings
+        self.progress, self.selection = progress or Progress(), selection or benchmark.everything
+        self.bad = BadSamples(benchmark.max_bad_samples, self.progress.note)
+        self.outcome = Outcome(bad=self.bad.found)
 
     def run(self) -> Outcome:
-        """Everything that is missing. An error in a method or metric costs its cells and is recorded; the rest goes on.
+        """Compute what is missing. An error in a method or metric costs its cells and is recorded; the rest goes on.
 
         Raises:
-            SampleError: more bad samples than the suite allows, those of the records included
+            SampleError: more bad samples than are allowed, those of the records included
             WorkerError: a process that read samples died
             CellError: the first error, where the settings say `fail_fast`
         """
-        for section in self.suite.models:
-            prepared = self.prepare(section)
-            self.outcome.prepared.append(prepared)
-            for sentence in prepared.skipped:
-                self.progress.note(sentence)
-            self._recall_bad_samples(prepared)
-            self._run_model(prepared)
+        for source in self.benchmark.models:
+            wanted = source.label in self.selection.models
+            if not wanted and not self.records.knows(self.benchmark.dataset.name, source.label):
+                continue  # a model is not loaded for a table that has no row of it
+            model = model_cells(source, self.benchmark)
+            self.outcome.models.append(model)
+            for message in model.skipped if wanted else ():
+                self.progress.note(message)
+            ModelRun(self, model).run()
         return self.outcome
 
-    def _run_model(self, prepared: Prepared) -> None:
-        count = len(self.parts)
-        failed: set[Key] = set()
-        missing = {
-            index: [key for key, cell in prepared.cells.items() if not self.records.has(cell, index, count)]
-            for index in range(count)
-        }
+
+class ModelRun:
+    """The missing cells of one model, part by part."""
+
+    def __init__(self, runner: Runner, model: ModelCells) -> None:
+        self.model, self.benchmark, self.settings = model, runner.benchmark, runner.settings
+        self.records, self.progress = runner.records, runner.progress
+        self.bad, self.outcome = runner.bad, runner.outcome
+        self.parts = parts_of(self.benchmark.ids)
+        self.failed: set[Key] = set()
+        chosen = runner.selection
+        self.selected = [
+            (method, metric)
+            for method, metric in model.cells
+            if model.label in chosen.models and method in chosen.methods and metric in chosen.metrics
+        ]
+        self.explainers = {method.label: Explainer(method) for method in model.methods}
+        # the plan of all the model's methods, so that a resumed part runs exactly as a fresh one
+        self.plan = Plan()
+        for explainer in self.explainers.values():
+            self.plan = self.plan | explainer.plan(model.classifier)
+
+    def run(self) -> None:
+        self._recall_bad_samples()
+        missing = self._missing()
         size = self.settings.batch_size
         todo = {index: chunks(self.parts[index], size) for index, keys in missing.items() if keys}
-        self.progress.start(prepared.section.label, sum(len(self.parts[index]) for index in todo))
+        self.progress.start(self.model.label, sum(len(self.parts[index]) for index in todo))
 
         def ahead() -> Iterator[range]:
             """What to read next; nothing for cells that have failed by then."""
             for index, asked in todo.items():
-                if not failed.issuperset(missing[index]):
+                if not self.failed.issuperset(missing[index]):
                     yield from asked
 
         workers = worker_count(self.settings.workers, self.settings.device, sum(map(len, todo.values())))
-        classifier = prepared.classifier
-        reading = batches(
-            self.dataset,
-            own_geometry(self.dataset) or classifier.geometry,
-            ahead(),
-            device=classifier.device,
-            dtype=next(classifier.module.parameters()).dtype,
-            workers=workers,
-        )
-        contradictions = Contradictions(self.dataset)
-        with closing(reading) as stream:
+        contradictions = Contradictions(self.benchmark.dataset)
+        with closing(self._read(ahead(), workers)) as stream:
             for index, part in groupby(contradictions.watch(stream), key=lambda batch: part_of(batch.samples)):
-                wanted = [key for key in missing[index] if key not in failed]
-                rows = self._part(prepared, part, wanted, failed)
-                for key in wanted:
-                    if key not in failed:
-                        self.records.write(prepared.cells[key], index, count, rows[key])
-                        self.outcome.computed += 1
+                self._run_part(index, part, missing[index])
         if contradictions.found:
             self.progress.note(contradictions.message)
             self.outcome.contradictions.update(contradictions.found)
-        for cell in prepared.cells.values():
-            self.records.merge(cell, count)
+        for cell in self.model.cells.values():
+            self.records.merge(cell, len(self.parts))
 
-    def _part(self, prepared: Prepared, part: Iterable[Batch], wanted: list[Key], failed: set[Key]) -> dict[Key, Rows]:
-        """Rows of the wanted cells for one part; cells that fail on the way are added to `failed`."""
-        rows: dict[Key, Rows] = {key: [] for key in wanted}
-        # the plan of all the model's methods, so that a resumed part runs exactly as a fresh one
-        plan = Plan()
-        for method in prepared.methods:
-            plan = plan | Plan.of(prepared.classifier, method.entry.needs, dict(method.parameters))
+    def _read(self, asked: Iterable[range], workers: int) -> Generator[Batch, None, None]:
+        """The batches that are asked for, as input of the model."""
+        dataset, classifier = self.benchmark.dataset, self.model.classifier
+        geometry = own_geometry(dataset) or classifier.geometry
+        return batches(dataset, geometry, asked, device=classifier.device, dtype=classifier.dtype, workers=workers)
+
+    def _missing(self) -> dict[int, list[Key]]:
+        """The cells that lack a part, by part."""
+        cells, count = self.model.cells, len(self.parts)
+        return {
+            index: [key for key in self.selected if not self.records.has(cells[key], index, count)]
+            for index in range(count)
+        }
+
+    def _run_part(self, index: int, part: Iterable[Batch], wanted: Sequence[Key]) -> None:
+        """Compute and write one part of the cells that are wanted; those that fail on the way are left out."""
+        rows: dict[Key, Rows] = {key: [] for key in wanted if key not in self.failed}
         for batch in part:
-            for sample_id, sentence in batch.bad:
-                self._add_bad_sample(sample_id, sentence)
-                for own in rows.values():
-                    own.append(error_row(sample_id))
-            self._check_bad_samples()
+            self.bad.add(batch.bad)
+            for sample_id, _ in batch.bad:
+                for cell_rows in rows.values():
+                    cell_rows.append(error_row(sample_id))
             if batch.ids:
-                keys = [key for key in wanted if key not in failed]
-                for key, own in self._batch_rows(prepared, plan, batch, keys, failed).items():
-                    rows[key] += own
+                result = self._evaluate(batch, [key for key in rows if key not in self.failed])
+                for error in result.errors:
+                    self._fail(error)
+                for key, batch_rows in result.rows.items():
+                    rows[key] += batch_rows
             self.progress.images(len(batch.samples))
-        return rows
+        for key, cell_rows in rows.items():
+            if key not in self.failed:
+                self.records.write(self.model.cells[key], index, len(self.parts), cell_rows)
+                self.outcome.computed += 1
 
-    def _batch_rows(
-        self, prepared: Prepared, plan: Plan, batch: Batch, wanted: list[Key], failed: set[Key]
-    ) -> dict[Key, Rows]:
-        """Rows of one batch; where memory runs out, of its two halves."""
-        rows: dict[Key, Rows] = {key: [] for key in wanted}
-        metrics = {metric.label: metric for metric in self.metrics}
+    def _evaluate(self, batch: Batch, keys: Sequence[Key]) -> BatchResult:
+        """Rows and errors of one batch; where memory runs out, of its two halves."""
+        wanted = [
+            (explainer, [metric for metric in self.benchmark.metrics if (label, metric.label) in keys])
+            for label, explainer in self.explainers.items()
+        ]
         forward = Forward(
-            prepared.classifier,
+            self.model.classifier,
             batch.images,
-            plan=plan,
+            plan=self.plan,
             ground_truth=batch.ground_truth,
             ids=batch.ids,
-            seed=self.suite.seed,
+            seed=self.benchmark.seed,
         )
         try:
-            for method in prepared.methods:
-                own = [metrics[k] for m, k in wanted if m == method.label]
-                self._explain_and_measure(prepared, forward, method, own, rows, failed)
-            return rows
+            return evaluate_batch(forward, wanted)
         except torch.OutOfMemoryError:
             if len(batch.ids) == 1:
                 raise
         del forward
-        rows = {key: [] for key in wanted}
+        result = BatchResult()
         for half in batch.halves():
-            for key, own_rows in self._batch_rows(prepared, plan, half, wanted, failed).items():
-                rows[key] += own_rows
-        return rows
+            failed = {(error.method, metric) for error in result.errors for metric in error.metrics}
+            result.add(self._evaluate(half, [key for key in keys if key not in failed]))
+        return result
 
-    def _explain_and_measure(
-        self,
-        prepared: Prepared,
-        forward: Forward,
-        method: BoundMethod,
-        metrics: list[BoundMetric],
-        rows: dict[Key, Rows],
-        failed: set[Key],
-    ) -> None:
-        """One method on one batch: maps once for the union of the pairs, then each metric on its own rows."""
-        if not metrics:
-            return
-        chosen = {rule: forward.select(rule) for rule in sorted({metric.explain for metric in metrics})}
-        union = torch.stack(list(chosen.values())).any(0)
-        pairs = Pairs.where(union)
-        if not len(pairs):  # an image without a label still counts in a metric per image
-            metrics = [metric for metric in metrics if metric.entry.per == "image"]
-            if not metrics:
-                return
-        explain = explainer(method)
-        started = time.perf_counter()
-        try:
-            with torch.no_grad():
-                maps = explain(forward, pairs) if len(pairs) else forward.images.new_zeros((0, 1, 1))
-            check_maps(maps, pairs, method.label)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            for metric in metrics:
-                self._failed(prepared, (method.label, metric.label), error, failed)
-            return
-        map_seconds = (time.perf_counter() - started) / max(len(pairs), 1)
-        evaluations = {}
-        for rule, matrix in chosen.items():
-            own = matrix[pairs.image, pairs.label]
-            evaluations[rule] = Evaluation(forward, pairs[own], maps[own], explain)
-        for metric in metrics:
-            started = time.perf_counter()
-            evaluation = evaluations[metric.explain]
-            try:
-                with torch.no_grad():
-                    measured = measure(evaluation, metric)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:
-                self._failed(prepared, (method.label, metric.label), error, failed)
-                continue
-            seconds = map_seconds + (time.perf_counter() - started) / max(len(measured.image), 1)
-            sample_ids = [forward.ids[i] for i in measured.image]
-            rows[method.label, metric.label] += rows_of(
-                sample_ids, measured.label, measured.values, measured.parts, seconds
-            )
-
-    def _failed(self, prepared: Prepared, key: Key, error: Exception, failed: set[Key]) -> None:
-        method, metric = key
+    def _fail(self, failure: BatchError) -> None:
+        """Record an error once for the method, or for the metric, that raised it."""
+        keys = [(failure.method, metric) for metric in failure.metrics]
+        error = failure.error
         reason = str(error) if isinstance(error, XaibenchError) else f"{type(error).__name__}: {error}"
-        sentence = f"{prepared.section.label} / {method} / {metric}: {reason}"
+        where = self._place(failure)
+        subject = [self.model.label, failure.method, *([] if failure.of_method else failure.metrics)]
+        message = f"{' / '.join(subject)}: {reason}" + (f" ({where})" if where else "")
         if self.settings.fail_fast:
-            where = self._place(prepared, key, error)
-            raise CellError(sentence + (f" ({where})" if where else "")) from error
-        failed.add(key)
-        self.records.write_error(prepared.cells[key], sentence, "".join(traceback.format_exception(error)))
-        self.outcome.failed.append(sentence)
-        self.progress.note(f"failed: {sentence}")
+            raise CellError(message) from error
+        self.failed.update(keys)
+        for key in keys:
+            self.records.write_error(self.model.cells[key], message, "".join(traceback.format_exception(error)))
+        lost = f"; {len(keys)} metrics are left out" if failure.of_method and len(keys) > 1 else ""
+        self.outcome.failed.append(message + lost)
+        self.progress.note(f"failed: {message}{lost}")
 
-    def _place(self, prepared: Prepared, key: Key, error: Exception) -> str | None:
-        """The innermost line of an error in the file of the method or the metric of a cell."""
-        methods = {method.label: method.entry.function.__module__ for method in prepared.methods}
-        metrics = {metric.label: metric.entry.function.__module__ for metric in self.metrics}
-        return place(error, {methods[key[0]], metrics[key[1]]}.__contains__)
+    def _place(self, failure: BatchError) -> str | None:
+        """The innermost line of an error in the file of the method, or of the metric."""
+        metrics = {metric.label: metric.entry for metric in self.benchmark.metrics}
+        entries = [self.explainers[failure.method].method.entry, *(metrics[label] for label in failure.metrics)]
+        return place(failure.error, {entry.function.__module__ for entry in entries}.__contains__)
 
-    # -- bad samples --------------------------------------------------------------------------------------------
-
-    def _recall_bad_samples(self, prepared: Prepared) -> None:
-        """Those of parts that are there already count as if they were met now, so that a mark survives a resumed run."""
-        known = self.records.bad_samples(prepared.cells.values(), len(self.parts)) - self.outcome.bad.keys()
-        reader = Reader(self.dataset, own_geometry(self.dataset) or prepared.classifier.geometry)
-        for index, sample_id in enumerate(self.ids if known else ()):
-            if sample_id in known:
-                self._add_bad_sample(sample_id, why_bad(reader, index))
-        self._check_bad_samples()
-
-    def _add_bad_sample(self, sample_id: str, sentence: str) -> None:
-        if sample_id not in self.outcome.bad:
-            self.outcome.bad[sample_id] = sentence
-            self.progress.note(f"bad sample {sample_id}: {sentence}")
-
-    def _check_bad_samples(self) -> None:
-        found, allowed = self.outcome.bad, self.suite.max_bad_samples
-        if len(found) > allowed:
-            listed = [f"{sample_id}: {sentence}" for sample_id, sentence in found.items()]
-            more = f"; and {len(found) - MOST_LISTED} more in bad_samples.csv" if len(found) > MOST_LISTED else ""
-            raise SampleError(
-                f"bad samples: {len(found)} found, {allowed} allowed (--max-bad-samples): "
-                + "; ".join(listed[:MOST_LISTED])
-                + more
-            )
-
-
-def why_bad(reader: Reader, index: int) -> str:
-    """What is wrong with a sample, asked again."""
-    try:
-        reader.read(index)
-    except SampleError as error:
-        return str(error)
-    return "could not be read when its records were made; it can be now, and a run with a new --out counts it"
+    def _recall_bad_samples(self) -> None:
+        """Samples that were bad when the records were made count again, so that a mark survives a resumed run."""
+        known = self.records.bad_samples(self.model.cells.values(), len(self.parts)) - self.bad.found.keys()
+        dataset = self.benchmark.dataset
+        reader = Reader(dataset, own_geometry(dataset) or self.model.classifier.geometry)
+        numbers = enumerate(self.benchmark.ids if known else ())
+        self.bad.add([(sample_id, why_bad(reader, index)) for index, sample_id in numbers if sample_id in known])

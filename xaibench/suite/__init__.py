@@ -5,7 +5,7 @@ found in one go and reported with its line: unknown and duplicate keys, names, p
 metrics that need what the data set lacks.
 """
 
-from xaibench.suite.load import find_suite, load_suite, read_suite, shipped_suites
+from xaibench.suite.load import find_suite, load_suite, read_suite, shipped_suites, suite_of
 from xaibench.suite.schema import (
     MetricNamed,
     ModelSection,
@@ -13,9 +13,9 @@ from xaibench.suite.schema import (
     bind_metrics,
     parse_metrics,
 )
-from xaibench.suite.selection import Globs, quick, select
+from xaibench.suite.selection import Globs, Selection, select
 
 __all__ = [
-    "Globs", "MetricNamed", "ModelSection", "Suite", "bind_metrics", "find_suite",
-    "load_suite", "parse_metrics", "quick", "read_suite", "select", "shipped_suites",
+    "Globs", "MetricNamed", "ModelSection", "Selection", "Suite", "bind_metrics", "find_suite",
+    "load_suite", "parse_metrics", "read_suite", "select", "shipped_suites", "suite_of",
 ]  # fmt: skip

@@ -71,7 +71,7 @@ def _check_dataset(document: Document) -> _Dataset:
 
 
 def _check_models(document: Document) -> set[str]:
-    from xaibench.models.architectures import known_model, model_names
+    from xaibench.models.architectures import KEYS_OF_THEIR_OWN, known_model, model_names
 
     labels: set[str] = set()
     for model in entries(document.data, "models"):
@@ -79,12 +79,11 @@ def _check_models(document: Document) -> set[str]:
         if model.name not in bundled.names() and not known_model(model.name):
             sentence = unknown("model", model.name, [*bundled.names(), *model_names()])
             document.add((*model.at, "name"), f"{sentence}; see `xaibench list models`")
-        if isinstance(options := model.given.get("options"), Mapping) and "in_chans" in options:
-            document.add(
-                (*model.at, "options", "in_chans"),
-                "in_chans stands beside the model's name, not among its options",
-                key=True,
-            )
+        options = model.given.get("options")
+        for key in KEYS_OF_THEIR_OWN:
+            if isinstance(options, Mapping) and key in options:
+                message = f"{key} stands beside the model's name, not among its options"
+                document.add((*model.at, "options", key), message, key=True)
         if model.given.get("extra_channels") is not None and model.given.get("in_chans") in (None, 3):
             document.add(
                 (*model.at, "extra_channels"), "extra_channels makes other than 3 channels; give in_chans", key=True

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.resources
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from xaibench.core.errors import UsageError, unknown
 from xaibench.core.yaml.document import Document
@@ -46,6 +49,25 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     for assignment in overrides:
         document.override(assignment)
     return _read(document, names=True)
+
+
+def suite_of(suite: str | Path | Mapping[str, Any] | Suite, overrides: Sequence[str] = ()) -> Suite:
+    """A suite from its file, from the name of a shipped one, or from the mapping that such a file would hold.
+
+    Raises:
+        ProblemsError: every problem of the file or mapping
+        UsageError: no such file or name
+    """
+    if isinstance(suite, Suite):
+        if overrides:
+            raise UsageError("overrides go with a suite's file, name or mapping, not with a suite that is loaded")
+        return suite
+    if isinstance(suite, Mapping):
+        document = Document(Path("suite"), yaml.safe_dump(dict(suite), sort_keys=False))
+        for assignment in overrides:
+            document.override(assignment)
+        return _read(document, names=True)
+    return load_suite(find_suite(str(suite)), overrides)
 
 
 def _read(document: Document, *, names: bool) -> Suite:

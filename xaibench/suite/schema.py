@@ -14,15 +14,15 @@ import pydantic
 from xaibench.core import registry
 from xaibench.core.errors import UsageError, XaibenchError
 from xaibench.core.registry import BoundMethod, BoundMetric, PairRule
-from xaibench.core.registry.bounds import Count, Fraction, Natural, Positive, PositiveFraction
-from xaibench.core.yaml.document import Document
+from xaibench.core.registry.bounds import Count, ExtraChannels, Fraction, Natural
+from xaibench.core.yaml.document import Document, Section
 from xaibench.core.yaml.reasons import reason, shown
+from xaibench.models.card import InputSection
 from xaibench.suite.entries import entries, listed, spelled_out
 
 Precision = Literal["float32", "float64"]
 
 LONGEST_NAME = 100  # it becomes part of a file's name
-LARGEST_SIDE = 8192
 
 
 def _label(value: str) -> str:
@@ -47,16 +47,9 @@ def _entry(value: Any) -> Any:
 
 Label = Annotated[str, pydantic.StringConstraints(max_length=LONGEST_NAME), pydantic.AfterValidator(_label)]
 FileName = Annotated[str, pydantic.StringConstraints(max_length=LONGEST_NAME), pydantic.AfterValidator(_file_name)]
-Side = Annotated[int, pydantic.Field(ge=1, le=LARGEST_SIDE)]
 SEVERAL = (pydantic.BeforeValidator(listed), pydantic.Field(min_length=1))  # one that stands alone is a list of one
 Bare = pydantic.BeforeValidator(_entry)  # a bare name stands for `{name: ...}`
 Names = Annotated[list[str], pydantic.BeforeValidator(listed)]
-
-
-class Section(pydantic.BaseModel):
-    """A part of a suite; unknown keys are refused."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class Named(pydantic.BaseModel):
@@ -93,23 +86,12 @@ class DatasetNamed(pydantic.BaseModel):
         return dict(self.model_extra or {})
 
 
-class InputSection(Section):
-    """Input geometry; what is left out comes from the model's own configuration."""
-
-    size: Side | tuple[Side, Side] | None = None
-    resize: Literal["squash", "shortest_crop", "fit_pad", "none"] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[Positive, ...] | None = None
-    crop: PositiveFraction | None = None
-    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
-
-
 class ModelSection(Section):
     """A bundled or timm model. Relative checkpoints are relative to the suite's file, or the data root.
 
     `methods` are labels (or globs) of the suite's methods that this model is explained by; all of them where left out.
     `in_chans` is the number of input channels where it is not 3, `extra_channels` how the first convolution of a
-    checkpoint of three channels, mean and std become those of `in_chans`: see `xaibench.models.architectures.stem_for`.
+    checkpoint of three channels, mean and std become those of `in_chans`: see `xaibench.models.checkpoints.stem_for`.
     """
 
     name: str
@@ -118,7 +100,7 @@ class ModelSection(Section):
     pretrained: bool = False
     num_classes: Count | None = None
     in_chans: Count | None = None
-    extra_channels: Literal["copy_first", "mean", "zero"] | None = None
+    extra_channels: ExtraChannels | None = None
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     layer: str | None = None
     input: InputSection = InputSection()
@@ -168,6 +150,16 @@ class Suite(Section):
     max_bad_samples: Natural = 0
 
     _document: Document | None = pydantic.PrivateAttr(None)
+
+    @property
+    def text(self) -> str | None:
+        """The suite's file as it stands, None without one."""
+        return None if self._document is None else self._document.text
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the suite's file, to which the checkpoints in it are relative."""
+        return Path() if self._document is None else self._document.path.parent
 
     def place(self, section: str, label: str = "", key: str = "") -> str:
         """`file:line:column` of a section, of its entry of this label, or of a key of that; "" without a file."""

@@ -3,53 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import TypeVar
 
-from xaibench.core import registry
-from xaibench.core.errors import UsageError
-from xaibench.suite.schema import LeaderboardSection, MetricNamed, ModelSection, Named, Suite
+from xaibench.core.errors import UsageError, closest
+from xaibench.suite.schema import Suite
 
 Globs = str | Sequence[str]
-N = TypeVar("N", Named, MetricNamed, ModelSection)
 
 
-def select(suite: Suite, *, models: Globs = "*", methods: Globs = "*", metrics: Globs = "*") -> Suite:
-    """The suite with only what the globs choose (metric groups are spelled out). Raises UsageError if nothing is left."""
+@dataclass(frozen=True)
+class Selection:
+    """Labels of the models, methods and metrics whose cells are to be computed."""
 
-    def keep(kind: str, entries: list[N], globs: Globs) -> list[N]:
-        patterns = [globs] if isinstance(globs, str) else globs
-        kept = [entry for entry in entries if any(fnmatch(entry.label, pattern) for pattern in patterns)]
-        if not kept:
-            labels = ", ".join(entry.label for entry in entries)
-            raise UsageError(f"--{kind} {', '.join(patterns)!r} chooses nothing of the suite's {kind}s: {labels}")
-        return kept
+    models: frozenset[str]
+    methods: frozenset[str]
+    metrics: frozenset[str]
 
-    groups = registry.metric_groups()
-    spelled = [
-        entry if entry.name not in groups else entry.model_copy(update={"name": name, "as_": None})
-        for entry in suite.metrics
-        for name in groups.get(entry.name, [entry.name])
-    ]
-    chosen_metrics = keep("metric", spelled, metrics)
-    chosen_methods = keep("method", suite.methods, methods)
-    kept_labels = {entry.label for entry in chosen_metrics}
-    board = suite.leaderboard
-    return suite.model_copy(
-        update={
-            "models": keep("model", suite.models, models),
-            "methods": chosen_methods,
-            "metrics": chosen_metrics,
-            "leaderboard": LeaderboardSection(
-                reference=board.reference if board.reference in {m.label for m in chosen_methods} else None,
-                rank_by=[label for label in board.rank_by if label in kept_labels],
-            ),
-        }
-    )
+    def __and__(self, other: Selection) -> Selection:
+        return Selection(self.models & other.models, self.methods & other.methods, self.metrics & other.metrics)
 
 
-def quick(suite: Suite) -> Suite:
-    """The suite's own representative part. Raises UsageError where it names none."""
-    if suite.quick is None:
-        raise UsageError(f"suite {suite.name} names no quick part; add `quick: {{methods: [...]}}`, or use --method")
-    return select(suite, **suite.quick.model_dump())
+def select(
+    suite: Suite, *, quick: bool = False, models: Globs = "*", methods: Globs = "*", metrics: Globs = "*"
+) -> Selection:
+    """The part of a suite that labels, or globs of labels, choose.
+
+    Args:
+        quick: only of the part that the suite calls representative
+        metrics: labels of single metrics; groups are spelled out
+
+    Raises:
+        UsageError: a glob that chooses nothing, or `quick` where the suite names no such part
+    """
+    labels = {
+        "models": [model.label for model in suite.models],
+        "methods": [method.label for method in suite.methods],
+        "metrics": [metric.label for metric in suite.bound_metrics()],
+    }
+    whose = f"suite {suite.name}"
+    if quick:
+        if suite.quick is None:
+            raise UsageError(
+                f"suite {suite.name} names no quick part; add `quick: {{methods: [...]}}`, or use --method"
+            )
+        labels = {kind: _chosen(kind, labels[kind], getattr(suite.quick, kind), whose) for kind in labels}
+        whose = f"the quick part of suite {suite.name}"
+    given = {"models": models, "methods": methods, "metrics": metrics}
+    return Selection(**{kind: frozenset(_chosen(kind, labels[kind], given[kind], whose)) for kind in labels})
+
+
+def _chosen(kind: str, labels: Sequence[str], globs: Globs, whose: str) -> list[str]:
+    patterns = [globs] if isinstance(globs, str) else globs
+    for pattern in patterns:
+        if not any(fnmatch(label, pattern) for label in labels):
+            hint = closest(pattern, labels) or f": {', '.join(labels)}"
+            option = f"--{kind.removesuffix('s')}"
+            raise UsageError(f"{option} {pattern!r} chooses nothing of {whose}{hint}")
+    return [label for label in labels if any(fnmatch(label, pattern) for pattern in patterns)]

@@ -14,10 +14,21 @@ from xaibench.core.registry.entries import (
     PairRule,
 )
 from xaibench.core.registry.plugins import load_plugin
-from xaibench.core.registry.registry import Registry, dataset, datasets, method, methods, metric, metric_groups, metrics
+from xaibench.core.registry.registry import (
+    Registry,
+    bound_method,
+    dataset,
+    datasets,
+    method,
+    methods,
+    metric,
+    metric_groups,
+    metrics,
+)
 
 __all__ = [
     "INVARIANCES", "NEEDS", "PER_IMAGE", "RESERVED", "BoundMethod", "BoundMetric", "DatasetEntry", "Entry", "Method",
-    "Metric", "PairRule", "Registry", "dataset", "datasets", "load_plugin", "method", "methods", "metric", "metric_groups",
+    "Metric", "PairRule", "Registry", "bound_method", "dataset", "datasets", "load_plugin", "method", "methods", "metric",
+    "metric_groups",
     "metrics",
 ]  # fmt: skip

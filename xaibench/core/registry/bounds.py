@@ -1,8 +1,8 @@
-"""Types of parameters with bounds, as in `steps: Count = 20`: `validate` finds what lies outside, with its line."""
+"""Types of parameters with bounds or choices, as in `steps: Count = 20`: `validate` finds what lies outside, with its line."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator
@@ -26,6 +26,12 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 PositiveFraction = Annotated[float, Gt(0), Le(1)]
 ProperFraction = Annotated[float, Ge(0), Lt(1)]
 InnerFraction = Annotated[float, Gt(0), Lt(1)]
+
+LARGEST_SIDE = 8192
+Side = Annotated[int, Ge(1), Le(LARGEST_SIDE)]  # of an image, in pixels
+Resize = Literal["squash", "shortest_crop", "fit_pad", "none"]
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+ExtraChannels = Literal["copy_first", "mean", "zero"]
 
 
 def words(annotation: Any) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from xaibench.core.errors import UsageError, closest
 from xaibench.core.yaml.reasons import reasons, shown
 
-# What a method may need and a Classifier (or a batch) may offer. `xaibench.models.classifier.Classifier.offers` says which.
+# What a method may need and a Classifier (or a batch) may offer; `xaibench.models.capabilities` checks it.
 NEEDS = {
     "features": "the activations of a named layer as a grid [B, K, h, w]",
     "gradients": "gradients of logits with respect to that layer",

@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 from xaibench.core.errors import UsageError, unknown
-from xaibench.core.registry.entries import INVARIANCES, NEEDS, RESERVED, DatasetEntry, Entry, Method, Metric
+from xaibench.core.registry.entries import (
+    INVARIANCES,
+    NEEDS,
+    RESERVED,
+    BoundMethod,
+    DatasetEntry,
+    Entry,
+    Method,
+    Metric,
+)
 
 E = TypeVar("E", bound=Entry)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -225,3 +234,9 @@ def _check_reserved(kind: str, entry: Entry) -> None:
             raise ValueError(
                 f"{kind} {entry.name}: rename its parameter {name!r}; reserved: {', '.join(RESERVED[kind])}"
             )
+
+
+def bound_method(name: str, parameters: Mapping[str, Any], label: str = "") -> BoundMethod:
+    """A registered method with its parameters. Raises UsageError for an unknown name or parameter."""
+    entry = methods[name]
+    return BoundMethod(label or name, entry, entry.bind(parameters))

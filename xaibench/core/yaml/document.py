@@ -18,6 +18,12 @@ M = TypeVar("M", bound=pydantic.BaseModel)
 MOST_PROBLEMS = 50  # of one report; looking for the closest of a thousand names takes its time
 
 
+class Section(pydantic.BaseModel):
+    """A part of a YAML file; unknown keys are refused."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
 class ProblemsError(UsageError):
     """All problems of one file, one line each."""
 
@@ -32,7 +38,7 @@ class Document:
     """A parsed YAML mapping. `add` notes a problem, `raise_problems` reports them all at once."""
 
     def __init__(self, path: Path, text: str) -> None:
-        self.path = path
+        self.path, self.text = path, text
         try:
             values = yaml_values.read(text)
         except RefusedError as error:

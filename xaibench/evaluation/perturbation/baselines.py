@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from xaibench.core.errors import UsageError
+from xaibench.core.pairs import Pairs
 from xaibench.evaluation.perturbation.imputation import impute
 from xaibench.evaluation.perturbation.removal import Removal
-
-if TYPE_CHECKING:
-    from xaibench.evaluation import Evaluation
+from xaibench.forward import Forward
 
 Remove = Callable[[Tensor, Tensor], Tensor]  # rows of pairs [n], removed bool [n, c, H, W] -> images [n, C, H, W]
 
 
-def remover(evaluation: Evaluation, removal: Removal) -> Remove:
+def remover(forward: Forward, pairs: Pairs, removal: Removal) -> Remove:
     """How images with removed pixels are made: `remove(pair rows [n], removed [n, c, H, W]) -> [n, C, H, W]`."""
-    images, rows = evaluation.forward.images, evaluation.pairs.image
+    images, rows = forward.images, pairs.image
     if removal.baseline == "running_mean":
         raise UsageError("baseline: running_mean is for metrics that remove one portion after the other")
     if removal.baseline == "road":
-        jitter = _noise(evaluation, "road") * removal.noise if removal.noise else None
+        jitter = _noise(forward, pairs, "road") * removal.noise if removal.noise else None
 
         def imputed(pair: Tensor, removed: Tensor) -> Tensor:
             filled = impute(images[rows[pair]], removed)
@@ -32,22 +30,22 @@ def remover(evaluation: Evaluation, removal: Removal) -> Remove:
 
         return imputed
     if removal.baseline == "noise":
-        drawn = _noise(evaluation, "noise")
+        drawn = _noise(forward, pairs, "noise")
         mean, deviation = images.mean((2, 3), keepdim=True)[rows], images.std((2, 3), keepdim=True)[rows]
-        return substitute(evaluation, mean + deviation * drawn)
-    per_image = _replacement(evaluation, removal)
+        return substitute(forward, pairs, mean + deviation * drawn)
+    per_image = _replacement(forward, removal)
     return lambda pair, removed: torch.where(removed, per_image[rows[pair]], images[rows[pair]])
 
 
-def substitute(evaluation: Evaluation, replacement: Tensor) -> Remove:
+def substitute(forward: Forward, pairs: Pairs, replacement: Tensor) -> Remove:
     """Removed pixels take their value from a replacement per pair [P, C, H, W]."""
-    images, rows = evaluation.forward.images, evaluation.pairs.image
+    images, rows = forward.images, pairs.image
     return lambda pair, removed: torch.where(removed, replacement[pair], images[rows[pair]])
 
 
-def _replacement(evaluation: Evaluation, removal: Removal) -> Tensor:
+def _replacement(forward: Forward, removal: Removal) -> Tensor:
     """[B, C, H, W] (or with sizes of 1) of the baselines that are one per image."""
-    images = evaluation.forward.images
+    images = forward.images
     match removal.baseline:
         case "mean":
             return images.mean((2, 3), keepdim=True)
@@ -56,17 +54,16 @@ def _replacement(evaluation: Evaluation, removal: Removal) -> Tensor:
         case "blur":
             return blur(images, removal.kernel, removal.sigma)
         case "black":
-            preprocess = evaluation.forward.classifier.preprocess
+            preprocess = forward.classifier.preprocess
             if preprocess is None:
                 raise UsageError("baseline: black needs the model's normalisation (Classifier(preprocess=...))")
             return preprocess.normalise(torch.zeros_like(images))
     return torch.zeros_like(images)
 
 
-def _noise(evaluation: Evaluation, name: str) -> Tensor:
+def _noise(forward: Forward, pairs: Pairs, name: str) -> Tensor:
     """[P, C, H, W] standard normal, seeded by pair; drawn in float32, so that every precision has the same draws."""
-    images = evaluation.forward.images
-    return evaluation.forward.draw_per_pair(evaluation.pairs, name, *images.shape[1:], kind="normal").to(images)
+    return forward.draw_per_pair(pairs, name, *forward.images.shape[1:], kind="normal").to(forward.images)
 
 
 def blur(images: Tensor, kernel: int, sigma: float) -> Tensor:

@@ -1,83 +1,107 @@
-"""What the model says of changed images."""
+"""Model outputs of pairs on changed images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from xaibench.core.chunks import map_chunks
+from xaibench.core.pairs import Pairs
+from xaibench.forward import Forward
+from xaibench.forward.probes import probe
+from xaibench.models.classifier import Classifier
 
-if TYPE_CHECKING:
-    from xaibench.evaluation import Evaluation
-
-Score = Literal["probability", "logit"]
+Output = Literal["probability", "logit"]
 
 
-@dataclass(frozen=True)
-class Readings:
-    """What the model says of changed images, of any one shape.
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """Model outputs of pairs, on the clean image or on changed ones; everything is of shape [...] or [..., L].
 
     Attributes:
-        logit, probability: of the explained label
-        others_logit, others_probability: mean over the OTHER labels detected in the clean image; NaN without any
-        predicted: the label of the largest logit
-        decided: 1 where the explained label is still the model's decision: above the threshold (sigmoid), or the
-            largest (softmax)
+        classifier: the model, for its activation and threshold
+        logits: [..., L], NaN where they are undefined
+        label: the explained label [...]
+        others: bool [..., L], the OTHER labels that are detected in the clean image
     """
 
-    logit: Tensor
-    probability: Tensor
-    others_logit: Tensor
-    others_probability: Tensor
-    predicted: Tensor
-    decided: Tensor
+    classifier: Classifier
+    logits: Tensor
+    label: Tensor
+    others: Tensor
 
-    def own(self, score: Score) -> Tensor:
-        return self.probability if score == "probability" else self.logit
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """[..., L] in [0, 1]"""
+        return self.classifier.activate(self.logits)
 
-    def others(self, score: Score) -> Tensor:
-        return self.others_probability if score == "probability" else self.others_logit
+    @cached_property
+    def logit(self) -> Tensor:
+        """Logit of the explained label."""
+        return self.logits.gather(-1, self.label[..., None])[..., 0]
+
+    @cached_property
+    def confidence(self) -> Tensor:
+        """Probability of the explained label."""
+        return self.probabilities.gather(-1, self.label[..., None])[..., 0]
+
+    def of(self, output: Output) -> Tensor:
+        """Probability or logit of the explained label."""
+        return self.confidence if output == "probability" else self.logit
+
+    def of_others(self, output: Output) -> Tensor:
+        """Mean probability or logit of the other labels; NaN where there are none."""
+        values = self.probabilities if output == "probability" else self.logits
+        return torch.where(self.others, values, 0).sum(-1) / self.others.sum(-1)
+
+    @cached_property
+    def undefined(self) -> Tensor:
+        """bool [...]: there are no outputs."""
+        return self.logits.isnan().any(-1)
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The label of the largest logit; meaningless where the outputs are undefined."""
+        return self.logits.argmax(-1)
+
+    @cached_property
+    def decided(self) -> Tensor:
+        """1 where the explained label is still the model's decision, NaN where that is undefined.
+
+        A decision is a probability above the threshold (sigmoid), or the largest one (softmax).
+        """
+        if self.classifier.activation == "sigmoid":
+            decided = self.confidence > self.classifier.threshold
+        else:
+            decided = self.predicted == self.label
+        return decided.to(self.logits.dtype).masked_fill(self.undefined, torch.nan)
 
 
-def _table(evaluation: Evaluation, pair: Tensor, logits: Tensor) -> Tensor:
-    """[n, fields of Readings] from logits [n, L] of changed images of rows `pair` [n]."""
-    classifier, label = evaluation.forward.classifier, evaluation.pairs.label[pair, None]
-    probabilities = classifier.activate(logits)
-    others = evaluation.others()[pair]
-    predicted = logits.argmax(1, keepdim=True)
-    own = probabilities.gather(1, label)
-    decided = own > classifier.threshold if classifier.activation == "sigmoid" else predicted == label
-
-    def mean(values: Tensor) -> Tensor:
-        return torch.where(others, values, 0).sum(1, keepdim=True) / others.sum(1, keepdim=True)
-
-    columns = logits.gather(1, label), own, mean(logits), mean(probabilities), predicted, decided
-    return torch.cat([column.to(logits.dtype) for column in columns], 1)
+def clean_outputs(forward: Forward, pairs: Pairs) -> Outputs:
+    """Outputs [P] on the untouched images; no forward."""
+    return Outputs(
+        classifier=forward.classifier,
+        logits=forward.logits[pairs.image],
+        label=pairs.label,
+        others=forward.others(pairs),
+    )
 
 
-def clean(evaluation: Evaluation) -> Readings:
-    """Readings [P] of the untouched images; no forward."""
-    rows = torch.arange(len(evaluation.pairs), device=evaluation.maps.device)
-    table = _table(evaluation, rows, evaluation.forward.logits[evaluation.pairs.image])
-    return Readings(*table.unbind(1))
-
-
-def read(evaluation: Evaluation, pair: Tensor, change: Callable[[Tensor], Tensor]) -> Readings:
-    """Readings [N] of changed images, one forward each.
+def outputs(forward: Forward, pairs: Pairs, rows: Tensor, images_of: Callable[[Tensor], Tensor]) -> Outputs:
+    """Outputs [n] on changed images, one forward each.
 
     Args:
-        pair: [N], which pair each changed image belongs to
-        change: makes the images [n, C, H, W] of some of the N rows at a time
+        rows: [n], which pair each changed image belongs to
+        images_of: makes the images [m, C, H, W] of some of the n at a time
     """
-    classifier = evaluation.forward.classifier
-    if len(pair) == 0:
-        return Readings(*evaluation.maps.new_zeros(0, len(fields(Readings))).unbind(1))
-    rows = torch.arange(len(pair), device=pair.device)
-    table = map_chunks(
-        lambda chunk: _table(evaluation, pair[chunk], classifier.logits(change(chunk))), rows, classifier.chunk
+    index = torch.arange(len(rows), device=rows.device)
+    return Outputs(
+        classifier=forward.classifier,
+        logits=probe(forward.classifier, index, images_of).to(forward.images.dtype),
+        label=pairs.label[rows],
+        others=forward.others(pairs)[rows],
     )
-    return Readings(*table.unbind(1))

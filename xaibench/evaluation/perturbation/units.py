@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from xaibench.core.pairs import Pairs
 from xaibench.core.rank_statistics import comparable
 from xaibench.evaluation.perturbation.removal import Unit
 from xaibench.evaluation.perturbation.superpixels import grid_cells, slic
-
-if TYPE_CHECKING:
-    from xaibench.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,8 @@ class Units:
         return self.spread(torch.empty_like(sequence).scatter_(1, sequence, places)).int()
 
 
-def units(evaluation: Evaluation, unit: Unit, grid: int) -> Units:
-    """The partition of each pair's image."""
-    images, pairs = evaluation.forward.images, evaluation.pairs
+def units(images: Tensor, pairs: Pairs, unit: Unit, grid: int) -> Units:
+    """The partition of each pair's image; images [B, C, H, W]."""
     height, width = images.shape[-2:]
     if unit == "segment":
         return Units(slic(images, grid)[pairs.image][:, None], grid * grid)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from xaibench.core.errors import IncompatibleError
 from xaibench.forward import Forward, Hook
-from xaibench.forward.propagation.backward_rules import keep
+from xaibench.forward.propagation.backward_rules import with_gradient_of
 
 Rule = Literal["epsilon", "gamma"]
 STABILISER = 1e-6  # of the gamma rule, sign-aware
@@ -30,12 +30,12 @@ def linear_norm(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Ten
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     scaled = x * (x.square().mean(-1, keepdim=True) + eps).rsqrt().detach()
     weight = getattr(module, "weight", None)
-    return keep(output, scaled if weight is None else scaled * weight)
+    return with_gradient_of(output, scaled if weight is None else scaled * weight)
 
 
 def secant(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
     """An elementwise function as x · (output / x): its relevance passes unchanged."""
-    return keep(output, args[0] * (output / (args[0] + SECANT)).detach())
+    return with_gradient_of(output, args[0] * (output / (args[0] + SECANT)).detach())
 
 
 def scaled_qkv(query: float, key: float, value: float) -> Hook:
@@ -43,7 +43,7 @@ def scaled_qkv(query: float, key: float, value: float) -> Hook:
 
     def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
         factors = output.new_tensor((query, key, value)).repeat_interleave(output.shape[-1] // 3)
-        return keep(output, output * factors)
+        return with_gradient_of(output, output * factors)
 
     return hook
 
@@ -73,7 +73,7 @@ def gamma_rule(gamma: float) -> Hook:
             z = apply(module, positive, one, grown(module.bias, upwards)) + apply(module, negative, other, None)
             below = z.detach() + (STABILISER if upwards else -STABILISER)  # Z has the sign of y where it is used
             total = total + z * (y / below).where(y > 0 if upwards else y < 0, 0)
-        return keep(output, total)
+        return with_gradient_of(output, total)
 
     return hook
 

@@ -1,4 +1,4 @@
-"""Gradients by other rules: modules keep their values and pass back something else, for as long as a `with` lasts."""
+"""Other rules for the backward pass: inside a `with`, modules keep their values and pass back other gradients."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaibench.models.classifier import Classifier
+from xaibench.models.structure import evaluation_mode
 
-Rule = Callable[[nn.Module, Tensor, Tensor], Tensor]
+BackwardRule = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 @contextlib.contextmanager
-def rewired(module: nn.Module, rules: Mapping[nn.Module, Rule]) -> Iterator[None]:
-    """Outputs of some modules replaced by rule(module, input, output). In-place activations keep their input meanwhile.
+def with_backward_rules(module: nn.Module, rules: Mapping[nn.Module, BackwardRule]) -> Iterator[None]:
+    """Replace outputs of some modules by rule(module, input, output).
 
-    The rules are in the graph of every pass that is run inside; the module is left as it was found.
+    The rules are in the graph of every pass that is run inside. In-place activations keep their input meanwhile. The
+    module is restored at the end.
     """
 
-    def hook(rule: Rule) -> Any:
+    def hook(rule: BackwardRule) -> Any:
         return lambda owner, inputs, output: rule(owner, inputs[0], output)
 
     in_place = [m for m in module.modules() if getattr(m, "inplace", False) is True]
@@ -34,12 +35,12 @@ def rewired(module: nn.Module, rules: Mapping[nn.Module, Rule]) -> Iterator[None
         yield
 
 
-def every(module: nn.Module, kinds: Mapping[type[nn.Module], Rule]) -> dict[nn.Module, Rule]:
+def every(module: nn.Module, kinds: Mapping[type[nn.Module], BackwardRule]) -> dict[nn.Module, BackwardRule]:
     """The rule of each submodule that is an instance of one of `kinds`."""
     return {m: rule for kind, rule in kinds.items() for m in module.modules() if isinstance(m, kind)}
 
 
-def keep(value: Tensor, surrogate: Tensor) -> Tensor:
+def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
     """`value`, with the gradient of `surrogate`."""
     return value.detach() + (surrogate - surrogate.detach())
 
@@ -60,7 +61,9 @@ def positive_gradient(x: Tensor) -> Tensor:
     return result
 
 
-def normalisations(classifier: Classifier, image: Tensor) -> tuple[dict[nn.Module, nn.BatchNorm2d], list[nn.Module]]:
+def batch_norms_after_convolutions(
+    module: nn.Module, image: Tensor
+) -> tuple[dict[nn.Module, nn.BatchNorm2d], list[nn.Module]]:
     """The batch normalisation that directly follows a plain convolution, and all plain convolutions, in running order.
 
     Found by running one image: a normalisation follows a convolution if it is given the very tensor that came out.
@@ -70,20 +73,20 @@ def normalisations(classifier: Classifier, image: Tensor) -> tuple[dict[nn.Modul
     norms: dict[nn.Module, nn.BatchNorm2d] = {}
     convolutions: dict[nn.Module, None] = {}
 
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(module, nn.BatchNorm2d):
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(layer, nn.BatchNorm2d):
             if id(inputs[0]) in made_by:
-                norms[made_by[id(inputs[0])]] = module
+                norms[made_by[id(inputs[0])]] = layer
         else:
-            convolutions[module] = None
-            made_by[id(output)] = module
+            convolutions[layer] = None
+            made_by[id(output)] = layer
             kept.append(output)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(classifier.prepared())
+        stack.enter_context(evaluation_mode(module))
         stack.enter_context(torch.inference_mode())
-        for module in classifier.module.modules():
-            if type(module) is nn.Conv2d or (isinstance(module, nn.BatchNorm2d) and module.running_mean is not None):
-                stack.callback(module.register_forward_hook(hook).remove)
-        classifier.module(image)
+        for layer in module.modules():
+            if type(layer) is nn.Conv2d or (isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None):
+                stack.callback(layer.register_forward_hook(hook).remove)
+        module(image)
     return norms, list(convolutions)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
+from xaibench.models.structure import evaluation_mode
 from xaibench.models.timm_vit import find_patch_embedding
 
 Pool = Literal["mean", "head"]
@@ -81,7 +82,7 @@ def own_gradients(forward: Forward, pairs: Pairs, *, start_layer: int, pool: Poo
     found: dict[int, Tensor] = {}
     for block in range(blocks.check("start_layer", start_layer), blocks.depth):
         attention = blocks.of(block, "attn.attn_drop").detach().requires_grad_()
-        with forward.classifier.prepared(), torch.enable_grad():
+        with evaluation_mode(forward.classifier.module), torch.enable_grad():
             logits = blocks.logits(blocks.output(block, attention), pool)
         found[block] = forward.rank_gradients(logits, attention, pairs)
     return found
@@ -89,8 +90,6 @@ def own_gradients(forward: Forward, pairs: Pairs, *, start_layer: int, pool: Poo
 
 def check_patch_embedding(forward: Forward) -> None:
     """Raise IncompatibleError unless the stem is timm's plain convolution over an image of whole patches."""
-    embed: Any = find_patch_embedding(forward.classifier.module)
-    if isinstance(embed, str):
-        raise IncompatibleError(f"model {forward.classifier.name}: {embed}")
+    embed = find_patch_embedding(forward.classifier.module)
     if any(size % patch for size, patch in zip(forward.images.shape[-2:], embed.proj.stride, strict=True)):
         raise IncompatibleError(f"model {forward.classifier.name}: relevance of pixels needs images of whole patches")

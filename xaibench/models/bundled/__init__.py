@@ -1,53 +1,50 @@
-"""Models that come with xaibench: weights, the recipe that trained them, and a card, all in this folder."""
+"""Models that come with xaibench: in this folder are their weights, the recipes that trained them, and their cards."""
 
 from __future__ import annotations
 
 import json
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xaibench.core.errors import MissingError, UsageError, unknown
-
-if TYPE_CHECKING:
-    from xaibench.models.training import Recipe
+from xaibench.models.card import Card
 
 FOLDER = Path(__file__).parent
+CARD = ".card.json"
 
 
 @cache
 def names() -> tuple[str, ...]:
     """Names of the bundled models."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+    return tuple(sorted(path.name.removesuffix(CARD) for path in FOLDER.glob(f"*{CARD}")))
 
 
 def recipe_path(name: str) -> Path:
-    if name not in names():
-        raise UsageError(unknown("bundled model", name, names()) + "; or give the path of a .yaml recipe")
-    return FOLDER / f"{name}.yaml"
-
-
-def recipe(name: str) -> Recipe:
     """The recipe that trained a bundled model."""
-    from xaibench.models.training import read_recipe
-
-    return read_recipe(recipe_path(name))
+    return _path(name, ".yaml")
 
 
 def weights(name: str) -> Path:
-    path = recipe_path(name).with_suffix(".safetensors")
+    """The weights of a bundled model. Raises MissingError where they are not there."""
+    path = _path(name, ".safetensors")
     if not path.is_file():
         raise MissingError(f"{path} is missing; train it again: xaibench train {name} --out {FOLDER}")
     return path
 
 
-def card(name: str) -> dict[str, Any]:
-    """Data, recipe, seed, AP per class and sha256 of a bundled model."""
-    loaded: dict[str, Any] = json.loads(recipe_path(name).with_suffix(".card.json").read_text(encoding="utf-8"))
+def facts(name: str) -> dict[str, Any]:
+    """The whole card of a bundled model: architecture, input, classes, data, recipe, quality per class, sha256."""
+    loaded: dict[str, Any] = json.loads(_path(name, CARD).read_text(encoding="utf-8"))
     return loaded
 
 
-def classes(name: str) -> tuple[str, ...]:
-    from xaibench.core import registry
+def card(name: str) -> Card:
+    """The part of the card that loading the model needs."""
+    return Card.model_validate(facts(name))
 
-    return tuple(registry.datasets[recipe(name).dataset.name].classes)
+
+def _path(name: str, suffix: str) -> Path:
+    if name not in names():
+        raise UsageError(unknown("bundled model", name, names()) + "; or give the path of a .yaml recipe")
+    return FOLDER / f"{name}{suffix}"

@@ -1,4 +1,4 @@
-"""Images and labels as the training loop eats them."""
+"""Images and labels as input of the training loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xaibench.models.training.recipe import AugmentSection
 
 @dataclass(frozen=True)
 class Examples(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Images [C, H, W] normalised, labels [L] and ignore [L] of a data set. Augmented by (seed, epoch, index)."""
+    """Normalised images [C, H, W], labels [L] and ignore [L] of a data set, augmented by (seed, epoch, index)."""
 
     dataset: Dataset
     preprocess: Preprocess

@@ -1,18 +1,15 @@
-"""The training loop: one step after another, a state on disk after each epoch, and what is written at the end.
+"""The training loop, with a state on disk after each epoch.
 
-After kill -9 the same command goes on behind the last finished epoch and ends with the same weights as if it had not
-been killed: the state holds everything that the next step depends on.
+After kill -9 the same command continues after the last finished epoch and ends with the same weights as without the
+interruption: the state holds everything that the next step depends on.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +19,24 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from xaibench.core.atomic_files import whole_file, write_text
 from xaibench.core.errors import UsageError
 from xaibench.data import Dataset, load_dataset
 from xaibench.models import bundled
+from xaibench.models.architectures import constructor_options, create_module, seeded
+from xaibench.models.checkpoints import RGB, load_state, read_card, read_checkpoint
 from xaibench.models.training.examples import Examples
 from xaibench.models.training.kernel_usage import fold, regularise
-from xaibench.models.training.log import Log
-from xaibench.models.training.quality import Quality, evaluate
+from xaibench.models.training.log import Epoch, Log
+from xaibench.models.training.quality import evaluate
 from xaibench.models.training.recipe import Recipe
+from xaibench.models.training.result import card_of, describe, write_weights
 
 MEMORY = 2 << 30  # a data set below this many bytes is decoded once and kept
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch reached: its number from 1, steps so far, mean training loss, last learning rate, quality."""
-
-    number: int
-    step: int
-    loss: float
-    learning_rate: float
-    seconds: float
-    quality: Quality
-
-
 class Fit:
-    """A model being trained, and all that its next step depends on."""
+    """A model in training, and everything that its next step depends on."""
 
     def __init__(self, model: nn.Module, train: Examples, recipe: Recipe, device: torch.device, workers: int) -> None:
         self.model, self.train, self.recipe = model.to(device), train, recipe
@@ -73,7 +62,7 @@ class Fit:
 
     @property
     def result(self) -> nn.Module:
-        """The model that counts: the average of weights where there is one."""
+        """The model to keep: the average of weights where there is one."""
         return self.model if self.average is None else self.average.module
 
     def run_epoch(self, on_step: Callable[[int, int], None]) -> float:
@@ -127,15 +116,11 @@ class Fit:
             "random": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        with whole_file(path) as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
 
     def resume(self, path: Path) -> list[dict[str, Any]]:
-        """Take up a state; returns its log. Raises UsageError for one that another recipe has left."""
+        """Restore a state; returns its log. Raises UsageError for the state of another recipe."""
         state = torch.load(path, map_location="cpu", weights_only=True)
         now = self.recipe.model_dump(mode="json")
         if changed := [key for key in now if state["recipe"].get(key) != now[key]]:
@@ -214,24 +199,20 @@ def train(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_step: Callable[[int, int], None] = lambda step, steps: None,
 ) -> Path:
-    """Train from a recipe, or go on where an earlier attempt at it was cut off.
+    """Train from a recipe, or continue an earlier attempt that was interrupted.
 
     Writes `<name>.safetensors`, `<name>.card.json` and `<name>.log.csv` into `out`; returns the first. While it runs,
     `<name>.state.pt` holds the last finished epoch.
 
     Raises:
-        UsageError: what does not go together, among it the state of a training with other settings
+        UsageError: parts that do not fit: classes of a start checkpoint, the state of a training with other settings
     """
-    from safetensors.torch import save
-
-    from xaibench.models.architectures import STEM, seeded
-
     data = {
         split: load_dataset(recipe.dataset.name, data_root=data_root, split=split, **recipe.dataset.options)
         for split in (recipe.dataset.train, recipe.dataset.evaluate)
     }
     train_data, evaluation_data = data[recipe.dataset.train], data[recipe.dataset.evaluate]
-    channels = recipe.model.in_chans or STEM
+    channels = recipe.model.in_chans or RGB
     train_data.check_channels(channels, f"model {recipe.model.name}")
     preprocess = recipe.input.preprocess().for_channels(channels, recipe.model.extra_channels)
     bytes_needed = len(train_data) * 4 * len(preprocess.mean) * math.prod(preprocess.size)
@@ -249,30 +230,28 @@ def train(
             fit.save(state, log.rows)
             on_epoch(epoch)
         quality = evaluate(fit.result, validation, fit.device, workers=workers)
-    fold(fit.result)  # what is written is an ordinary model whose last layer holds the effective kernel
-    weights = out / f"{recipe.name}.safetensors"
-    temporary = weights.with_suffix(".tmp")
-    # not save_file, whose file only its owner may read, whatever the umask says
-    temporary.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in fit.result.state_dict().items()}))
-    os.replace(temporary, weights)
-    card = describe(recipe, quality, train_data.class_names, weights, evaluation_data)
-    (out / f"{recipe.name}.card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    fold(fit.result)  # an ordinary model is written, whose last layer holds the effective kernel
+    weights, card = out / f"{recipe.name}.safetensors", card_of(recipe, preprocess, evaluation_data)
+    write_weights(weights, fit.result, card)
+    facts = describe(recipe, card, quality, weights, evaluation_data)
+    write_text(out / f"{recipe.name}.card.json", json.dumps(facts, indent=2) + "\n")
     state.unlink()
     return weights
 
 
 def _start(recipe: Recipe, data: Dataset) -> nn.Module:
     """The model before its first step."""
-    from xaibench.models.architectures import create_module, load_checkpoint, stem_options
-
-    options = {"num_classes": len(data.class_names)} | stem_options(recipe.model.options, recipe.model.in_chans)
+    options = {"num_classes": len(data.class_names)} | constructor_options(recipe.model.options, recipe.model.in_chans)
     extra_channels = recipe.model.extra_channels
     model = create_module(
         recipe.model.name, pretrained=recipe.model.pretrained, extra_channels=extra_channels, **options
     )
     if (start := recipe.model.start) is not None:
-        path = bundled.weights(start) if start in bundled.names() else Path(start)
-        load_checkpoint(model, path, skip_different=True, into=recipe.model.into, extra_channels=extra_channels)
+        path, into = bundled.weights(start) if start in bundled.names() else Path(start), recipe.model.into
+        weights, card, origin = read_checkpoint(path), read_card(path), f"checkpoint {path}"
+        if not into and len(card.classes) == len(data.class_names):  # else the head is left out
+            card.check_classes(data.class_names, origin)
+        load_state(model, weights, origin, skip_different=True, into=into, extra_channels=extra_channels)
     return model if recipe.kur is None else regularise(model, recipe.kur.alpha)
 
 
@@ -284,30 +263,3 @@ def _epochs(fit: Fit, validation: Examples, on_step: Callable[[int, int], None])
         quality = evaluate(fit.result, validation, fit.device, workers=fit.workers)
         rate = float(fit.optimiser.param_groups[0]["lr"])
         yield Epoch(fit.epoch, fit.epoch * fit.steps_per_epoch, loss, rate, time.monotonic() - started, quality)
-
-
-def describe(
-    recipe: Recipe, quality: Quality, classes: tuple[str, ...], weights: Path, data: Dataset
-) -> Mapping[str, Any]:
-    """The card of a trained model: what a reader needs in order to trust or repeat it."""
-
-    def per_class(name: str) -> dict[str, float | None]:
-        values = getattr(quality, name)
-        return {c: None if math.isnan(v) else round(float(v), 5) for c, v in zip(classes, values, strict=True)}
-
-    return {
-        "name": recipe.name,
-        "train": f"xaibench train {recipe.name}",
-        "data": {"name": data.name, "revision": data.revision, "evaluated_on": data.split, "samples": len(data)},
-        "mean_average_precision": round(quality.mean("average_precision"), 5),
-        "mean_f1": round(quality.mean("f1"), 5),
-        "mean_f2": round(quality.mean("f2"), 5),
-        "average_precision": per_class("average_precision"),
-        "f1": per_class("f1"),
-        "f2": per_class("f2"),
-        "best_threshold": per_class("best_threshold"),
-        "f1_at_best_threshold": per_class("best_f1"),
-        "f2_at_best_threshold": per_class("best_f2"),
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "recipe": recipe.model_dump(mode="json"),
-    }

@@ -1,8 +1,8 @@
-"""Kernel Usage Regularization: each channel is pushed to speak for few labels, so that CAM shows fewer of the others.
+"""Kernel Usage Regularization: each channel is used by few labels, so that CAM shows fewer of the other labels.
 
-The kernel W [L, K] of the last linear layer is replaced by W ∘ alpha softmax over labels (W): a channel that serves
-several labels alike weakens itself for all of them. It is a parametrisation of torch, so `layer.weight` IS the effective kernel
-for whoever reads it: CAM, MinMax-CAM and propagation rules need to know nothing.
+The kernel W [L, K] of the last linear layer is replaced by W ∘ alpha softmax over labels (W), which weakens a channel
+that several labels use alike. It is a parametrisation of torch: `layer.weight` is the effective kernel, which CAM,
+MinMax-CAM and propagation rules read without a change.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class KernelUsage(nn.Module):
 
 
 def regularise(module: nn.Module, alpha: float = 1.0) -> nn.Module:
-    """Put the regularisation on the last linear layer, in place; its present weights become the kernel W.
+    """Regularise the last linear layer, in place; its present weights become the kernel W.
 
     Raises:
         UsageError: a model without a linear layer that gives its logits
@@ -40,7 +40,7 @@ def regularise(module: nn.Module, alpha: float = 1.0) -> nn.Module:
 
 
 def fold(module: nn.Module) -> nn.Module:
-    """Leave the effective kernel as plain weights, in place: afterwards it is an ordinary model of its architecture."""
+    """Store the effective kernel as plain weights, in place: the result is an ordinary model of its architecture."""
     for layer in list(module.modules()):
         if parametrize.is_parametrized(layer, "weight") and isinstance(_parametrisation(layer), KernelUsage):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)

@@ -1,16 +1,27 @@
-"""The log of a training: a row per epoch, as CSV while it runs and as curves afterwards."""
+"""The log of a training: a row per epoch, as CSV while it runs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from xaibench.core.atomic_files import write_text
+from xaibench.models.training.quality import Quality
 
-if TYPE_CHECKING:
-    from xaibench.models.training.fit import Epoch
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch reached: its number from 1, steps so far, mean training loss, last learning rate, quality."""
+
+    number: int
+    step: int
+    loss: float
+    learning_rate: float
+    seconds: float
+    quality: Quality
 
 
 class Log:
@@ -20,6 +31,7 @@ class Log:
         self.path, self.classes, self.rows = path, classes, rows
 
     def add(self, epoch: Epoch) -> None:
+        """Append a row, and write the file anew."""
         quality = epoch.quality
         self.rows.append(
             {
@@ -35,21 +47,3 @@ class Log:
             }
         )
         write_text(self.path, pd.DataFrame(self.rows).to_csv(index=False, lineterminator="\n"))
-
-
-def draw_curves(log: Path, picture: Path) -> Path:
-    """Loss, and mAP, F1 and F2 over the steps of a log, as PNG or any format of matplotlib."""
-    import matplotlib.pyplot as plt
-    import seaborn
-
-    rows = pd.read_csv(log)
-    with seaborn.axes_style("whitegrid"):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    seaborn.lineplot(rows, x="step", y="loss", ax=left, marker="o", color="#4c72b0")
-    left.set(title="Training loss (mean of each epoch)", ylim=(0, None))
-    scores = rows.melt("step", ["mAP", "F1", "F2"], var_name="score", value_name="value")
-    seaborn.lineplot(scores, x="step", y="value", hue="score", ax=right, marker="o", palette="deep")
-    right.set(title="On the evaluation split (F at probability > 0.5)", ylabel="", ylim=(0, 1))
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
-    return picture

@@ -1,4 +1,4 @@
-"""How good a multi-label classifier is: average precision, F1 and F2 per class, and the threshold each class wants."""
+"""The quality of a multi-label classifier: average precision, F1, F2 and the best threshold of each class."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from xaibench.core import rank_statistics
 from xaibench.models.training.examples import Examples
 
 Floats = npt.NDArray[np.float64]
@@ -19,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Quality:
-    """Of a model on a split, per class [L]; NaN for a class without a positive.
+    """Quality of a model on a split, per class [L]; NaN for a class without a positive.
 
     Attributes:
         average_precision: area under the precision-recall curve
@@ -54,7 +55,7 @@ def evaluate(
 
 
 def quality(scores: npt.NDArray[Any], labels: npt.NDArray[Any], ignore: npt.NDArray[Any]) -> Quality:
-    """Of probabilities, labels and ignore, [N, L] each."""
+    """Quality from probabilities, labels and ignore, [N, L] each."""
     rows = []
     for p, y, skip in zip(scores.T, labels.T.astype(bool), ignore.T.astype(bool), strict=True):
         p, y = p[~skip], y[~skip]
@@ -70,12 +71,8 @@ def average_precision(scores: npt.NDArray[Any], labels: npt.NDArray[Any], ignore
 
     Equal scores are taken together, so the order of samples does not matter.
     """
-    scores, labels = scores[~ignore.astype(bool)], labels[~ignore.astype(bool)].astype(bool)
-    if not labels.any():
-        return math.nan
-    _, chosen, hits = _cuts(scores, labels)
-    recall = hits / hits[-1]
-    return float(np.sum(np.diff(recall, prepend=0) * hits / chosen))
+    positive, counted = torch.tensor(labels.astype(bool)), torch.tensor(~ignore.astype(bool))
+    return float(rank_statistics.average_precision(torch.tensor(scores)[None], positive[None], counted[None]))
 
 
 def f_score(detected: npt.NDArray[np.bool_], labels: npt.NDArray[np.bool_], beta: float) -> float:

@@ -1,4 +1,4 @@
-"""`Recipe`: everything that decides trained weights, and its YAML."""
+"""`Recipe`: everything that decides trained weights, read from YAML."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from xaibench.core.registry.bounds import Natural
-from xaibench.core.yaml.document import Document
-from xaibench.data.preprocess import ExtraChannels, Interpolation, Preprocess, Resize
-
-
-class Section(pydantic.BaseModel):
-    """A part of a recipe; unknown keys are refused."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+from xaibench.core.registry.bounds import (
+    ExtraChannels,
+    Interpolation,
+    Natural,
+    Positive,
+    PositiveFraction,
+    Resize,
+    Side,
+)
+from xaibench.core.yaml.document import Document, Section
+from xaibench.data.preprocess import Preprocess
+from xaibench.models.card import InputSection
 
 
 class DataSection(Section):
@@ -33,7 +36,7 @@ class ModelSection(Section):
     `start` is a checkpoint to fine-tune from (a bundled model's name, or a file; a head of another size is left out),
     `into` the submodule that takes it; `pretrained` lets timm fetch its own weights (needs a network). `in_chans` is the
     number of input channels where it is not 3, `extra_channels` how a first convolution of three channels, mean and std
-    become those of `in_chans`: see `xaibench.models.architectures.stem_for`.
+    become those of `in_chans`: see `xaibench.models.checkpoints.stem_for`.
     """
 
     name: str
@@ -45,16 +48,18 @@ class ModelSection(Section):
     extra_channels: ExtraChannels | None = None
 
 
-class InputSection(Section):
-    size: int | tuple[int, int]
-    resize: Resize = "squash"
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: Interpolation = "bilinear"
+class TrainingInput(InputSection):
+    """Input geometry and normalisation, complete: what is left out has the defaults of `Preprocess`."""
+
+    size: Side | tuple[Side, Side]
+    resize: Resize = Preprocess.resize
+    mean: tuple[float, ...] = Preprocess.mean
+    std: tuple[Positive, ...] = Preprocess.std
+    crop: PositiveFraction = Preprocess.crop
+    interpolation: Interpolation = Preprocess.interpolation
 
     def preprocess(self) -> Preprocess:
-        size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        return Preprocess(size, self.resize, self.mean, self.std, interpolation=self.interpolation)
+        return self.over(Preprocess(size=(1, 1)))
 
 
 class AugmentSection(Section):
@@ -84,7 +89,7 @@ class Recipe(Section):
     seed: Natural = 0
     dataset: DataSection
     model: ModelSection
-    input: InputSection
+    input: TrainingInput
     augment: AugmentSection = AugmentSection()
     epochs: int = pydantic.Field(20, ge=1)
     batch_size: int = pydantic.Field(32, ge=2)

@@ -1,0 +1,68 @@
+"""`Scores`: rows of metrics on any number of batches, which add up to the scores of all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from xaibench.core.errors import UsageError
+from xaibench.results.scores import score
+
+ROW = ["sample_id", "label", "value", "status", "parts"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What metrics found on some images. `a + b` is what they found on all of them; `sum(batches, Scores())` works.
+
+    A mean of the scores of batches is another number than the score of all images: some are ratios of totals, or means
+    over labels.
+
+    Attributes:
+        rows: a row per pair (or image), by metric; sample ids are image numbers
+        aggregates: the name of the aggregation, by metric
+        images: how many there are
+        seed: of the bootstrap
+    """
+
+    rows: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    aggregates: Mapping[str, str] = field(default_factory=dict)
+    images: int = 0
+    seed: int = 0
+
+    def __add__(self, other: Scores) -> Scores:
+        if not self.aggregates:
+            return other
+        if not other.aggregates:
+            return self
+        if self.aggregates != other.aggregates:
+            raise UsageError(
+                f"scores of {', '.join(self.aggregates)} and of {', '.join(other.aggregates)} do not add up; "
+                "evaluate every batch by the same metrics"
+            )
+        rows = {
+            metric: pd.concat([own, _shifted(other.rows[metric], self.images)]) for metric, own in self.rows.items()
+        }
+        return Scores(rows, self.aggregates, self.images + other.images, self.seed)
+
+    def __radd__(self, other: int) -> Scores:
+        """What `sum` without a start begins with."""
+        return self if other == 0 else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"Scores({', '.join(self.aggregates)}: {self.images} images)"
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row per metric: metric, value, n, n_undefined, n_error, std, stderr, ci_low, ci_high."""
+        found = [
+            {"metric": metric, **vars(score(rows.astype({"sample_id": str}), self.aggregates[metric], self.seed))}
+            for metric, rows in self.rows.items()
+        ]
+        return pd.DataFrame(found)
+
+
+def _shifted(rows: pd.DataFrame, images: int) -> pd.DataFrame:
+    return rows.assign(sample_id=rows["sample_id"] + images)

@@ -294,7 +294,7 @@ NOT_COVERED = {
     "metric/": "see tests/metrics/test_golden_multilabel.py",
     "fullgrad/images": "which images",
     "fullgrad/pgc_raw": "pytorch-grad-cam min-maxes channel by channel: another method, not in the benchmark",
-    "minmax/kur": "see tests/test_kur.py",
+    "minmax/kur": "see tests/models/test_kernel_usage.py",
     "minmax/raw/": "a variant that the authors' code does not compute",
     "cam/last/keras_gradcampp_exp_transcribed": "equal to paper_gradcampp_noeps up to a factor",
     "cam/mid/keras_gradcampp_exp_transcribed": "equal to paper_gradcampp_noeps up to a factor",

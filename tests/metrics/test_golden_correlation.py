@@ -18,7 +18,7 @@ from torch import Tensor
 
 import xaibench
 from tests.conftest import Golden
-from tests.metrics.open_set import ARRAYS, FACTS, attribution, classifier, evaluation, result, tensor
+from tests.support.open_set import ARRAYS, FACTS, attribution, classifier, evaluation, result, tensor
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.perturbation import Static, Units
 from xaibench.metrics.correlation import (

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from tests.conftest import GOLDEN
-from tests.metrics.open_set import ARRAYS, FACTS, attribution, classifier, evaluation, result, tensor
+from tests.support.open_set import ARRAYS, FACTS, attribution, classifier, evaluation, result, tensor
+from tests.support.paths import GOLDEN
 from xaibench.data.preprocess import Preprocess
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.perturbation import (

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import xaibench
-from tests.conftest import GOLDEN
-from tests.metrics.golden_set import any_classifier
+from tests.support.golden_set import any_classifier
+from tests.support.paths import GOLDEN
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import BoundMetric
 from xaibench.data.dataset import VOID as UNKNOWN

@@ -451,6 +451,19 @@ def test_list_suites_looks_nothing_up() -> None:
         assert load_suite(path).title[:40] in printed
 
 
+def test_leaderboard_imports_no_torch() -> None:
+    scores = Path(__file__).parent.parent / "leaderboards" / "shapes.scores.csv"
+    code = (
+        f"import sys; sys.argv = ['xaibench', 'leaderboard', {str(scores)!r}]\n"
+        "from xaibench.cli.app import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print('HEAVY', sorted({'torch', 'timm', 'matplotlib'} & set(sys.modules)))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "HEAVY []" in printed
+    assert "shapes-resnet" in printed
+
+
 @pytest.mark.parametrize("kind", ["methods", "metrics", "models", "datasets", "suites"])
 def test_list(kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "list", kind, "--json") == 0

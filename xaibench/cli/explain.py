@@ -2,47 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from rich.markup import escape
+from rich.table import Table
 
+from xaibench.cli import figures
+from xaibench.cli.console import err, note, out
+from xaibench.cli.exit_codes import naming
+from xaibench.cli.figures import Explained, Share
+from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, SampleError, UsageError, unknown
 from xaibench.core.registry import bound_method
 from xaibench.data.reading.image_files import read_image
 from xaibench.evaluation import Evaluation
-from xaibench.forward import Forward, Pairs, Plan
+from xaibench.forward import Forward, Pairs
 from xaibench.forward.explainer import Explainer
 from xaibench.models.capabilities import require
 from xaibench.models.classifier import Classifier
-from xaibench.models.structure import stages
+from xaibench.models.factory import load_classifier
+from xaibench.suite import choose
 
 MOST_LABELS = 5
+NO_MASKS = "an image file lacks"
 
 
-@dataclass(frozen=True)
-class Explained:
-    """One image, the labels asked for, and a mask in [0, 1] of each method for each label.
+def explain(
+    image: Path,
+    output: Path,
+    *,
+    model: str,
+    patterns: Sequence[str],
+    labels: Sequence[str],
+    all_layers: bool,
+    options: Mapping[str, Any],
+    device: str,
+) -> None:
+    """Draw the maps of an image, or with `all_layers` print and plot the bias term of `vgatt` at every depth.
 
-    Attributes:
-        picture: [H, W, C] in [0, 1], as the model sees it
-        labels: [P] names, by confidence unless they were asked for
-        confidences: [P]
-        masks: [P, H, W] of each method; see `Evaluation.mask`
-        notes: sentences about the image's size and the choice of labels
+    Args:
+        patterns: names and globs of methods
+        labels: names or indices; none: chosen by `choose_labels`
+        options: arguments of `load_classifier`
+
+    Raises:
+        UsageError: an unreadable image, an unknown label, model or method, a method that does not go with the model
+        MissingError: matplotlib or weights that are not there, a file that cannot be written here
     """
+    if all_layers and list(patterns) != ["vgatt"]:
+        raise UsageError(f"--layers all goes with --method vgatt, found --method {','.join(patterns)}")
+    figures.check_output(output)
+    classifier = load_classifier(model, **options, device=device)
+    title = f"{image.name}, {model}" + ("" if classifier.trained else ", untrained")
+    if all_layers:
+        shares, notes = vgatt_by_depth(image, classifier, labels)
+        figure = figures.draw_shares(shares, f"Share of the bias term in the logit: {title}")
+        out().print(_share_table(shares))
+    else:
+        methods, notes = choose_methods(classifier, patterns)
+        explained = explain_image(image, classifier, methods, labels)
+        notes = [*explained.notes, *notes]
+        figure = figures.draw_grid(explained, title)
+    if not classifier.trained:
+        notes = [*notes, f"{model} has no checkpoint, so its weights are random and its maps mean nothing"]
+    for message in notes:
+        note(message)
+    with naming(output):
+        figures.save(figure, output)
+    err.print(f"written to {output}", markup=False)
 
-    picture: Tensor
-    labels: list[str]
-    confidences: list[float]
-    masks: dict[str, Tensor]
-    notes: list[str]
+
+def choose_methods(classifier: Classifier, patterns: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of the methods that names and globs choose, and a note about those that are left out.
+
+    A glob leaves out methods that do not go with the model. A method that is given by its name stays, so that the reason
+    becomes an error.
+    """
+    choose("--method", list(registry.methods), patterns, "the methods")  # refuses what chooses nothing
+    chosen: dict[str, None] = {}
+    left_out: dict[str, None] = {}
+    for pattern in patterns:
+        for name in registry.methods.names(pattern):
+            (chosen if name == pattern or _explains_a_file(classifier, name) else left_out)[name] = None
+    names = [name for name in left_out if name not in chosen]
+    notes = [f"left out, for they do not go with {classifier.name} or need more than a picture: {', '.join(names)}"]
+    return list(chosen), notes if names else []
+
+
+def _explains_a_file(classifier: Classifier, name: str) -> bool:
+    """Whether a method goes with a model, needs no masks, and has a default for each of its parameters."""
+    entry = registry.methods[name]
+    try:
+        require(classifier, entry, no_masks=NO_MASKS)
+    except IncompatibleError:
+        return False
+    return not entry.problems({})
+
+
+# -- maps -------------------------------------------------------------------------------------------------------------
 
 
 def explain_image(path: Path, classifier: Classifier, methods: Sequence[str], labels: Sequence[str]) -> Explained:
-    """Maps of an image file. No labels: the detected ones (at most 5), or else the most probable one.
+    """Maps of an image file.
+
+    Args:
+        labels: names or indices; none: chosen by `choose_labels`
 
     Raises:
         UsageError: an unreadable image, an unknown label or method
@@ -51,9 +119,7 @@ def explain_image(path: Path, classifier: Classifier, methods: Sequence[str], la
     explainers = [Explainer(bound_method(name, {})) for name in methods]
     forward, notes = forward_of(path, classifier)
     for explainer in explainers:
-        if "masks" in explainer.method.entry.needs:
-            raise IncompatibleError(f"method {explainer.label} reads ground-truth masks, which an image file lacks")
-        require(classifier, explainer.method.entry)
+        require(classifier, explainer.method.entry, no_masks=NO_MASKS)
         forward.expect(explainer.plan(classifier))
     pairs, choice = choose_labels(forward, labels)
     with torch.no_grad():
@@ -72,10 +138,13 @@ def explain_image(path: Path, classifier: Classifier, methods: Sequence[str], la
 
 
 def forward_of(path: Path, classifier: Classifier) -> tuple[Forward, list[str]]:
-    """One image file through the model's input geometry, and what has to be said about that.
+    """A forward pass of one image file, and notes about how the image was resized.
 
-    A model without a resize rule (the bundled ones see generated images of one size) gets a picture of another size
-    squashed. Raises UsageError for a file that cannot be read.
+    The image of another size than the model's is squashed where the model has no resize rule. (The bundled models have
+    none: all images of their training have one size.)
+
+    Raises:
+        UsageError: a file that cannot be read, a model without an input geometry
     """
     try:
         image = read_image(path)
@@ -95,7 +164,14 @@ def forward_of(path: Path, classifier: Classifier) -> tuple[Forward, list[str]]:
 
 
 def choose_labels(forward: Forward, wanted: Sequence[str]) -> tuple[Pairs, list[str]]:
-    """Pairs of the one image of `forward`, and what has to be said about them."""
+    """Pairs of the one image of `forward`, and notes about their choice.
+
+    Args:
+        wanted: names or indices of labels; none: the detected labels, at most 5, or else the most probable label
+
+    Raises:
+        UsageError: a label that the model does not have
+    """
     if wanted:
         found = list(dict.fromkeys(_label(forward, label) for label in wanted))
         return Pairs([0] * len(found), found), []
@@ -122,41 +198,36 @@ def _label(forward: Forward, wanted: str) -> int:
 
 
 def label_names(classifier: Classifier, pairs: Pairs) -> list[str]:
+    """Names [P] of the labels, `label 7` for a model without class names."""
     names = classifier.class_names
     return [names[label] if names else f"label {label}" for label in pairs.label.tolist()]
 
 
-# -- VGatt by depth ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Share:
-    """What the map of `vgatt` at one layer leaves unexplained of one label's logit."""
-
-    depth: int
-    layer: str
-    label: str
-    bias: float
-    score: float
-    ratio: float
+# -- VGatt by depth ---------------------------------------------------------------------------------------------------
 
 
 def vgatt_by_depth(path: Path, classifier: Classifier, labels: Sequence[str]) -> tuple[list[Share], list[str]]:
-    """The bias term and its share of the logit at every stage of the network, input first; one pass for all.
-
-    In a transformer, what the class token and its like carry is no part of the map, and so counts as bias.
-    """
-    from xaibench.methods.vgatt import vgatt_bias
+    """Bias terms of `vgatt` at every stage of the network, input first, and notes as those of `explain_image`."""
+    from xaibench.methods.vgatt import vgatt_bias_by_layer
 
     forward, notes = forward_of(path, classifier)
     pairs, choice = choose_labels(forward, labels)
-    layers = stages(classifier.module, classifier.structure.target_layer, forward.images)
-    forward.expect(Plan(features=frozenset(layers[1:]), gradients=frozenset(layers)))
     names, shares = label_names(classifier, pairs), []
     with torch.no_grad():
         scores = forward.logits[0, pairs.label].tolist()
-        for depth, layer in enumerate(layers):
-            bias, ratio = vgatt_bias(forward, pairs, layer)
+        for depth, (layer, (bias, ratio)) in enumerate(vgatt_bias_by_layer(forward, pairs).items()):
             rows = zip(names, bias.tolist(), scores, ratio.tolist(), strict=True)
             shares += [Share(depth, layer, name, b, score, r) for name, b, score, r in rows]
     return shares, [*notes, *choice]
+
+
+def _share_table(shares: Sequence[Share]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("depth", "layer", "label", "|bias|", "|score|", "ratio"):
+        table.add_column(column, justify="left" if column in ("layer", "label") else "right")
+    for share in shares:
+        numbers = (abs(share.bias), abs(share.score), share.ratio)
+        table.add_row(
+            str(share.depth), escape(share.layer), escape(share.label), *(f"{number:.4g}" for number in numbers)
+        )
+    return table

@@ -11,19 +11,11 @@ import pandas as pd
 import pytest
 
 import xaibench
+from tests.support.console import SUITE, call
+from tests.support.paths import ROOT
 from xaibench import run as run_suite
-from xaibench.cli.app import main
 from xaibench.runner.benchmark import resolved
 from xaibench.suite import load_suite, shipped_suites
-
-SUITE = """\
-name: tiny
-dataset: {name: shapes, samples: 3}
-models: [{name: test_resnet, input: {size: 64, resize: squash}}]
-explain: present
-methods: [cam, raw_attention]
-metrics: [average_drop, sparseness]
-"""
 
 
 @pytest.fixture
@@ -31,13 +23,6 @@ def suite(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(SUITE)
     return path
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["xaibench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
 
 
 def test_run_and_leaderboard(
@@ -452,7 +437,7 @@ def test_list_suites_looks_nothing_up() -> None:
 
 
 def test_leaderboard_imports_no_torch() -> None:
-    scores = Path(__file__).parent.parent / "leaderboards" / "shapes.scores.csv"
+    scores = ROOT / "leaderboards" / "shapes.scores.csv"
     code = (
         f"import sys; sys.argv = ['xaibench', 'leaderboard', {str(scores)!r}]\n"
         "from xaibench.cli.app import main\n"

@@ -178,3 +178,15 @@ def test_wrappers_nest_and_refuse(classifier: xaibench.Classifier, images: Tenso
 def test_what_is_wrapped_can_be_chosen_in_python(classifier: xaibench.Classifier, images: Tensor) -> None:
     own, other = (wrapped(classifier, images, "tta", base=base, scales=[1.0]) for base in ("cam", "layer_cam"))
     assert not torch.allclose(own, other)
+
+
+def test_maps_of_the_wrapped_method_are_checked(
+    classifier: xaibench.Classifier, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def per_image(forward: Forward, pairs: Pairs) -> Tensor:
+        return forward.images[:, 0]
+
+    entry = registry.Method(name="per_image", function=per_image, source="", version=1)
+    monkeypatch.setitem(registry.methods._entries, "per_image", entry)
+    with pytest.raises(UsageError, match=r"method per_image returned \(2, 37, 50\)"):
+        wrapped(classifier, images, "smooth", base="per_image")

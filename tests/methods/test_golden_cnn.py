@@ -218,7 +218,7 @@ def test_deep_lift_where_captum_is_incomplete(cnn: Golden, monkeypatch: pytest.M
         return
     assert np.abs(reference.sum((2, 3)).flatten() - difference).max() > 0.2
 
-    monkeypatch.setattr("xaibench.methods.gradient._rescale_pool", lambda _, __, output: output)
+    monkeypatch.setattr("xaibench.methods.guided_gradient._rescale_pool", lambda _, __, output: output)
     assert_maps_equal(cnn.maps("deep_lift", pairs).reshape(reference.shape), reference)
 
 

@@ -19,17 +19,11 @@ from torch import Tensor
 import xaibench
 from tests.support.golden import GOLDEN_SET, Golden
 from xaibench.evaluation import Evaluation
+from xaibench.evaluation.effects import blocks, effects, members, noise_effects
 from xaibench.evaluation.perturbation import Static, Units
-from xaibench.metrics.correlation import (
-    average_ranks,
-    blocks,
-    correlate,
-    effects,
-    gap,
-    members,
-    noise_effects,
-    squared_error,
-)
+from xaibench.metrics.completeness import gap
+from xaibench.metrics.correlation import average_ranks, correlate
+from xaibench.metrics.infidelity import squared_error
 
 ARRAYS, FACTS = GOLDEN_SET.arrays, GOLDEN_SET.facts
 attribution, evaluation, result = GOLDEN_SET.attribution, GOLDEN_SET.summed, GOLDEN_SET.result

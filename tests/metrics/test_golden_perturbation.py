@@ -29,14 +29,16 @@ from xaibench.evaluation.perturbation import (
     trace,
 )
 from xaibench.forward import Pairs
-from xaibench.metrics.perturbation import after_removal, flipping_area, segment_area
+from xaibench.metrics.perturbation import flipping_area
+from xaibench.metrics.perturbation_fractions import after_removal
+from xaibench.metrics.perturbation_regions import segment_area
 
 ARRAYS, FACTS = GOLDEN_SET.arrays, GOLDEN_SET.facts
 attribution, evaluation, result = GOLDEN_SET.attribution, GOLDEN_SET.summed, GOLDEN_SET.result
 
 CURVE = 1e-5  # open.json allows 1e-4
 OTHER_CONVENTIONS = ("auc_conventions/latec", "auc_conventions/quantus", "auc_conventions/interpretdl_mean")
-ELSEWHERE = (  # results of families that metrics/perturbation.py does not hold
+ELSEWHERE = (  # results of families that metrics/perturbation*.py do not hold
     "adcc", "attribution_localisation", "average_", "avg_sensitivity", "complete", "complexity",
     "drop_in_confidence", "effective_complexity", "efficient_mprt", "energy_pointing_game", "faithfulness", "focus",
     "increase_in_confidence", "infidelity", "localisation_auc", "max_sensitivity", "monotonicity", "mprt",

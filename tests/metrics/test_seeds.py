@@ -22,7 +22,7 @@ from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import measure
 from xaibench.forward import Forward, Pairs
 from xaibench.metrics.seed_curve import seed_curve
-from xaibench.metrics.seeds import fraction_seeds, threshold_seeds
+from xaibench.metrics.seed_label_maps import fraction_seeds, threshold_seeds
 from xaibench.results.records import rows_of
 from xaibench.results.scores import Score, moments, score
 from xaibench.suite import parse_metrics

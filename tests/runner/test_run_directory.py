@@ -421,7 +421,7 @@ def test_metrics_that_need_masks_are_refused_before_anything_runs(tmp_path: Path
 
 
 def test_a_model_with_no_fitting_method_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no method of the suite goes with test_resnet"):
+    with pytest.raises(UsageError, match="no method goes with test_resnet"):
         run(tmp_path, SUITE.replace("[cam, saliency, random, oracle]", "[raw_attention]"))
 
 

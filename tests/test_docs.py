@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 
 import pytest
 
+from tests.support.bibliography import BIBLIOGRAPHY, KEY
 from tests.support.paths import DOCS
 from xaibench.core import registry
-
-KEY = re.compile(r"\b[a-z]+(?:19|20)\d\d[a-z]*\b")
-BIBLIOGRAPHY = set(re.findall(r"^@\w+\{(\w+),", (DOCS / "references.bib").read_text(), re.M))
 
 
 def test_pages_are_up_to_date() -> None:

@@ -27,7 +27,6 @@ LAYERS = [
     ("cli",),
 ]
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines; of a function those of its code
-STILL_LONG = {"xaibench.forward.forward"}  # files that are being split
 FLOOR = {name: floor for floor, names in enumerate(LAYERS) for name in names}
 
 
@@ -120,9 +119,6 @@ def test_files_and_functions_are_short(module: str) -> None:
     lines, functions = text.splitlines(), (ast.FunctionDef, ast.AsyncFunctionDef)
     found = [(node.name, code_lines(node, lines)) for node in ast.walk(ast.parse(text)) if isinstance(node, functions)]
     too_long = [(name, count) for name, count in found if count > LONGEST_FUNCTION]
-    if module in STILL_LONG:
-        assert too_long or len(lines) > LONGEST_FILE, f"{module} is short now; take it out of STILL_LONG"
-        return
     assert not too_long
     assert len(lines) <= LONGEST_FILE
 

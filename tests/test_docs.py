@@ -10,9 +10,9 @@ from types import ModuleType
 import pytest
 
 import xaibench
+from tests.support.paths import DOCS
 from xaibench.core import registry
 
-DOCS = Path(__file__).parent.parent / "docs"
 SCRIPTS = DOCS / "scripts"
 KEY = re.compile(r"\b[a-z]+(?:19|20)\d\d[a-z]*\b")
 BIBLIOGRAPHY = set(re.findall(r"^@\w+\{(\w+),", (DOCS / "references.bib").read_text(), re.M))

@@ -1,4 +1,7 @@
-"""Imports point down, from one package to the next, and never round in a circle; light modules stay light."""
+"""Imports point down, from one package to the next, and never round in a circle; light modules stay light.
+
+docs/architecture.md draws the floors; tests/test_architecture.py compares the two.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.layers import FLOOR
 from tests.support.paths import ROOT
 
 GALLERIES = ("methods", "metrics")
-LAYERS = [
-    ("core",),
-    ("data",),
-    ("models",),
-    ("suite", "forward"),
-    ("methods", "evaluation"),
-    ("metrics", "results"),
-    ("runner",),
-    ("api",),
-    ("cli",),
-]
-FLOOR = {name: floor for floor, names in enumerate(LAYERS) for name in names}
 
 
 def module_of(path: Path) -> str:

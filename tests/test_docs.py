@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 import xaibench
-from tests.support.paths import DOCS
+from tests.support.paths import DOCS, ROOT
 from xaibench.core import registry
 
 SCRIPTS = DOCS / "scripts"
@@ -86,3 +86,20 @@ def test_every_source_is_in_the_bibliography(kind: str) -> None:
         keys = KEY.findall(source)
         assert keys or "xaibench" in source, f"{name}: {source!r} cites nothing"
         assert set(keys) <= BIBLIOGRAPHY, f"{name}: {set(keys) - BIBLIOGRAPHY}"
+
+
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md")), ROOT / "leaderboards" / "README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_paths_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text) if "://" not in link]
+    assert not [link for link in links if not (page.parent / link).exists()]
+    paths = re.findall(r"`((?:xaibench|methods|metrics|suites|leaderboards|tests|docs)/[\w./*-]+)`", text)
+    assert not [path for path in paths if not any(ROOT.glob(path.rstrip("/")))]
+
+
+def test_the_index_has_every_page() -> None:
+    linked = set(re.findall(r"\]\(([\w.]+)\)", (DOCS / "README.md").read_text(encoding="utf-8")))
+    assert linked == {path.name for path in DOCS.glob("*.md")} - {"README.md"} | {"references.bib"}

@@ -8,23 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from xaibench.core.errors import IncompatibleError, UsageError
+from xaibench.core.errors import UsageError
 from xaibench.core.registry import method
 from xaibench.core.registry.bounds import AtLeastTwo, Count, NotNegative, ProperFraction
 from xaibench.forward import Forward, Pairs
-from xaibench.forward.propagation.backward_rules import (
-    BackwardRule,
-    every,
-    positive_gradient,
-    with_backward_rules,
-    with_gradient_of,
-)
-from xaibench.methods.cam import grad_cam
 
 Reduce = Literal["sum", "max", "abs_sum"]
 
@@ -52,71 +42,6 @@ def input_x_gradient(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") 
     Elsewhere: InputXGradient in captum, which keeps the colours apart.
     """
     return over_channels(forward.images[pairs.image] * forward.gradients(pairs, "input"), reduce)
-
-
-# -- along a path ---------------------------------------------------------------------------------------------------
-
-
-@method(source="sundararajan2017", cost="steps x (1 forward, 1 backward per label)")
-def integrated_gradients(
-    forward: Forward, pairs: Pairs, *, steps: Count = 20, baseline: float = 0.0, reduce: Reduce = "sum"
-) -> Tensor:
-    """(x - b) · integral_0^1 dS_c/dx(b + t (x - b)) dt, by Gauss-Legendre quadrature with `steps` nodes (as captum).
-
-    `baseline` b is one value for all pixels in units of the model's input (0: the mean colour). Maps [P, H, W], logit
-    units; they sum to S_c(x) - S_c(b) as steps grow.
-
-    Elsewhere: IntegratedGradients in captum, which keeps the colours apart.
-    """
-    nodes, weights = np.polynomial.legendre.leggauss(steps)
-    path = forward.images - baseline
-    integral = torch.zeros((), dtype=path.dtype, device=path.device)
-    for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
-        integral = integral + weight / 2 * forward.at(baseline + (1 + node) / 2 * path).gradients(pairs, "input")
-    return over_channels(path[pairs.image] * integral, reduce)
-
-
-@method(source="lundberg2017; captum", cost="samples x (1 forward, 1 backward per label)")
-def gradient_shap(
-    forward: Forward,
-    pairs: Pairs,
-    *,
-    samples: Count = 20,
-    sigma: NotNegative = 0.1,
-    baseline: float = 0.0,
-    reduce: Reduce = "sum",
-) -> Tensor:
-    """Mean over samples of (x' - b) · dS_c/dx(b + t (x' - b)), x' = x + noise as in smooth_grad, t uniform in [0, 1).
-
-    Seeded by (suite seed, sample id). Maps [P, H, W], logit units.
-
-    Elsewhere: GradientShap in captum.
-    """
-    total = torch.zeros((), dtype=forward.images.dtype, device=forward.images.device)
-    for i in range(samples):
-        path = _noisy(forward, f"gradient_shap/{i}", sigma) - baseline
-        t = forward.draw(f"gradient_shap/{i}/t", 1, 1, 1)
-        total = total + path[pairs.image] * forward.at(baseline + t * path).gradients(pairs, "input")
-    return over_channels(total / samples, reduce)
-
-
-@method(source="erion2021", cost="samples x (1 forward, 1 backward per label)")
-def expected_gradients(forward: Forward, pairs: Pairs, *, samples: Count = 20, reduce: Reduce = "sum") -> Tensor:
-    """Mean over baselines b of (x - b) · dS_c/dx(b + t (x - b)), t uniform in [0, 1).
-
-    The paper draws b from the training data. A batch has none, and other samples of the batch must not matter, so b is
-    drawn from what normalised training data has pixel by pixel: mean 0 and variance 1, independent. Seeded by (suite
-    seed, sample id). Maps [P, H, W], logit units.
-    """
-    total = torch.zeros((), dtype=forward.images.dtype, device=forward.images.device)
-    for i in range(samples):
-        b = forward.draw(f"expected_gradients/{i}", *forward.images.shape[1:], kind="normal")
-        path, t = forward.images - b, forward.draw(f"expected_gradients/{i}/t", 1, 1, 1)
-        total = total + path[pairs.image] * forward.at(b + t * path).gradients(pairs, "input")
-    return over_channels(total / samples, reduce)
-
-
-# -- around the image -----------------------------------------------------------------------------------------------
 
 
 @method(source="smilkov2017", cost="samples x (1 forward, 1 backward per label)")
@@ -180,117 +105,7 @@ def accumulated_saliency(
     return total
 
 
-# -- by other rules of backpropagation ------------------------------------------------------------------------------
-
-
-@method(needs=("relu",), source="springenberg2015", cost="1 forward, 1 backward per label")
-def guided_backprop(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> Tensor:
-    """dS_c/dx where every ReLU passes back only positive gradients of active units: relu(g) · [x > 0].
-
-    Every nn.ReLU module; a ReLU that is called as a function stays plain. Maps [P, H, W].
-
-    Elsewhere: GuidedBackprop in captum, with the same limit; GuidedBackpropReLU in pytorch-grad-cam.
-    """
-    return over_channels(_guided(forward, pairs), reduce)
-
-
-@method(needs=("relu",), source="zeiler2014", cost="1 forward, 1 backward per label")
-def deconvolution(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> Tensor:
-    """dS_c/dx where every nn.ReLU passes back relu(g), whether the unit was active or not. Maps [P, H, W].
-
-    Elsewhere: Deconvolution in captum, which rewrites nn.ReLU modules only, too.
-    """
-
-    def rule(_: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        return with_gradient_of(output, positive_gradient(x))
-
-    return over_channels(_by_rule(forward, pairs, rule), reduce)
-
-
-@method(
-    needs=("features", "gradients", "relu"),
-    source="selvaraju2017; captum",
-    cost="2 forwards, 1 backward per label",
-)
-def guided_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", reduce: Reduce = "sum") -> Tensor:
-    """guided_backprop times relu(grad_cam) enlarged to the image (nearest, as captum). Maps [P, H, W].
-
-    Elsewhere: GuidedGradCam in captum, the same.
-    """
-    region = F.interpolate(grad_cam(forward, pairs, layer=layer).relu()[:, None], forward.images.shape[-2:])
-    return over_channels(_guided(forward, pairs) * region, reduce)
-
-
-@method(
-    needs=("relu",),
-    source="shrikumar2017, rescale rule",
-    cost="2 forwards, 1 backward of two images per label",
-)
-def deep_lift(forward: Forward, pairs: Pairs, *, baseline: float = 0.0, reduce: Reduce = "sum") -> Tensor:
-    """(x - b) · m, with the multiplier m carried back like a gradient, but across a ReLU by the factor Δout / Δin.
-
-    Δ = activation at x minus activation at b. Across max-pooling the difference of the maxima goes to the positions
-    that hold them. Only nn.ReLU and nn.MaxPool2d modules get other gradients; with these the map sums to S_c(x) - S_c(b).
-    captum gives the same but for two kinds of pools, where its maps do not sum up: those that follow a ReLU directly
-    (it passes the plain gradient) and those that overlap (a position is paid by one of its windows only). Maps
-    [P, H, W], logit units.
-    """
-    images = forward.images
-    both = torch.cat([images, torch.full_like(images, baseline)])
-    rules = every(forward.classifier.module, {nn.ReLU: _rescale, nn.MaxPool2d: _rescale_pool})
-    with with_backward_rules(forward.classifier.module, rules):
-        rows = torch.arange(len(images), device=images.device).repeat(2)
-        multiplier = forward.at(both, rows=rows).gradients(pairs, "input")
-    return over_channels((images - baseline)[pairs.image] * multiplier, reduce)
-
-
-NEARLY_EQUAL = 1e-10  # activations at x and b closer than this pass the plain gradient, as in captum
-
-
-def _rescale(_: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-    change_in, change_out = _change(x.detach()), _change(output.detach())
-    equal = change_in.abs() < NEARLY_EQUAL
-    slope = (change_out / change_in).where(~equal, 0)
-    return torch.where(equal, output, with_gradient_of(output, x * slope))
-
-
-def _rescale_pool(module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-    if type(module) is not nn.MaxPool2d:
-        raise IncompatibleError(f"deep_lift has no rule for {type(module).__name__}")
-    value = x.detach()
-    _, position = F.max_pool2d(
-        value, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode, return_indices=True
-    )
-    change = _change(value)
-    per_unit = (x * (1 / change).where(change != 0, 0)).flatten(2)  # equal activations owe nothing
-    at_x, at_b = position.flatten(2).chunk(2)
-    out_x, out_b = output.detach().chunk(2)
-    highest = torch.maximum(out_x, out_b)
-    carried = [
-        (half.gather(2, at_x) * (highest - out_b).flatten(2) + half.gather(2, at_b) * (out_x - highest).flatten(2))
-        for half in per_unit.chunk(2)
-    ]
-    return with_gradient_of(output, torch.cat(carried).view_as(output))
-
-
-def _change(both: Tensor) -> Tensor:
-    """Activation at x minus at the baseline, for both halves of the batch."""
-    at_x, at_b = both.chunk(2)
-    return (at_x - at_b).repeat(2, *[1] * (both.ndim - 1))
-
-
-def _guided(forward: Forward, pairs: Pairs) -> Tensor:
-    return _by_rule(forward, pairs, lambda _, __, output: positive_gradient(output))
-
-
-def _by_rule(forward: Forward, pairs: Pairs, rule: BackwardRule) -> Tensor:
-    """Input gradients [P, C, H, W] with another rule at every nn.ReLU."""
-    module = forward.classifier.module
-    with with_backward_rules(module, every(module, {nn.ReLU: rule})):
-        return forward.at(forward.images).gradients(pairs, "input")
-
-
-def _noisy(forward: Forward, name: str, sigma: float) -> Tensor:
+def noisy(forward: Forward, name: str, sigma: float) -> Tensor:
     """[B, C, H, W]: the images plus noise, relative to the range of each."""
     images = forward.images
     span = images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True)
@@ -299,7 +114,7 @@ def _noisy(forward: Forward, name: str, sigma: float) -> Tensor:
 
 def _noisy_gradients(forward: Forward, pairs: Pairs, samples: int, sigma: float) -> Iterator[Tensor]:
     for i in range(samples):
-        yield forward.at(_noisy(forward, f"smooth_grad/{i}", sigma)).gradients(pairs, "input")
+        yield forward.at(noisy(forward, f"smooth_grad/{i}", sigma)).gradients(pairs, "input")
 
 
 def _tiles(tiles: int, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -14,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
+from tests.support.paths import GOLDEN
 from xaibench.core.timm_import import import_timm
 from xaibench.models.architectures import create_module
 
 hypothesis.settings.register_profile("no clock", deadline=None)  # machines are shared
 hypothesis.settings.load_profile("no clock")
-GOLDEN = Path(__file__).parent / "golden"
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 
+from tests.support.paths import DOCS
 from xaibench.core import registry
 
-DOCS = Path(__file__).parent.parent / "docs"
 KEY = re.compile(r"\b[a-z]+(?:19|20)\d\d[a-z]*\b")
 BIBLIOGRAPHY = set(re.findall(r"^@\w+\{(\w+),", (DOCS / "references.bib").read_text(), re.M))
 

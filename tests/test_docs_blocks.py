@@ -21,15 +21,14 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests.support.console import call
+from tests.support.paths import ROOT
 from xaibench import load_dataset
 from xaibench.core import registry
 from xaibench.models.architectures import create_module
 from xaibench.models.training import Recipe, read_recipe
 from xaibench.suite import Suite, load_suite, shipped_suites
 
-from .test_cli import call
-
-ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^(?:<!-- (?P<mark>\w+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 NAMED = re.compile(r"# (?P<name>[\w-]+\.(?:py|yaml))\n")
 INDENTED = re.compile(r"^ {4}(?:\$ )?(?:xaibench|make|pip|python) ", re.M)

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 import xaibench
-from tests.datasets.test_voc import OBJECTS, SIZE, drawn, palette_image, write_tree
+from tests.data.datasets.test_voc import OBJECTS, SIZE, drawn, palette_image, write_tree
 from tests.test_docs import BIBLIOGRAPHY, KEY
 from xaibench.cli.app import main
 from xaibench.models.architectures import create_module

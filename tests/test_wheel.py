@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.paths import ROOT
+
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = {"xaibench": "xaibench"} | {
     folder: f"xaibench.{folder}" for folder in ("leaderboards", "methods", "metrics", "suites")

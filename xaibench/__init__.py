@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xaibench.api import evaluate, explain, run
+    from xaibench.api import benchmark, evaluate, explain, run
     from xaibench.core.pairs import Pairs
     from xaibench.core.registry import dataset, method, metric
     from xaibench.data import Dataset, Sample, load_dataset
@@ -24,6 +24,7 @@ except PackageNotFoundError:  # a checkout on the path that was never installed
     __version__ = "0+unknown"
 
 _HOMES = {
+    "benchmark": "api",
     "explain": "api",
     "evaluate": "api",
     "run": "api",
@@ -50,6 +51,7 @@ __all__ = [
     "Sample",
     "Scores",
     "__version__",
+    "benchmark",
     "dataset",
     "evaluate",
     "explain",

@@ -1,4 +1,4 @@
-"""The public functions `explain`, `evaluate` and `run`."""
+"""The public functions `explain`, `evaluate`, `run` and `benchmark`."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import torch
 from torch import Tensor
 
 from xaibench.core.errors import UsageError
-from xaibench.core.registry import BoundMetric, PairRule, bound_method
+from xaibench.core.registry import PairRule, bound_method
+from xaibench.data import Dataset
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.evaluation import Evaluation, Explain
-from xaibench.evaluation.measure import Measured, measure
+from xaibench.evaluation.measure import measure, pair_table
 from xaibench.forward import Forward, Pairs
 from xaibench.forward.explainer import Explainer
 from xaibench.forward.forward import check_images
 from xaibench.models.capabilities import require
 from xaibench.models.classifier import Classifier
 from xaibench.models.model_cache import ModelCache
-from xaibench.results.accumulated import ROW, Scores
-from xaibench.results.records import rows_of
+from xaibench.results.accumulated import Scores, score_rows
 from xaibench.runner.benchmark import benchmark_of
-from xaibench.runner.run_directory import Run, run_benchmark
+from xaibench.runner.python_benchmark import Methods, Metrics, Models, Question, data_of, device_of, python_benchmark
+from xaibench.runner.run_directory import Run, run_and_forget, run_benchmark
 from xaibench.runner.settings import Progress, Settings
 from xaibench.suite import Globs, Suite, parse_metrics, select, suite_of
 
 PairsLike = Pairs | PairRule
-Metrics = str | Sequence[str | Mapping[str, Any]]
 MethodLike = str | Mapping[str, Any] | Explain
 
 
@@ -149,25 +149,10 @@ def evaluate(
     with torch.no_grad():
         measured = {metric.label: measure(evaluation, metric) for metric in bound}
     if reduce == "pairs":
-        return _pair_table(evaluation.pairs, bound, measured)
-    rows = {label: pd.DataFrame(_rows(found), columns=ROW) for label, found in measured.items()}
+        return pair_table(evaluation.pairs, bound, measured)
+    rows = {label: score_rows(found.image, found.label, found.values, found.parts) for label, found in measured.items()}
     sums = Scores(rows, {metric.label: metric.aggregate for metric in bound}, len(images), seed)
     return sums if reduce == "sums" else sums.table
-
-
-def _pair_table(pairs: Pairs, metrics: Sequence[BoundMetric], measured: Mapping[str, Measured]) -> pd.DataFrame:
-    """A row per pair; a metric per image has its value in each of the image's rows."""
-    images = pairs.image.tolist()
-    table = pd.DataFrame({"image": images, "label": pairs.label.tolist()})
-    for metric in metrics:
-        values = measured[metric.label].values
-        table[metric.label] = [values[image] for image in images] if metric.entry.per == "image" else values
-    return table
-
-
-def _rows(found: Measured) -> list[dict[str, Any]]:
-    rows = rows_of(map(str, found.image), found.label, found.values, found.parts, 0.0)
-    return [{**row, "sample_id": int(row["sample_id"])} for row in rows]
 
 
 def run(
@@ -228,6 +213,62 @@ def run(
     )
     directory = Path(out) if out else Path("runs") / loaded.name
     return run_benchmark(benchmark_of(loaded, settings), directory, settings, progress, selection)
+
+
+def benchmark(
+    models: Models,
+    data: Dataset | Any,
+    methods: Methods,
+    metrics: Metrics,
+    *,
+    labels: Any = None,
+    masks: Any = None,
+    class_names: Sequence[str] | None = None,
+    explain: PairRule = "detected",
+    seed: int = 0,
+    name: str = "benchmark",
+    title: str = "",
+    out: str | Path | None = None,
+    batch_size: int = 16,
+    workers: int | None = None,
+    limit: int | None = None,
+    max_bad_samples: int = 0,
+    progress: Progress | None = None,
+    fail_fast: bool = False,
+) -> Run:
+    """Evaluate methods on models of your own, or on data of your own, as a suite does: the same records and tables.
+
+    Args:
+        models: a `Classifier` or a module, or a mapping from labels to several
+        data: a data set (`load_dataset`, `xaibench.data.InMemory`), or images: float32 [N, C, H, W], already normalised,
+            or stored images, see `InMemory`
+        methods: names, mappings `{name: ..., as: ..., <parameters>}`, and functions from a Forward and its Pairs to maps
+            [P, h, w]; one of them, a list, or a mapping from labels
+        metrics: names (also of groups) and mappings, as in `evaluate`
+        labels: 0 and 1 [N, L]; for images
+        masks: integers [N, H, W] as in `evaluate`; for images
+        class_names: of the labels; for images
+        explain: which pairs: "detected", "present", "predicted" or "target"
+        seed: of every random draw
+        name, title: of the benchmark, in its tables
+        out: the run's directory, which is resumed; None: a temporary one, removed with the Run that is returned
+        batch_size, workers, limit, progress, fail_fast: as in `run`
+        max_bad_samples: samples that may be unreadable
+
+    Returns:
+        The tables, the records, and what was computed, skipped and failed
+
+    Raises:
+        UsageError: a wrong name, parameter or argument, or what does not go together
+        SampleError: more bad samples than `max_bad_samples`
+    """
+    dataset = data_of(data, {"labels": labels, "masks": masks, "class_names": class_names}, models, name)
+    question = Question(name, title, explain, seed, limit, max_bad_samples)
+    asked = python_benchmark(models, dataset, methods, metrics, question)
+    settings = Settings(
+        device=str(device_of(models)), batch_size=batch_size, workers=workers, limit=limit, fail_fast=fail_fast
+    )
+    return run_benchmark(asked, Path(out), settings, progress) if out else run_and_forget(asked, settings, progress)
 
 
 def _ground_truth(masks: Tensor | None, labels: Tensor | None) -> GroundTruth:

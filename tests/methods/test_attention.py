@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import xaibench
-from tests.methods.vit import CONFIGURATIONS, classifier, first_pooled, images, some_pairs
+from tests.support.vit import CONFIGURATIONS, classifier, first_pooled, images, some_pairs
 from xaibench.core.errors import IncompatibleError, UsageError
 
 METHODS = ("raw_attention", "attention_rollout", "generic_attention", "attention_grad_cam", "getam", "legrad")

@@ -228,7 +228,7 @@ def test_deep_lift_where_captum_is_incomplete(cnn: Golden, monkeypatch: pytest.M
         return
     assert np.abs(reference.sum((2, 3)).flatten() - difference).max() > 0.2
 
-    monkeypatch.setattr("xaibench.methods.gradient._rescale_pool", lambda _, __, output: output)
+    monkeypatch.setattr("xaibench.methods.guided_gradient._rescale_pool", lambda _, __, output: output)
     assert_maps_equal(cnn.maps("deep_lift", pairs).reshape(reference.shape), reference)
 
 
@@ -294,7 +294,7 @@ NOT_COVERED = {
     "metric/": "see tests/metrics/test_golden_multilabel.py",
     "fullgrad/images": "which images",
     "fullgrad/pgc_raw": "pytorch-grad-cam min-maxes channel by channel: another method, not in the benchmark",
-    "minmax/kur": "see tests/test_kur.py",
+    "minmax/kur": "see tests/models/test_kernel_usage.py",
     "minmax/raw/": "a variant that the authors' code does not compute",
     "cam/last/keras_gradcampp_exp_transcribed": "equal to paper_gradcampp_noeps up to a factor",
     "cam/mid/keras_gradcampp_exp_transcribed": "equal to paper_gradcampp_noeps up to a factor",

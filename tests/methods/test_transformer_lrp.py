@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from tests.methods.vit import CONFIGURATIONS, classifier, first_pooled, images, some_pairs
+from tests.support.vit import CONFIGURATIONS, classifier, first_pooled, images, some_pairs
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.core.timm_import import import_timm
 from xaibench.forward.propagation import transformer_relprop

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from tests.conftest import GOLDEN
+from tests.support.paths import GOLDEN
 from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs

@@ -18,19 +18,13 @@ from torch import Tensor
 
 import xaibench
 from tests.conftest import Golden
-from tests.metrics.open_set import ARRAYS, FACTS, attribution, classifier, evaluation, result, tensor
+from tests.support.open_set import ARRAYS, FACTS, attribution, classifier, evaluation, result, tensor
 from xaibench.evaluation import Evaluation
+from xaibench.evaluation.effects import blocks, effects, members, noise_effects
 from xaibench.evaluation.perturbation import Static, Units
-from xaibench.metrics.correlation import (
-    average_ranks,
-    blocks,
-    correlate,
-    effects,
-    gap,
-    members,
-    noise_effects,
-    squared_error,
-)
+from xaibench.metrics.completeness import gap
+from xaibench.metrics.correlation import average_ranks, correlate
+from xaibench.metrics.infidelity import squared_error
 
 CORRELATION = 1e-5  # open.json allows 2e-3
 FAMILIES = ("complete", "faithfulness", "infidelity", "monotonicity", "non_sensitivity", "sensitivity_n", "sufficiency")

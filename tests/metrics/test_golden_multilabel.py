@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import xaibench
-from tests.conftest import GOLDEN, Golden
-from tests.metrics.golden_set import GOLDEN_SET
+from tests.conftest import Golden
+from tests.support.golden_set import GOLDEN_SET
+from tests.support.paths import GOLDEN
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.perturbation import Outputs
 from xaibench.forward import Pairs

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from tests.conftest import GOLDEN
-from tests.metrics.open_set import ARRAYS, FACTS, attribution, classifier, evaluation, result, tensor
+from tests.support.open_set import ARRAYS, FACTS, attribution, classifier, evaluation, result, tensor
+from tests.support.paths import GOLDEN
 from xaibench.data.preprocess import Preprocess
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.perturbation import (
@@ -30,11 +30,13 @@ from xaibench.evaluation.perturbation import (
     trace,
 )
 from xaibench.forward import Pairs
-from xaibench.metrics.perturbation import after_removal, flipping_area, segment_area
+from xaibench.metrics.perturbation import flipping_area
+from xaibench.metrics.perturbation_fractions import after_removal
+from xaibench.metrics.perturbation_regions import segment_area
 
 CURVE = 1e-5  # open.json allows 1e-4
 OTHER_CONVENTIONS = ("auc_conventions/latec", "auc_conventions/quantus", "auc_conventions/interpretdl_mean")
-ELSEWHERE = (  # results of families that metrics/perturbation.py does not hold
+ELSEWHERE = (  # results of families that metrics/perturbation*.py do not hold
     "adcc", "attribution_localisation", "average_", "avg_sensitivity", "complete", "complexity",
     "drop_in_confidence", "effective_complexity", "efficient_mprt", "energy_pointing_game", "faithfulness", "focus",
     "increase_in_confidence", "infidelity", "localisation_auc", "max_sensitivity", "monotonicity", "mprt",

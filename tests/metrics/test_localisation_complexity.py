@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.metrics.golden_set import GOLDEN_SET, any_evaluation
+from tests.support.golden_set import GOLDEN_SET, any_evaluation
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import BoundMetric, metrics
 from xaibench.data.dataset import VOID

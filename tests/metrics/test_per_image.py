@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import xaibench
-from tests.metrics.golden_set import any_classifier
+from tests.support.golden_set import any_classifier
 from xaibench.core.registry import PER_IMAGE
 from xaibench.data.preprocess import Preprocess
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import xaibench
-from tests.conftest import GOLDEN
-from tests.metrics.golden_set import any_classifier
+from tests.support.golden_set import any_classifier
+from tests.support.paths import GOLDEN
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import BoundMetric
 from xaibench.data.dataset import VOID as UNKNOWN
@@ -23,7 +23,7 @@ from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import measure
 from xaibench.forward import Forward, Pairs
 from xaibench.metrics.seed_curve import seed_curve
-from xaibench.metrics.seeds import fraction_seeds, threshold_seeds
+from xaibench.metrics.seed_label_maps import fraction_seeds, threshold_seeds
 from xaibench.results.records import rows_of
 from xaibench.results.scores import Score, moments, score
 from xaibench.suite import parse_metrics

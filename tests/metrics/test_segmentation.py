@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import GOLDEN
-from tests.metrics.golden_set import any_classifier, any_evaluation
+from tests.support.golden_set import any_classifier, any_evaluation
+from tests.support.paths import GOLDEN
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import BoundMetric, metrics
 from xaibench.data.dataset import VOID

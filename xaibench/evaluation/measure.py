@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from xaibench.core.aggregation import find_aggregation
 from xaibench.core.errors import UsageError
+from xaibench.core.pairs import Pairs
 from xaibench.core.registry import PER_IMAGE, BoundMetric
 from xaibench.evaluation.evaluation import Evaluation
 
@@ -59,7 +61,11 @@ def measure(evaluation: Evaluation, metric: BoundMetric) -> Measured:
     return Measured(image, label, find_aggregation(metric.aggregate).value(rows).tolist(), list(rows.tolist()))
 
 
-def error_row(sample_id: str) -> dict[str, Any]:
-    """What a sample that could not be read leaves in every cell."""
-    row = {"sample_id": sample_id, "label": PER_IMAGE, "value": float("nan"), "status": "error"}
-    return {**row, "seconds": 0.0, "parts": None}
+def pair_table(pairs: Pairs, metrics: Sequence[BoundMetric], measured: Mapping[str, Measured]) -> pd.DataFrame:
+    """A row per pair: image, label, and the value of each metric; one per image has it in each of the image's rows."""
+    images = pairs.image.tolist()
+    table = pd.DataFrame({"image": images, "label": pairs.label.tolist()})
+    for metric in metrics:
+        values = measured[metric.label].values
+        table[metric.label] = [values[image] for image in images] if metric.entry.per == "image" else values
+    return table

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 
 from xaibench.core.errors import UsageError
+from xaibench.results.records import rows_of
 from xaibench.results.scores import score
 
 ROW = ["sample_id", "label", "value", "status", "parts"]
+
+
+def score_rows(
+    images: Sequence[int],
+    labels: Sequence[int],
+    values: Sequence[float],
+    statistics: Sequence[list[float] | None],
+) -> pd.DataFrame:
+    """The rows of a metric, as `Scores` holds them."""
+    rows = rows_of(map(str, images), labels, values, statistics, 0.0)
+    return pd.DataFrame([{**row, "sample_id": int(row["sample_id"])} for row in rows], columns=ROW)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from xaibench.core.atomic_files import whole_file, write_text
+from xaibench.core.registry import PER_IMAGE
 
 SCHEMA_VERSION = 1
 PART_SIZE = 64  # samples; a killed run loses at most this many
@@ -208,3 +209,9 @@ def rows_of(
         }
         for sample, label, value, part in zip(sample_ids, labels, values, parts, strict=True)
     ]
+
+
+def error_row(sample_id: str) -> dict[str, Any]:
+    """What a sample that could not be read leaves in every cell."""
+    row = {"sample_id": sample_id, "label": PER_IMAGE, "value": float("nan"), "status": "error"}
+    return {**row, "seconds": 0.0, "parts": None}

@@ -44,7 +44,7 @@ def model_cells(source: ModelSource, benchmark: Benchmark) -> ModelCells:
     classifier = source.open()
     methods, skipped = _compatible(source, classifier, benchmark)
     if not methods:
-        raise IncompatibleError(f"no method of the suite goes with {source.label}: " + "; ".join(skipped))
+        raise IncompatibleError(f"no method goes with {source.label}: " + "; ".join(skipped))
     identity = _identity(source, classifier, benchmark)
     names = (benchmark.dataset.name, source.label)
     cells = {
@@ -108,7 +108,8 @@ def _identity(source: ModelSource, classifier: Classifier, benchmark: Benchmark)
 
 def _method_identity(method: BoundMethod) -> Mapping[str, Any]:
     entry = method.entry
-    return {"name": entry.name, "version": entry.version, "parameters": dict(method.parameters)}
+    named = {"name": entry.name, "version": entry.version, "parameters": dict(method.parameters)}
+    return named | ({"source": entry.source_hash} if entry.source_hash else {})
 
 
 def _metric_identity(metric: BoundMetric) -> Mapping[str, Any]:

@@ -15,10 +15,9 @@ from xaibench.core.tracebacks import place
 from xaibench.data.batch import Batch
 from xaibench.data.contradictions import Contradictions
 from xaibench.data.loader import Reader, batches, chunks, own_geometry, worker_count
-from xaibench.evaluation.measure import error_row
 from xaibench.forward import Forward, Plan
 from xaibench.forward.explainer import Explainer
-from xaibench.results.records import Records, part_of, parts_of
+from xaibench.results.records import Records, error_row, part_of, parts_of
 from xaibench.runner.bad_samples import BadSamples, why_bad
 from xaibench.runner.batch_evaluation import BatchError, BatchResult, Rows, evaluate_batch
 from xaibench.runner.benchmark import Benchmark

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pandas as pd
 
 from xaibench.core.atomic_files import write_text
 from xaibench.results.leaderboard import Leaderboard
-from xaibench.results.records import Records
+from xaibench.results.records import SCHEMA, Records
 from xaibench.results.scores import score_table, without_value
 from xaibench.runner.attempt import Attempt, versions
 from xaibench.runner.benchmark import Benchmark
@@ -24,7 +27,7 @@ BAD_SAMPLES = "bad_samples.csv"
 
 
 class Run:
-    """The result of `xaibench.run`.
+    """The result of `xaibench.run` and of `xaibench.benchmark`.
 
     Attributes:
         directory: where everything was written
@@ -39,6 +42,13 @@ class Run:
     def __repr__(self) -> str:
         failed = f", {len(self.outcome.failed)} failed" if self.outcome.failed else ""
         return f"Run({str(self.directory)!r}: {len(self.scores)} scores{failed})"
+
+    def records(self) -> pd.DataFrame:
+        """The value of every pair: the rows of all cells that are there, see `xaibench.results.records`."""
+        records = Records(self.directory)
+        cells = [cell for model in self.outcome.models for cell in model.cells.values() if records.complete(cell)]
+        frames = [records.read(cell) for cell in cells]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=SCHEMA.names)
 
     @property
     def exit_code(self) -> int:
@@ -87,6 +97,18 @@ def run_benchmark(
         attempt.end(exit_code, **facts)
         _write_bad_samples(out / BAD_SAMPLES, bad)
     return _write_tables(benchmark, out, runner)
+
+
+def run_and_forget(benchmark: Benchmark, settings: Settings, progress: Progress | None = None) -> Run:
+    """Run in a temporary directory, which is removed with the result."""
+    directory = mkdtemp(prefix="xaibench-")
+    try:
+        result = run_benchmark(benchmark, Path(directory), settings, progress)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    weakref.finalize(result, shutil.rmtree, directory, ignore_errors=True)
+    return result
 
 
 def _write_tables(benchmark: Benchmark, out: Path, runner: Runner) -> Run:

@@ -11,11 +11,12 @@ from xaibench.suite.schema import (
     ModelSection,
     Suite,
     bind_metrics,
+    parse_method,
     parse_metrics,
 )
 from xaibench.suite.selection import Globs, Selection, select
 
 __all__ = [
     "Globs", "MetricNamed", "ModelSection", "Selection", "Suite", "bind_metrics", "find_suite",
-    "load_suite", "parse_metrics", "read_suite", "select", "shipped_suites", "suite_of",
+    "load_suite", "parse_method", "parse_metrics", "read_suite", "select", "shipped_suites", "suite_of",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 
@@ -67,6 +67,9 @@ class Named(pydantic.BaseModel):
     @property
     def parameters(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+
+N = TypeVar("N", bound=Named)
 
 
 class MetricNamed(Named):
@@ -196,19 +199,29 @@ class Suite(Section):
         return bind_metrics(self.metrics, self.explain)
 
 
-def parse_metrics(entries: Sequence[str | Mapping[str, Any]], explain: PairRule = "detected") -> list[BoundMetric]:
+def parse_metrics(
+    entries: str | Sequence[str | Mapping[str, Any]], explain: PairRule = "detected"
+) -> list[BoundMetric]:
     """Metrics from names and mappings, as `xaibench.evaluate(metrics=...)` takes them."""
-    parsed = []
-    for entry in [entries] if isinstance(entries, str) else entries:
-        try:
-            parsed.append(MetricNamed.model_validate({"name": entry} if isinstance(entry, str) else entry))
-        except pydantic.ValidationError as error:
-            details = [
-                detail for detail in error.errors(include_url=False) if detail["type"] != "missing" and detail["loc"]
-            ]
-            why = "; ".join(f"{detail['loc'][-1]}: {reason(detail)}" for detail in details)
-            raise UsageError(f"metric {shown(entry)}: {why or 'a name or a mapping with `name` is needed'}") from error
-    return bind_metrics(parsed, explain)
+    listed = [entries] if isinstance(entries, str) else entries
+    return bind_metrics([_parse(MetricNamed, "metric", entry) for entry in listed], explain)
+
+
+def parse_method(entry: str | Mapping[str, Any]) -> BoundMethod:
+    """A method from its name, or from a mapping `{name: ..., as: ..., <parameters>}`."""
+    named = _parse(Named, "method", entry)
+    return BoundMethod(named.label, registry.methods[named.name], registry.methods[named.name].bind(named.parameters))
+
+
+def _parse(section: type[N], kind: str, entry: str | Mapping[str, Any]) -> N:
+    try:
+        return section.model_validate({"name": entry} if isinstance(entry, str) else entry)
+    except pydantic.ValidationError as error:
+        details = [
+            detail for detail in error.errors(include_url=False) if detail["type"] != "missing" and detail["loc"]
+        ]
+        why = "; ".join(f"{detail['loc'][-1]}: {reason(detail)}" for detail in details)
+        raise UsageError(f"{kind} {shown(entry)}: {why or 'a name or a mapping with `name` is needed'}") from error
 
 
 def bind_metrics(entries: Sequence[MetricNamed], explain: PairRule) -> list[BoundMetric]:

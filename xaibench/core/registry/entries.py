@@ -55,6 +55,7 @@ class Entry:
 
     Attributes:
         renamed: parameters by their old names, which are accepted for one release
+        source_hash: of the source of a function that a script hands in, which has no version; "" for others
     """
 
     name: str
@@ -62,6 +63,7 @@ class Entry:
     source: str
     version: int
     renamed: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    source_hash: str = field(default="", kw_only=True)
 
     @cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:

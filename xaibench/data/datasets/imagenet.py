@@ -41,7 +41,7 @@ def read_classes(path: Path) -> dict[str, str]:
 
 
 # Made from timm's ImageNetInfo("imagenet-1k"): the first name of each class, with the wnid where two classes share it
-# (two cranes, two maillots). tests/datasets/test_imagenet.py compares it with timm.
+# (two cranes, two maillots). tests/data/datasets/test_imagenet.py compares it with timm.
 NAMES = read_classes(Path(__file__).with_name("imagenet_classes.txt"))
 CLASSES = tuple(NAMES.values())
 LABELS = {wnid: label for label, wnid in enumerate(NAMES)}

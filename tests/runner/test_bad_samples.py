@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.test_cli import call
+from tests.support.console import call
 from xaibench.core import registry
 from xaibench.results.records import PART_SIZE
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from tests.conftest import GOLDEN
+from tests.support.paths import GOLDEN
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs

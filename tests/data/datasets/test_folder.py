@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import xaibench
-from tests.test_cli import call
+from tests.support.console import call
 from xaibench.core import registry
 from xaibench.core.errors import MissingError, SampleError, UsageError
 from xaibench.core.yaml.document import ProblemsError

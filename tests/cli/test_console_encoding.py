@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.console import SUITE, call
 from xaibench.cli.console_encoding import replace_what_cannot_be_encoded
-
-from .test_cli import SUITE, call
 
 
 @pytest.mark.parametrize(

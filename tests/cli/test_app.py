@@ -11,19 +11,10 @@ import pandas as pd
 import pytest
 
 import xaibench
+from tests.support.console import SUITE, call
 from xaibench import run as run_suite
-from xaibench.cli.app import main
 from xaibench.runner.benchmark import resolved
 from xaibench.suite import load_suite, shipped_suites
-
-SUITE = """\
-name: tiny
-dataset: {name: shapes, samples: 3}
-models: [{name: test_resnet, input: {size: 64, resize: squash}}]
-explain: present
-methods: [cam, raw_attention]
-metrics: [average_drop, sparseness]
-"""
 
 
 @pytest.fixture
@@ -31,13 +22,6 @@ def suite(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(SUITE)
     return path
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["xaibench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
 
 
 def test_run_and_leaderboard(

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.datasets.test_voc import truncate, write_tree
-from tests.test_cli import call
+from tests.data.datasets.test_voc import truncate, write_tree
+from tests.support.console import call
+from tests.support.paths import DOCS
 from xaibench.core import registry
 from xaibench.data.datasets.shapes import shapes
 from xaibench.data.datasets.voc import voc12
@@ -309,7 +310,7 @@ def test_a_missing_package_is_named_with_its_pip_line(tmp_path: Path, plugin: Pa
 
 
 def test_the_example_of_the_docs_works(tmp_path: Path, plugin: Path, check: Callable[..., Told]) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    page = (DOCS / "data.md").read_text()
     (example,) = re.findall("```python\n(# my_data.py\n.*?)```", page, re.S)
     plugin.write_text(example)
     (tmp_path / "pets").mkdir()

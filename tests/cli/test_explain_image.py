@@ -13,14 +13,13 @@ from PIL import Image
 from torch import nn
 
 import xaibench
+from tests.support.console import call
 from xaibench.cli import figures
 from xaibench.cli.explain_image import Explained, choose_labels, explain_image, forward_of, vgatt_by_depth
 from xaibench.data.preprocess import Preprocess
 from xaibench.forward import Forward
 from xaibench.models.architectures import create_module
 from xaibench.models.structure import stages
-
-from .test_cli import call
 
 
 @pytest.fixture(scope="session")

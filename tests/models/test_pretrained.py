@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.console import SUITE, call
 from xaibench.core.errors import MissingError, UsageError
 from xaibench.core.timm_import import import_timm
 from xaibench.models import architectures, pretrained
 from xaibench.models.architectures import create_module, known_model
-
-from .test_cli import SUITE, call
 
 
 class Session:

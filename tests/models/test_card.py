@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import xaibench
+from tests.support.console import SUITE, call
 from xaibench.cli import figures
 from xaibench.cli.explain_image import Explained
 from xaibench.core.errors import UsageError
@@ -25,8 +26,6 @@ from xaibench.models.checkpoints import read_card, state_hash
 from xaibench.models.factory import load_classifier
 from xaibench.models.training import read_recipe, train
 from xaibench.models.training.result import write_weights
-
-from .test_cli import SUITE, call
 
 CLASSES = xaibench.load_dataset("shapes").class_names
 SWAPPED = (CLASSES[1], CLASSES[0], *CLASSES[2:])

@@ -298,7 +298,7 @@ def test_a_failing_metric_costs_its_cells_only(tmp_path: Path, extra: Any) -> No
     result = run(tmp_path, text)
     assert len(result.outcome.failed) == 4
     assert result.outcome.failed[0].startswith("test_resnet / cam / breaks: ValueError: on purpose (")
-    assert "test_run.py:" in result.outcome.failed[0]
+    assert "test_run_directory.py:" in result.outcome.failed[0]
     assert result.exit_code == 3
     of_breaks = result.scores[result.scores["metric"] == "breaks"]
     assert of_breaks["value"].isna().all()
@@ -421,7 +421,7 @@ def test_metrics_that_need_masks_are_refused_before_anything_runs(tmp_path: Path
 
 
 def test_a_model_with_no_fitting_method_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no method of the suite goes with test_resnet"):
+    with pytest.raises(UsageError, match="no method goes with test_resnet"):
         run(tmp_path, SUITE.replace("[cam, saliency, random, oracle]", "[raw_attention]"))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import xaibench
-from tests.methods.vit import CONFIGURATIONS, classifier, first_pooled, images, some_pairs
+from tests.support.vit import CONFIGURATIONS, classifier, first_pooled, images, some_pairs
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward.propagation.attn_lrp_rules import gamma_rule, linear_norm, secant
 

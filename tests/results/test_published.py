@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tests.test_docs import BIBLIOGRAPHY, DOCS, KEY
+from tests.support.paths import DOCS
+from tests.test_docs import BIBLIOGRAPHY, KEY
 from xaibench.cli.app import main
 from xaibench.core.errors import UsageError
 from xaibench.results.leaderboard import COLUMNS as SCORE_COLUMNS

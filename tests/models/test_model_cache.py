@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import xaibench
+from tests.support.console import call
 from xaibench.models import classifier as classifiers
 from xaibench.models import factory
 from xaibench.models.architectures import create_module
@@ -19,8 +20,6 @@ from xaibench.models.factory import load_classifier
 from xaibench.models.model_cache import Identity, ModelCache
 from xaibench.models.structure import Structure, find_structure
 from xaibench.runner.settings import Settings
-
-from .test_cli import call
 
 SMALL: dict[str, Any] = {"num_classes": 4, "input": {"size": 64}}
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.console import SUITE, call
+from tests.support.paths import DOCS
 from xaibench.cli import run as run_command
 from xaibench.cli.exit_codes import MEANING, explained
 from xaibench.core import registry
 from xaibench.core.tracebacks import place
 
-from .test_cli import SUITE, call
-
-USAGE = Path(__file__).parent.parent / "docs" / "usage.md"
+USAGE = DOCS / "usage.md"
 FAILING = """\
 from xaibench import method
 
@@ -168,7 +168,7 @@ def test_place_is_the_innermost_line_that_counts() -> None:
         fails()
     found = place(caught.value, lambda module: module == __name__)
     assert found is not None
-    assert found.startswith("tests/test_exit_codes.py:") or found.startswith(__file__)
+    assert found.startswith("tests/cli/test_exit_codes.py:") or found.startswith(__file__)
     assert found.endswith(f":{fails.__code__.co_firstlineno + 1}")
     assert place(caught.value, lambda module: False) is None
     with pytest.raises(SyntaxError) as mistake:

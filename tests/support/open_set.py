@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from tests.conftest import GOLDEN
+from tests.support.paths import GOLDEN
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
 

@@ -1,0 +1,69 @@
+"""Completeness: how far the sum of a map is from the score that it should share out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xaibench.core.registry import metric
+from xaibench.evaluation import Evaluation
+from xaibench.evaluation.perturbation import Output, Removal, Static, remover
+
+
+@metric(
+    better="lower",
+    range=(0, float("inf")),
+    group="correlation",
+    source="sundararajan2017",
+    unit="logits",
+    minimum_effect=0.01,
+    cost="1 forward per pair",
+    invariant=(),
+)
+def completeness_gap(evaluation: Evaluation, *, baseline: Static = "zero", score: Output = "logit") -> Tensor:
+    """|sum a - (f(x) - f(b))|: what a map leaves unsaid, or says too much, of the difference to a baseline image b.
+
+    The sum is over the raw map at its own resolution. Only methods that share out a score (integrated gradients,
+    DeepLIFT, LRP, Shapley values) claim a gap of 0; for others the number is their scale.
+
+    Rankings change with the baseline and the scale of the map. Criticism: it means something for methods that share out
+    a score, and nothing for others.
+    """
+    return gap(evaluation, baseline, score).abs()
+
+
+def gap(evaluation: Evaluation, baseline: Static, score: Output) -> Tensor:
+    """[P]: sum a - (f(x) - f(b))."""
+    remove = remover(evaluation.forward, evaluation.pairs, Removal(baseline))
+    rows = torch.arange(len(evaluation.pairs), device=evaluation.maps.device)
+    everything = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=evaluation.maps.device)
+    height, width = evaluation.forward.images.shape[-2:]
+    after = evaluation.outputs(lambda pair: remove(pair, everything.expand(len(pair), 1, height, width)), rows)
+    difference = evaluation.clean.of(score) - after.of(score)
+    total = evaluation.maps.double().sum((1, 2)).to(difference.dtype)
+    return total - difference
+
+
+@metric(
+    better="lower",
+    range=(0, float("inf")),
+    average="ratio",
+    source="chen2020",
+    minimum_effect=0.01,
+    cost="none",
+    invariant=(),
+)
+def bias_ratio(evaluation: Evaluation) -> Tensor:
+    """Share of the logit that the sum of the map leaves unexplained: |b| / |S_c|, b = S_c - sum M. Statistics [P, 2].
+
+    The sum is over the raw map at its own resolution. For vgatt b is what the biases of the layers above the cut add;
+    0 is perfect, and a map of zeros has 1. Unlike completeness_gap it asks no baseline image. In total over pairs,
+    since logits near 0 would decide a mean of ratios; each pair's ratio is in the records, NaN where S_c = 0.
+
+    Rankings change with the scale of the map. Criticism: a small b says that biases matter little to the logit, not
+    that the map finds what matters.
+    """
+    logit = evaluation.clean.logit.double()
+    bias = logit - evaluation.maps.double().sum((1, 2))
+    undefined = bias.isnan() | (logit == 0)
+    return torch.stack([bias.abs(), logit.abs()], 1).masked_fill(undefined[:, None], torch.nan)

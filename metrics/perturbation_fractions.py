@@ -1,0 +1,120 @@
+"""What happens to the score once stated fractions of the pixels are removed.
+
+`metrics/perturbation.py` says what all metrics of removal curves share: order, ties, baselines.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from xaibench.core.registry import metric
+from xaibench.core.registry.bounds import AtLeastTwo, NotNegative, PositiveFraction
+from xaibench.evaluation import Evaluation
+from xaibench.evaluation.perturbation import Curve, Order, Output, Removal, Static
+
+TENTHS = tuple(k / 10 for k in range(1, 10))
+
+
+@metric(
+    better="higher",
+    range=(-1, 1),
+    group="perturbation",
+    source="rong2022",
+    version=2,
+    cost="a forward and an imputation per pair and step, for two orders",
+    minimum_effect=0.005,
+    flips={"order": "morf"},
+)
+def road(
+    evaluation: Evaluation,
+    *,
+    order: Literal["combined", "morf", "lerf"] = "combined",
+    score: Literal["probability", "logit", "accuracy"] = "probability",
+    steps: AtLeastTwo = 10,
+    noise: NotNegative = 0.01,
+) -> Tensor:
+    """Remove and debias: removed pixels are imputed from the rest, so that the shape of the hole tells little.
+
+    The mean score over 1/T, ..., (T - 1)/T of the pixels removed, least relevant first (`lerf`, higher is better) or
+    most relevant first (`morf`, lower is better); `combined` is half of lerf - morf. `accuracy` scores 1 where the
+    label is still the model's decision, 0 where not. Still favours blurry maps.
+
+    Rankings change with which fractions are removed, the score, and ties. Criticism: what is imputed is smooth, so
+    blurry maps are still favoured.
+    """
+    removal = Removal("road", steps=None, fractions=tuple(t / steps for t in range(1, steps)), noise=noise)
+    if order == "combined":
+        lerf, morf = evaluation.curve("lerf", removal), evaluation.curve("morf", removal)
+        return (after_removal(lerf, score) - after_removal(morf, score)) / 2
+    return after_removal(evaluation.curve(order, removal), score)
+
+
+def after_removal(curve: Curve, score: Literal["probability", "logit", "accuracy"]) -> Tensor:
+    """[P]: the mean over the points of a curve after the first."""
+    return (curve.decided if score == "accuracy" else curve.of(score))[:, 1:].mean(1)
+
+
+@metric(
+    better="lower",
+    range=(0, 90),
+    unit="percent",
+    group="perturbation",
+    source="chefer2021; authors' code",
+    version=2,
+    cost="9 forwards per pair",
+    minimum_effect=0.5,
+    flips={"polarity": "negative"},
+)
+def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "negative"] = "positive") -> Tensor:
+    """Area under the accuracy while 0, 10, ..., 90 % of the pixels turn black: 100 x trapezoid with dx = 0.1.
+
+    Positive removes the most relevant pixels first (lower is better), negative the least relevant (higher is better).
+    A hit is a prediction (largest logit) that is among the image's ground-truth labels, whatever label the map
+    explains; `explain: predicted` or `target` of the metric's entry in a suite chooses that. The mean of the values
+    is the published area under the data set's accuracy. Black is 0 before normalisation. Needs ground-truth labels.
+
+    Rankings change with which label is explained, and the polarity. Criticism: any label of the image counts as a hit,
+    and black pixels are unlike any training image.
+    """
+    present = evaluation.forward.ground_truth.labels_for("perturbation_auc")
+    removal = Removal("black", steps=None, fractions=TENTHS)
+    curve = evaluation.curve("morf" if polarity == "positive" else "lerf", removal)
+    hits = present[evaluation.pairs.image].gather(1, curve.predicted).to(curve.logits.dtype)
+    hits = hits.masked_fill(curve.undefined, torch.nan)
+    return 100 * torch.trapezoid(hits, dx=0.1, dim=1)
+
+
+@metric(
+    better="higher",
+    range=(-float("inf"), 1),
+    group="perturbation",
+    source="chen2020, A.2",
+    version=2,
+    cost="1 forward per pair",
+    minimum_effect=0.005,
+    flips={"report": "accuracy", "order": "lerf"},
+)
+def confidence_change(
+    evaluation: Evaluation,
+    *,
+    fraction: PositiveFraction = 0.1,
+    report: Literal["change", "accuracy"] = "change",
+    baseline: Static = "zero",
+    order: Order = "morf",
+    score: Output = "probability",
+) -> Tensor:
+    """What removing the top k % of the pixels does: (f(x) - f(x_k)) / f(x), or whether the label is still decided.
+
+    `report: accuracy` is 1 where the explained label is still the model's decision and 0 where not, so that its mean is
+    the accuracy on those labels after removal (lower is better).
+
+    Rankings change with the fraction and the baseline. Criticism: one point of a curve, and unsure pairs decide through
+    the denominator.
+    """
+    curve = evaluation.curve(order, Removal(baseline, steps=None, fractions=(fraction,)))
+    if report == "accuracy":
+        return curve.decided[:, 1]
+    return curve.drop(score)[:, 1] / curve.of(score)[:, 0]

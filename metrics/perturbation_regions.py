@@ -1,0 +1,112 @@
+"""What happens to the score while whole regions, grid cells or superpixels, are removed one at a time.
+
+`metrics/perturbation.py` says what all metrics of removal curves share: order, ties, baselines.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xaibench.core.registry import metric
+from xaibench.core.registry.bounds import Count
+from xaibench.evaluation import Evaluation
+from xaibench.evaluation.perturbation import Baseline, Curve, Order, Output, Removal, Unit
+from xaibench.metrics.perturbation import CURVE
+
+
+@metric(
+    better="higher",
+    range=(-1, 1),
+    group="perturbation",
+    source="samek2017",
+    version=2,
+    cost=CURVE,
+    minimum_effect=0.005,
+    flips={"order": "lerf"},
+)
+def aopc(
+    evaluation: Evaluation,
+    *,
+    baseline: Baseline = "zero",
+    steps: Count | None = None,
+    order: Order = "morf",
+    unit: Unit = "patch",
+    grid: Count = 8,
+    score: Output = "probability",
+) -> Tensor:
+    """Area over the curve of region perturbation: sum_k f(x) - f(x_k) over L removed regions, divided by L + 1.
+
+    `steps: null` removes the regions one at a time.
+
+    Rankings change with the grid, the baseline and the score. Criticism: cells of a grid do not follow objects, and an
+    image with holes is unlike any training image.
+    """
+    curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
+    return torch.where(curve.valid, curve.drop(score), 0).sum(1) / curve.valid.sum(1)
+
+
+@metric(
+    better="lower",
+    range=(0, 1),
+    group="perturbation",
+    source="montavon2018",
+    version=2,
+    cost=CURVE,
+    minimum_effect=0.005,
+    flips={"order": "lerf"},
+)
+def selectivity(
+    evaluation: Evaluation,
+    *,
+    baseline: Baseline = "zero",
+    steps: Count | None = None,
+    order: Order = "morf",
+    unit: Unit = "patch",
+    grid: Count = 8,
+    score: Output = "probability",
+) -> Tensor:
+    """Area under the score while the most relevant regions are removed: f(x) minus the drop that `aopc` averages.
+
+    Rankings change with the grid, the baseline and the score. Criticism: it is f(x) minus the drop, so it repeats
+    `aopc` and adds the clean score.
+    """
+    curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
+    return curve.auc(curve.of(score))
+
+
+@metric(
+    better="higher",
+    range=(-float("inf"), 1),
+    group="perturbation",
+    source="rieger2020",
+    version=2,
+    cost=CURVE,
+    minimum_effect=0.005,
+)
+def irof(
+    evaluation: Evaluation,
+    *,
+    baseline: Baseline = "mean",
+    grid: Count = 10,
+    per_segment: bool = True,
+    score: Output = "probability",
+) -> Tensor:
+    """Area over the relative score while n superpixels are removed: n - trapezoid of f(x_k) / f(x) over k = 1..n.
+
+    Superpixels rank by their mean relevance. Divided by n (`per_segment`); without, images of different numbers of
+    segments are not comparable. The clean score is a denominator: a label that was hardly there weighs most.
+
+    Rankings change with the superpixels, their number and the baseline. Criticism: the clean score is the denominator:
+    unsure pairs decide, and values have no lower bound.
+    """
+    return segment_area(evaluation.curve("morf", Removal(baseline, "segment", grid, None)), score, per_segment)
+
+
+def segment_area(curve: Curve, score: Output, per_segment: bool) -> Tensor:
+    """[P]: the area over a curve of removals one at a time, relative to its first point."""
+    n = curve.valid.sum(1) - 1
+    relative = torch.where(curve.valid, curve.of(score) / curve.of(score)[:, :1], 0)
+    last = relative.gather(1, n[:, None])[:, 0]
+    area = n - (relative[:, 1:].sum(1) - relative[:, 1] / 2 - last / 2)
+    return area / n if per_segment else area

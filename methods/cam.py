@@ -161,7 +161,7 @@ def ablation_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tens
 @method(
     needs=("features",),
     source="muhammad2020",
-    forwards="shared",
+    forwards="shared * (layer != 'input')",
     backwards=0,
     rankings_change_with=("layer",),
     criticism="It is the same for all labels, and the sign of a component is a convention.",
@@ -203,7 +203,7 @@ def _first_component(values: Tensor) -> Tensor:
 @method(
     needs=("features",),
     source="wang2020, alg. 1",
-    forwards="shared + channels",
+    forwards="shared * (layer != 'input') + channels",
     backwards=0,
     cost="for all labels of an image",
     rankings_change_with=("variant", "align_corners", "layer"),
@@ -249,7 +249,7 @@ def score_cam(
     needs=("features", "gradients"),
     source="cai2025 (arXiv 2501.06261)",
     forwards="shared + 1",
-    backwards="(shared + 2 - linear_head) * pairs",
+    backwards="(shared + 2) * pairs",
     cost="the second pass keeps its graph for second derivatives",
     rankings_change_with=("layer",),
     criticism="In ReLU networks it is grad_cam at a higher price.",

@@ -65,7 +65,7 @@ def d_minmax_cam(forward: Forward, pairs: Pairs) -> Tensor:
     needs=("features", "gradients"),
     source="david2022; official src/minmax.py",
     forwards="shared",
-    backwards="shared * max(pairs, detected)",
+    backwards="shared * (pairs + others)",
     rankings_change_with=("layer", "the model's threshold for detected labels"),
     criticism="It hides a dependence on another label that the model really has: evidence that both labels share is "
     "subtracted, not shown.",
@@ -84,7 +84,7 @@ def minmax_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> T
     needs=("features", "gradients"),
     source="david2022; official src/minmax.py",
     forwards="shared",
-    backwards="shared * max(pairs, detected)",
+    backwards="shared * (pairs + others)",
     rankings_change_with=("layer", "the model's threshold for detected labels"),
     criticism="It hides a dependence on another label that the model really has: evidence that both labels share is "
     "subtracted, not shown.",

@@ -21,7 +21,7 @@ VARIABLES = {
     "shared": "1 where an image is explained by itself; 0 in a suite, whose methods share one pass of each image (and "
     "its gradients), which is counted once for all of them",
     "pairs": "explained labels of the image",
-    "detected": "labels that the model detects in the image",
+    "others": "labels that the model detects in the image and that are not explained",
     "classes": "labels of the model",
     "channels": "of the layer that the method reads (its parameter `layer`)",
     "linear_head": "1 where the logits are linear in the mean of that layer, else 0",

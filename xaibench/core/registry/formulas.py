@@ -32,7 +32,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sqrt": math.sqrt,
     "len": len,
 }
-ALLOWED = f"numbers, texts, names, + - * / // % ** == !=, `or`, `a if b else c`, parentheses and {', '.join(FUNCTIONS)}"
+ALLOWED = (
+    "numbers, texts, names, `name.field`, + - * / // % ** == !=, `or`, `a if b else c`, parentheses and "
+    + ", ".join(FUNCTIONS)
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,9 @@ def _names(node: ast.AST, text: str) -> Iterable[str]:
         case ast.Name(id=name):
             yield name
             return
+        case ast.Attribute(value=ast.Name(id=name), attr=attribute) if not attribute.startswith("_"):
+            yield name
+            return
         case ast.Constant(value=int() | float() | str() | None):
             return
         case ast.BinOp(op=op) | ast.UnaryOp(op=op) | ast.Compare(ops=[op]) if type(op) in OPERATORS:
@@ -102,6 +108,8 @@ def _value(node: ast.AST, values: Mapping[str, Any]) -> Any:
             return value
         case ast.Name(id=name):
             return values[name]
+        case ast.Attribute(value=of, attr=attribute):
+            return getattr(_value(of, values), attribute)
         case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]):
             return OPERATORS[type(op)](_value(left, values), _value(right, values))
         case ast.UnaryOp(op=op, operand=operand):

@@ -19,7 +19,7 @@ Case = Mapping[str, float | Callable[[Mapping[str, Any]], float]]  # `VARIABLES`
 # one label of an image of 224 x 224; the last layer of a ResNet-50, the blocks of a ViT-B
 REFERENCE: Case = {
     "pairs": 1,
-    "detected": 1,
+    "others": 0,
     "classes": 1000,
     "channels": 2048,
     "linear_head": lambda parameters: float(parameters.get("layer", "last") == "last"),

@@ -40,8 +40,8 @@ SCORES = [
     "stderr", "ci_low", "ci_high", "seconds_per_sample", "fingerprint", "version", "partial", "untrained", "control",
 ]  # fmt: skip
 ATTEMPT = {
-    "argv", "started", "suite", "seed", "device", "batch_size", "workers", "limit", "host", "platform", "versions", "git",
-    "exit_code", "seconds", "computed_parts", "failed", "bad_samples",
+    "argv", "started", "suite", "suite_file", "seed", "device", "batch_size", "workers", "limit", "host", "platform",
+    "versions", "git", "exit_code", "seconds", "computed_parts", "failed", "bad_samples",
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from xaibench.models.capabilities import require
 from xaibench.models.classifier import Classifier
 from xaibench.models.model_cache import ModelCache
 from xaibench.results.accumulated import Scores, score_rows
+from xaibench.runner.attempt import default_directory
 from xaibench.runner.benchmark import benchmark_of
 from xaibench.runner.python_benchmark import Methods, Metrics, Models, Question, data_of, device_of, python_benchmark
 from xaibench.runner.run_directory import Run, run_and_forget, run_benchmark
@@ -213,7 +214,7 @@ def run(
         fail_fast=fail_fast,
         cache=ModelCache() if cache is None else cache,
     )
-    directory = Path(out) if out else Path("runs") / loaded.name
+    directory = Path(out) if out else default_directory(loaded)
     return run_benchmark(benchmark_of(loaded, settings), directory, settings, progress, selection)
 
 

@@ -15,6 +15,7 @@ from xaibench.cli.exit_codes import naming
 from xaibench.core.errors import MissingError, UsageError
 from xaibench.results.leaderboard import plural
 from xaibench.results.records import Records
+from xaibench.runner.attempt import default_directory
 from xaibench.runner.benchmark import Benchmark, benchmark_of
 from xaibench.runner.cells import ModelCells, model_cells
 from xaibench.runner.estimate import PAIRS_PER_IMAGE, Estimate, estimate
@@ -136,7 +137,8 @@ def jobs_of(
         patterns: names and globs of methods, metrics and models, see `patterns_of`
 
     Raises:
-        UsageError: mistakes in a suite, a pattern that chooses nothing, two suites of one name
+        UsageError: mistakes in a suite, a pattern that chooses nothing, two suites of one name, or a default directory
+            that holds the run of another
         MissingError: a file where a run needs a directory
     """
     jobs: dict[str, Job] = {}
@@ -148,7 +150,10 @@ def jobs_of(
         if suite.name in jobs:
             first = jobs[suite.name].path
             raise UsageError(f"{first} and {path} are both called {suite.name!r}; change one `name`, or run them apart")
-        own = directory if directory is not None and len(names) == 1 else (directory or Path("runs")) / suite.name
+        if directory is None:
+            own = default_directory(suite)
+        else:
+            own = directory if len(names) == 1 else directory / suite.name
         if own.exists() and not own.is_dir():
             raise MissingError(f"{own}: a run needs a directory here, and this is a file; choose another --out")
         jobs[suite.name] = Job(path, suite, own, chosen)

@@ -160,6 +160,11 @@ class Suite(Section):
         return None if self._document is None else self._document.text
 
     @property
+    def path(self) -> Path | None:
+        """The suite's file."""
+        return None if self._document is None or not self._document.path.is_file() else self._document.path
+
+    @property
     def folder(self) -> Path:
         """The folder of the suite's file, to which the checkpoints in it are relative."""
         return Path() if self._document is None else self._document.path.parent

@@ -88,15 +88,23 @@ def expected_hits(scores: Tensor, positive: Tensor, counted: Tensor, k: Tensor) 
     return hits.where((k > 0) & (k <= counted.sum(1)), torch.nan)
 
 
-def pearson(a: Tensor, b: Tensor) -> Tensor:
-    """[P] float64: correlation of rows; NaN where one of them is constant."""
-    constant = (a == a[:, :1]).all(1) | (b == b[:, :1]).all(1)
+def pearson(a: Tensor, b: Tensor, tolerance: float = 0.0) -> Tensor:
+    """[P] float64: correlation of rows; NaN where one of them is constant.
+
+    Args:
+        tolerance: a row whose range is at most this fraction of its largest magnitude counts as constant
+    """
+    constant = _is_constant(a, tolerance) | _is_constant(b, tolerance)
     a, b = (v.double() - v.double().mean(1, keepdim=True) for v in (a, b))
     correlation: Tensor = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
     return correlation.where(~constant, torch.nan)
 
 
-def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """[P] float64: Pearson correlation of ranks; NaN where a row is constant or has a NaN."""
-    defined = ~(a.isnan() | b.isnan()).any(1)
-    return pearson(ranks(a), ranks(b)).where(defined, torch.nan)
+def spearman(a: Tensor, b: Tensor, tolerance: float = 0.0) -> Tensor:
+    """[P] float64: Pearson correlation of ranks; NaN where a row is constant or has a NaN. `tolerance` as in `pearson`."""
+    undefined = _is_constant(a, tolerance) | _is_constant(b, tolerance) | (a.isnan() | b.isnan()).any(1)
+    return pearson(ranks(a), ranks(b)).masked_fill(undefined, torch.nan)
+
+
+def _is_constant(values: Tensor, tolerance: float) -> Tensor:
+    return values.amax(1) - values.amin(1) <= tolerance * values.abs().amax(1)

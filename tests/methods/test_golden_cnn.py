@@ -10,10 +10,8 @@ import pytest
 import torch
 
 import xaibench
-from tests.conftest import Golden
+from tests.support.golden import TOLERANCE, Golden, assert_maps_equal
 from xaibench.methods.vgatt import full_grad_terms, vgatt_bias, vgatt_bias_by_layer
-
-TOLERANCE = 1e-5  # of the map's maximum: the arrays are float32
 
 # golden key (behind cam/<layer>/) -> method and parameters
 CAM_FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
@@ -40,14 +38,6 @@ MINMAX = {
     "minmax_gradcam": "minmax_grad_cam",
     "d_minmax_gradcam": "d_minmax_grad_cam",
 }
-
-
-def assert_maps_equal(found: npt.NDArray[Any], reference: npt.NDArray[Any], tolerance: float = TOLERANCE) -> None:
-    assert found.shape == reference.shape
-    largest = np.abs(reference).max(axis=(-2, -1), keepdims=True)
-    assert (np.abs(found - reference) <= tolerance * np.maximum(largest, 1e-12)).all(), (
-        np.abs(found - reference) / np.maximum(largest, 1e-12)
-    ).max()
 
 
 def unit(maps: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from tests.support.paths import GOLDEN
+from tests.support.golden import load_arrays, load_facts
 from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
@@ -21,7 +20,7 @@ from xaibench.models.architectures import create_module
 
 @pytest.fixture(scope="module")
 def arrays() -> Any:
-    return np.load(GOLDEN / "wsss" / "open_puzzle_tta.npz", allow_pickle=False)
+    return load_arrays("wsss/open_puzzle_tta")
 
 
 class Puzzle(nn.Module):
@@ -89,7 +88,7 @@ def stand_in(arrays: Any, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_tta(arrays: Any, stand_in: str, classifier: xaibench.Classifier) -> None:
     ramp = torch.linspace(0, 1, 43).expand(1, 3, 29, 43)
     forward = Forward(classifier, ramp.double())
-    label = json.loads((GOLDEN / "wsss" / "open_puzzle_tta.json").read_text())["label"]
+    label = load_facts("wsss/open_puzzle_tta")["label"]
     pairs = Pairs.where(torch.tensor([label]) > 0)
     with torch.no_grad():
         found = registry.methods["tta"].function(forward, pairs, base=stand_in).numpy()

@@ -1,4 +1,4 @@
-"""Rank statistics of rows [P, n], each row on its own; ties share their ranks: no result depends on pixel order."""
+"""Rank statistics of rows [P, n], each row on its own. Ties share their ranks, so no result depends on pixel order."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ CONSTANT = 1e-12  # of the largest value: a float64 row with a smaller range var
 
 
 def comparable(values: Tensor) -> Tensor:
-    """float32 [P, n]: values as rankings compare them, so that rounding makes no order out of ties.
+    """float32 [P, n]: values as rankings compare them: rounding does not order ties.
 
-    float32 values are compared as they are, float64 values by their place in the range of their row, however large or
-    small they are. A row with a NaN is NaN.
+    float32 values are compared as they are. float64 values are compared by their position in the range of their row,
+    whatever their scale. A row with a NaN is NaN.
     """
     if values.dtype == torch.float32:
         return values

@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from xaibench.core import rank_statistics
 from xaibench.core.registry import metric
 from xaibench.core.registry.bounds import AtLeastTwo, Count, InnerFraction
 from xaibench.evaluation import Evaluation
@@ -26,6 +27,7 @@ from xaibench.evaluation.effects import Choose, blocks, effects, members
 from xaibench.evaluation.perturbation import Output, Removal, Static, units
 
 Similarity = Literal["pearson", "spearman"]
+ROUNDING = 1e-9  # of the largest value: sums that differ by less vary by rounding only
 
 
 @metric(
@@ -152,22 +154,8 @@ def monotonicity_correlation(
 
 def correlate(u: Tensor, v: Tensor, similarity: Similarity) -> Tensor:
     """[P] correlation of double [P, S] and [P, S]; NaN where one of them does not vary (beyond rounding)."""
-    constant = _constant(u) | _constant(v)
-    if similarity == "spearman":
-        u, v = average_ranks(u), average_ranks(v)
-    u, v = u - u.mean(1, keepdim=True), v - v.mean(1, keepdim=True)
-    return ((u * v).sum(1) / (u.square().sum(1) * v.square().sum(1)).sqrt()).masked_fill(constant, torch.nan)
-
-
-def _constant(values: Tensor) -> Tensor:
-    return values.amax(1) - values.amin(1) <= 1e-9 * values.abs().amax(1)
-
-
-def average_ranks(values: Tensor) -> Tensor:
-    """Ranks of each row, equal values sharing the mean of theirs, a NaN making the row NaN: double [P, S]."""
-    one, other = values[:, :, None], values[:, None, :]
-    ranks = (other < one).sum(2) + ((other == one).sum(2) - 1) / 2
-    return ranks.double().masked_fill(values.isnan().any(1, keepdim=True), torch.nan)
+    statistic = rank_statistics.spearman if similarity == "spearman" else rank_statistics.pearson
+    return statistic(u, v, ROUNDING)
 
 
 def _defined(evaluation: Evaluation, values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from xaibench.cli.list_show import parameter_words
+from xaibench.cli.list_show import parameter_text
 from xaibench.core import registry
 from xaibench.data import Dataset
 from xaibench.results.leaderboard import ARROWS
@@ -24,7 +24,7 @@ HEAD = "<!-- made by `make docs` from the docstrings; change those -->\n\n"
 
 
 def parameters(entry: registry.Entry) -> list[str]:
-    return [f"- `{name}`: {parameter_words(entry, p)}" for name, p in entry.parameters.items()]
+    return [f"- `{name}`: {parameter_text(entry, p)}" for name, p in entry.parameters.items()]
 
 
 def method_card(name: str) -> str:

@@ -2,7 +2,7 @@
 
 A cell is one (dataset, model, method, metric), named by a fingerprint of everything that changes its numbers. It is
 written in parts (consecutive samples), each to a temporary name, fsynced and renamed; a complete set of parts is merged
-into one file. Resume = look which parts exist. Shards, jobs and a second run of the same command are all that.
+into one file. A run computes the parts that do not exist, so a second run of the same command resumes the first.
 
 A row of a cell:
 
@@ -60,11 +60,12 @@ SCHEMA = pa.schema(
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal facts, equal text."""
+    """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
 
 
 def digest(value: Any) -> str:
+    """SHA-256 of a value, as hexadecimal text."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
@@ -86,6 +87,7 @@ class Cell:
 
     @cached_property
     def fingerprint(self) -> str:
+        """Hash of the identity and of the version of the schema."""
         return digest({"schema": SCHEMA_VERSION, **self.identity})
 
     @cached_property
@@ -125,7 +127,7 @@ class Records:
         return self.whole_path(cell).exists() or self.part_path(cell, part, parts).exists()
 
     def write(self, cell: Cell, part: int, parts: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write one part; afterwards it is there as a whole, or not at all."""
+        """Write one part, whole or not at all."""
         names = {"dataset": cell.dataset, "model": cell.model, "method": cell.method, "metric": cell.metric}
         table = pa.Table.from_pylist([{**names, **row} for row in rows], schema=SCHEMA)
         self._save(table, cell, self.part_path(cell, part, parts))
@@ -155,7 +157,7 @@ class Records:
         return str(json.loads(path.read_text(encoding="utf-8"))["error"]) if path.exists() else None
 
     def merge(self, cell: Cell, parts: int) -> None:
-        """One file instead of the parts, once all are there."""
+        """Replace the parts by one file, once all of them exist."""
         whole = self.whole_path(cell)
         paths = [self.part_path(cell, part, parts) for part in range(parts)]
         if whole.exists() or parts == 1 or not all(path.exists() for path in paths):
@@ -189,12 +191,12 @@ class Records:
 
 
 def parts_of(ids: Sequence[str], size: int = PART_SIZE) -> list[range]:
-    """Consecutive ranges of at most `size` samples; they depend on nothing but the number of samples."""
+    """Consecutive ranges of at most `size` samples. They depend on the number of samples only."""
     return [range(start, min(start + size, len(ids))) for start in range(0, len(ids), size)] or [range(0)]
 
 
 def part_of(samples: range) -> int:
-    """Which part these samples, or some of them, belong to."""
+    """The part that these samples, or the first of them, belong to."""
     return samples.start // PART_SIZE
 
 

@@ -25,8 +25,10 @@ class Score:
     """One aggregated value.
 
     Attributes:
-        n: pairs with a defined value; n_undefined: pairs without; n_error: samples that could not be read
-        std, stderr: over the defined pairs' own finite values (plain, not per label)
+        n: pairs with a defined value
+        n_undefined: pairs without one
+        n_error: samples that could not be read
+        std, stderr: over the finite values of pairs, all labels together
         ci_low, ci_high: percentile bootstrap over images
     """
 
@@ -115,7 +117,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class ScoredCell:
-    """A cell, and what its score is made with.
+    """A cell, and the facts that its row in the table of scores needs.
 
     Attributes:
         aggregate: name of the aggregation

@@ -1,4 +1,4 @@
-"""What is registered: a method, a metric or a data set with its facts, and each of them bound to its parameters.
+"""Entries of the registry: methods, metrics and data sets with their facts, and with parameters bound to them.
 
 Facts are data: what a method needs, a metric's direction and range, a data set's classes are fields of the
 registration; `show`, `list`, `validate`, the docs and the tables are made from them. Parameters are the keyword-only
@@ -96,7 +96,7 @@ class Entry:
         return {}
 
     def _adapter(self, parameter: str) -> Any:
-        """What checks a parameter's value: its type and its bounds; infinity and NaN are no numbers."""
+        """The validator of a parameter's type and bounds. It refuses infinity and NaN."""
         import pydantic
 
         if parameter not in self._adapters:
@@ -104,7 +104,7 @@ class Entry:
             try:
                 config = pydantic.ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
                 self._adapters[parameter] = pydantic.TypeAdapter(annotation, config=config)
-            except pydantic.PydanticUserError:  # a model or a dataclass has a configuration of its own
+            except pydantic.PydanticUserError:  # pydantic models and dataclasses refuse another configuration
                 self._adapters[parameter] = pydantic.TypeAdapter(annotation)
         return self._adapters[parameter]
 
@@ -121,7 +121,7 @@ class Entry:
         return f"{inspect.getsourcefile(self.function)}:{inspect.getsourcelines(self.function)[1]}"
 
     def problems(self, given: Mapping[str, Any]) -> dict[str, str]:
-        """What is wrong with these parameters, by key; {} when all is well."""
+        """Messages about wrong parameters by key; {} where all are right."""
         import pydantic
 
         found: dict[str, str] = {}

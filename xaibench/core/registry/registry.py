@@ -35,7 +35,7 @@ class Registry(Generic[E]):
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind, self.package = kind, package
-        self.then: Callable[[], None] = lambda: None  # called when the package is imported, for what lies outside of it
+        self.then: Callable[[], None] = lambda: None  # called after the import, to load plugins
         self._entries: dict[str, E] = {}
         self._loaded = False
 
@@ -80,7 +80,7 @@ class Registry(Generic[E]):
         return fnmatch.filter(self, glob)
 
     def unknown(self, name: str) -> str:
-        """The sentence for a name that is not registered; one that is registered as something else is called that."""
+        """Message for a name that is not registered; it says where the name is registered as something else."""
         for other in (methods, metrics, datasets):
             if other is not self and name in other:
                 return f"unknown {self.kind} {name!r}: that is a {other.kind}"

@@ -10,12 +10,11 @@ from types import ModuleType
 import pytest
 
 import xaibench
+from tests.support.bibliography import BIBLIOGRAPHY, KEY
 from tests.support.paths import DOCS, ROOT
 from xaibench.core import registry
 
 SCRIPTS = DOCS / "scripts"
-KEY = re.compile(r"\b[a-z]+(?:19|20)\d\d[a-z]*\b")
-BIBLIOGRAPHY = set(re.findall(r"^@\w+\{(\w+),", (DOCS / "references.bib").read_text(), re.M))
 
 
 def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

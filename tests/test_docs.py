@@ -57,6 +57,22 @@ def test_the_ground_truth_beside_noise_in_a_run(tmp_path: Path, monkeypatch: pyt
     assert figure.stat().st_size > 1000
 
 
+def test_the_pictures_of_the_first_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = script("make_figures", monkeypatch)
+    monkeypatch.setattr(figures, "IMAGES", tmp_path)
+    figures.leaderboard("shapes-resnet")
+    figures.gallery("shapes-resnet", ["cam", "saliency"], index=4)
+    assert {path.name for path in tmp_path.iterdir()} == {"leaderboard.png", "gallery-shapes-resnet.png"}
+
+
+@pytest.mark.slow
+def test_the_picture_of_every_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = script("make_figures", monkeypatch)
+    monkeypatch.setattr(figures, "IMAGES", tmp_path)
+    figures.every_method(index=4)
+    assert (tmp_path / "every-method.png").stat().st_size > 100_000
+
+
 def test_a_page_without_markers_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     page.write_text("a page <!-- end -->")

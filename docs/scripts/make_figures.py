@@ -26,7 +26,7 @@ from torch import Tensor
 
 import xaibench
 from pages import IMAGES, LEADERBOARDS
-from xaibench.cli.explain_image import explain_image
+from xaibench.cli.explain import explain_image
 from xaibench.cli.figures import PAPER, RAMP, draw_grid, new_figure
 from xaibench.core import registry
 from xaibench.data.batch import Batch, collate

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from xaibench.core.registry import method
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.models.structure import batch_norm_affine
+from xaibench.models.structure import batch_norm_affine, stages
 
 
 @method(
@@ -42,6 +42,17 @@ def vgatt_bias(forward: Forward, pairs: Pairs, layer: str = "last") -> tuple[Ten
     logit = forward.logits[pairs.image, pairs.label]
     bias = logit - vgatt(forward, pairs, layer=layer).sum((1, 2))
     return bias, (bias.abs() / logit.abs()).where(logit != 0, torch.nan)
+
+
+def vgatt_bias_by_layer(forward: Forward, pairs: Pairs) -> dict[str, tuple[Tensor, Tensor]]:
+    """`vgatt_bias` at every stage of the network (see `stages`), from the input on; one forward pass for all.
+
+    In a transformer the map leaves out prefix tokens such as the class token, so their part of the logit counts as bias.
+    """
+    classifier = forward.classifier
+    layers = stages(classifier.module, classifier.structure.target_layer, forward.images)
+    forward.expect(Plan(features=frozenset(layers[1:]), gradients=frozenset(layers)))
+    return {layer: vgatt_bias(forward, pairs, layer) for layer in layers}
 
 
 @method(

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xaibench.core import registry
-from xaibench.core.errors import IncompatibleError, UsageError
-from xaibench.core.registry import method
+from xaibench.core.errors import UsageError
+from xaibench.core.registry import bound_method, method
 from xaibench.core.registry.bounds import Count, NotNegative, Positive
-from xaibench.forward import Forward, Pairs, Plan
+from xaibench.forward import Forward, Pairs
+from xaibench.forward.explainer import Explainer
 from xaibench.models.capabilities import require
 
 Explain = Callable[[Tensor, Pairs, Tensor], Tensor]
@@ -156,15 +156,10 @@ def merge(pieces: Tensor, tiles: int) -> Tensor:
 
 def _inner(forward: Forward, name: str, options: Mapping[str, Any] | None) -> Explain:
     """`name` as a function of (images, pairs of them, the row of `forward` that each image comes from)."""
-    entry, classifier = registry.methods[name], forward.classifier
-    bound = entry.bind(dict(options or {}))
-    if "masks" in entry.needs:
-        raise IncompatibleError(f"method {name} reads ground-truth masks, which other views of an image lack")
-    require(classifier, entry)
-    plan = Plan.of(classifier, entry.needs, bound)
+    explainer = Explainer(bound_method(name, options or {}))
+    require(forward.classifier, explainer.method.entry, no_masks="other views of an image lack")
 
     def explain(images: Tensor, pairs: Pairs, rows: Tensor) -> Tensor:
-        maps: Tensor = entry.function(forward.at(images, plan=plan, rows=rows), pairs, **bound)
-        return maps
+        return explainer(forward.at(images, rows=rows), pairs)
 
     return explain

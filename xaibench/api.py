@@ -18,7 +18,7 @@ from xaibench.evaluation import Evaluation, Explain
 from xaibench.evaluation.measure import measure, pair_table
 from xaibench.forward import Forward, Pairs
 from xaibench.forward.explainer import Explainer
-from xaibench.forward.forward import check_images
+from xaibench.forward.one_pass import check_images
 from xaibench.models.capabilities import require
 from xaibench.models.classifier import Classifier
 from xaibench.models.model_cache import ModelCache

@@ -12,6 +12,7 @@ import pytest
 
 import xaibench
 from tests.support.console import SUITE, call
+from tests.support.paths import ROOT
 from xaibench import run as run_suite
 from xaibench.runner.benchmark import resolved
 from xaibench.suite import load_suite, shipped_suites
@@ -433,6 +434,19 @@ def test_list_suites_looks_nothing_up() -> None:
     for name, path in shipped_suites().items():
         assert f"{name} " in printed
         assert load_suite(path).title[:40] in printed
+
+
+def test_leaderboard_imports_no_torch() -> None:
+    scores = ROOT / "leaderboards" / "shapes.scores.csv"
+    code = (
+        f"import sys; sys.argv = ['xaibench', 'leaderboard', {str(scores)!r}]\n"
+        "from xaibench.cli.app import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print('HEAVY', sorted({'torch', 'timm', 'matplotlib'} & set(sys.modules)))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "HEAVY []" in printed
+    assert "shapes-resnet" in printed
 
 
 @pytest.mark.parametrize("kind", ["methods", "metrics", "models", "datasets", "suites"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import xaibench
-from tests.methods.test_invariances import build, fitting
+from tests.support.networks import build
 from tests.support.passes import Counter, counting
 from xaibench.core import registry
 from xaibench.core.registry import BoundMethod, BoundMetric
@@ -21,34 +21,21 @@ from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import statistics
 from xaibench.forward import Forward, Pairs
 from xaibench.forward.explainer import Explainer
+from xaibench.models.capabilities import lacking
 
-# of parameters by name, so that a new method or metric needs no entry here: none is a default
+# values of parameters by name, so that a new method or metric needs no entry here; none is a default
 SMALL: dict[str, Any] = {
     **{"samples": 18, "steps": 3, "passes": 2, "cells": 3, "grid": 2, "layers": 2, "rounds": 2, "tiles": 2},
     **{"window": 8, "stride": 5, "patch": 7, "start_layer": 1, "scales": [1.0, 0.5, 1.5], "radius": 0.05},
     **{"gradient": True, "polarity": "negative"},
 }
-# values of other parameters that change a cost
+DEFAULT_WINDOWS = {"window": None, "stride": None, "patch": None}
 VARIANTS: list[dict[str, Any]] = [
     SMALL,
-    {
-        **{k: v for k, v in SMALL.items() if k != "start_layer"},
-        "order": "lerf",
-        "base": "integrated_gradients",
-        "options": {"steps": 4},
-    },
+    {**SMALL, "order": "lerf", "base": "integrated_gradients", "options": {"steps": 4}},
     {**SMALL, "layer": "conv1", "flip": False, "cells": 4, "samples": 33, "gradient": False},
     {**SMALL, "steps": None, "unit": "patch", "variant": "logit_diff", "perturbation": "noise", "level": "pixels"},
-    {
-        "start_layer": 0,
-        "cells": 3,
-        "samples": 20,
-        "steps": 2,
-        "layer": "input",
-        "window": None,
-        "stride": None,
-        "patch": None,
-    },
+    {**SMALL, "layer": "input", "start_layer": 0, **DEFAULT_WINDOWS},
 ]
 LABELS = [0, 2]
 
@@ -115,6 +102,11 @@ def per_image(run: Callable[[int], Counter]) -> Count:
     """What two more images take: that leaves out what a batch computes once."""
     two, four = run(2), run(4)
     return Count((four.forwards - two.forwards) / 2, (four.backwards - two.backwards) / 2)
+
+
+def fitting(name: str) -> list[str]:
+    """The networks that offer what a method needs."""
+    return [kind for kind in ("cnn", "vit") if lacking(network(kind), registry.methods[name].needs) is None]
 
 
 METHODS = [

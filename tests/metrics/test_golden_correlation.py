@@ -17,14 +17,17 @@ from scipy import stats
 from torch import Tensor
 
 import xaibench
-from tests.conftest import Golden
-from tests.support.open_set import ARRAYS, FACTS, attribution, classifier, evaluation, result, tensor
+from tests.support.golden import GOLDEN_SET, Golden
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.effects import blocks, effects, members, noise_effects
 from xaibench.evaluation.perturbation import Static, Units
 from xaibench.metrics.completeness import gap
 from xaibench.metrics.correlation import average_ranks, correlate
 from xaibench.metrics.infidelity import squared_error
+
+ARRAYS, FACTS = GOLDEN_SET.arrays, GOLDEN_SET.facts
+attribution, evaluation, result = GOLDEN_SET.attribution, GOLDEN_SET.summed, GOLDEN_SET.result
+classifier = functools.cache(GOLDEN_SET.classifier)
 
 CORRELATION = 1e-5  # open.json allows 2e-3
 FAMILIES = ("complete", "faithfulness", "infidelity", "monotonicity", "non_sensitivity", "sensitivity_n", "sufficiency")
@@ -44,7 +47,7 @@ def scalars() -> Units:
 
 
 def faithfulness(attr: str) -> Tensor:
-    subsets = tensor("aux/faithfulness_correlation/subsets").long()
+    subsets = GOLDEN_SET["aux/faithfulness_correlation/subsets"].long()
     chosen = torch.zeros(8, 40, SCALARS, dtype=torch.bool).scatter_(2, subsets, True)
     own = evaluation(attribution(attr))
     u, v = effects(own, attribution(attr), 40, members(scalars(), chosen), "min", "logit")
@@ -67,7 +70,7 @@ def monotonicity(attr: str) -> Tensor:
 
 
 def captum(attr: str, normalise: bool) -> Tensor:
-    noise = tensor("noise_int8").float() / 500
+    noise = GOLDEN_SET["noise_int8"].float() / 500
     u, v = noise_effects(evaluation(attribution(attr)), attribution(attr), 6, lambda p, s: noise[p, s], "logit")
     return squared_error(u, v, normalise)
 

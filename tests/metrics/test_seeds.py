@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 import xaibench
-from tests.support.golden_set import any_classifier
-from tests.support.paths import GOLDEN
+from tests.support.golden import load_arrays, load_facts
+from tests.support.networks import any_classifier
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import BoundMetric
 from xaibench.data.dataset import VOID as UNKNOWN
@@ -36,8 +35,8 @@ class Reference:
     """Maps, keys (1-based, ascending) and ground truth of images of different sizes, with results."""
 
     def __init__(self, name: str, maps: str) -> None:
-        self.arrays = np.load(GOLDEN / "wsss" / f"{name}.npz", allow_pickle=False)
-        self.facts = json.loads((GOLDEN / "wsss" / f"{name}.json").read_text())
+        self.arrays = load_arrays(f"wsss/{name}")
+        self.facts = load_facts(f"wsss/{name}")
         self.count = sum(key.startswith("keys_") for key in self.arrays)
         self.maps = [torch.from_numpy(self.arrays[f"{maps}_{i}"]) for i in range(self.count)]
         self.keys = [torch.from_numpy(self.arrays[f"keys_{i}"]) for i in range(self.count)]

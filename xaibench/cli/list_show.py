@@ -1,10 +1,9 @@
-"""What `list` and `show` print: rows and cards, made of the registrations."""
+"""`xaibench list` and `xaibench show`: rows and cards, made from registrations."""
 
 from __future__ import annotations
 
 import fnmatch
 import inspect
-import json
 from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -12,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from rich.markup import escape
 from rich.table import Table
 
-from xaibench.cli.console import out
+from xaibench.cli.console import out, print_json
 from xaibench.cli.facts import cost_row, fact_rows
 from xaibench.core import registry
 from xaibench.core.errors import UsageError, closest, unknown
@@ -29,7 +28,7 @@ def list_(kind: str, glob: str, *, model: str | None, long: bool, as_json: bool)
     every = _rows(kind, model)
     rows = [row for row in every if fnmatch.fnmatch(row["name"], glob) or row.get("group") == glob]
     if as_json:
-        out().file.write(json.dumps(rows, indent=2) + "\n")
+        print_json(rows)
         return
     if not rows:
         raise UsageError(f"no {kind} match {glob!r}{closest(glob, [row['name'] for row in every])}")
@@ -123,7 +122,7 @@ def _with_fit(rows: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:
 def show(name: str, *, as_json: bool) -> None:
     card = _card(name)
     if as_json:
-        out().file.write(json.dumps(card, indent=2, default=str) + "\n")
+        print_json(card)
         return
     console = out()
     console.print(f"[bold]{escape(card.pop('name'))}[/] ({card.pop('kind')})")

@@ -1,4 +1,4 @@
-"""`xaibench run`: the suites that are asked for, their output on the terminal, the exit code."""
+"""`xaibench run`: check suites, run them or print their plans, print their leaderboards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from xaibench import api
-from xaibench.cli.console import Bars, ProgressMode, err, out, print_leaderboard
+from xaibench.cli.console import Bars, ProgressMode, err, note, out, print_leaderboard
 from xaibench.cli.exit_codes import naming
 from xaibench.core.errors import MissingError, UsageError
 from xaibench.results.leaderboard import plural
@@ -27,10 +27,13 @@ BYTES_PER_ROW = 12  # of a Parquet cell, measured
 
 @dataclass(frozen=True)
 class Job:
-    """One suite to run: its file, the suite after the options of the command, its part, the directory of its run.
+    """One suite to run.
 
     Attributes:
-        chosen: arguments of `xaibench.run` that choose the part
+        path: the suite's file
+        suite: the file with the overrides of the command line
+        directory: of the run
+        chosen: arguments of `xaibench.run` that choose a part of the suite
     """
 
     path: Path
@@ -39,9 +42,9 @@ class Job:
     chosen: Mapping[str, Any]
 
     def run(self, settings: Settings, mode: ProgressMode, intervals: bool) -> int:
-        """Run the suite and print its leaderboard; returns the exit code."""
-        for note in self.suite.notes:
-            err.print(f"note: {note}", markup=False)
+        """Run the suite and print its leaderboard. Returns the exit code."""
+        for message in self.suite.notes:
+            note(message)
         with Bars(mode).showing() as bars, naming(self.directory):
             result = api.run(
                 self.suite,
@@ -71,7 +74,7 @@ class Job:
             err.print(f"failed: {message}", markup=False, style="red")
 
     def print_plan(self, settings: Settings) -> None:
-        """Print what a run would do."""
+        """Print a table of what a run would compute: a row per model."""
         benchmark = benchmark_of(self.suite, replace(settings, suite_folder=self.suite.folder))
         selection, records = select(self.suite, **self.chosen), Records(self.directory)
         table = Table(title=f"{self.suite.name}: what would be done", title_justify="left")
@@ -84,7 +87,7 @@ class Job:
             table.add_row(*row)
             total += found
             for message in model.skipped:
-                err.print(f"note: {message}", markup=False)
+                note(message)
         if len(models) > 1:
             table.add_row("all", *[""] * 4, *_passes(total), "")
         out().print(table)
@@ -94,7 +97,7 @@ class Job:
         )
         if total.undeclared:
             names = ", ".join(sorted(total.undeclared))
-            err.print(f"note: {names}: not counted; give forwards= and backwards= where it is registered", markup=False)
+            note(f"{names}: not counted; give forwards= and backwards= where it is registered")
 
 
 def _plan_row(
@@ -125,16 +128,16 @@ def jobs_of(
     quick: bool,
     patterns: Mapping[str, Sequence[str]],
 ) -> list[Job]:
-    """The suites of a command, all checked before the first of them runs.
+    """The suites of a command as jobs; all are checked before the first job runs.
 
     Args:
-        directory: of the one suite's run; several suites are written into folders in it that are called like them.
-            None: `runs`, also for one
-        patterns: names and globs that choose methods, metrics and models, see `patterns_of`
+        directory: of the run; with several suites the parent of their directories, which have the suites' names.
+            None: the parent is `runs`, also for one suite
+        patterns: names and globs of methods, metrics and models, see `patterns_of`
 
     Raises:
         UsageError: mistakes in a suite, a pattern that chooses nothing, two suites of one name
-        MissingError: the place of a run is a file
+        MissingError: a file where a run needs a directory
     """
     jobs: dict[str, Job] = {}
     for name in names:
@@ -155,7 +158,7 @@ def jobs_of(
 def run(
     jobs: Sequence[Job], settings: Settings, *, dry_run: bool, progress: ProgressMode, intervals: bool = False
 ) -> int:
-    """Run the jobs one after another, or with `dry_run` print their plans; returns the highest exit code."""
+    """Run jobs one after another, or with `dry_run` print their plans. Returns the highest exit code."""
     if dry_run:
         for job in jobs:
             job.print_plan(settings)

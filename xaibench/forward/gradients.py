@@ -78,3 +78,22 @@ class _Rows:
         if len(wanted) == len(self.rows) and torch.equal(wanted, torch.arange(len(wanted), device=wanted.device)):
             return self.rows
         return self.rows[wanted]
+
+
+def hessian_products(logits: Tensor, activation: Tensor, pairs: Pairs) -> Tensor:
+    """H A [P, *activation shape]: the Hessian of each pair's logit with respect to an activation A, times A.
+
+    Args:
+        logits: [B, L] with their graph, which holds `activation`
+    """
+    products = activation.new_zeros((len(pairs), *activation.shape[1:]))
+    for rows in pairs.ranks():
+        images = pairs.image[rows]
+        with torch.enable_grad():
+            total = logits[images, pairs.label[rows]].sum()
+            (gradient,) = torch.autograd.grad(total, activation, create_graph=True, materialize_grads=True)
+            if gradient.requires_grad:  # else the logits are linear in the activation
+                along = (gradient * activation.detach()).sum()
+                (product,) = torch.autograd.grad(along, activation, retain_graph=True, materialize_grads=True)
+                products[rows] = product[images]
+    return products

@@ -82,12 +82,20 @@ def moments(ok: pd.DataFrame) -> tuple[Array, Array]:
 
 
 def _interval(rule: Aggregation, sums: Array, counts: Array, seed: int, resamples: int) -> tuple[float, float]:
-    images = len(sums)
-    if images < 2 or resamples == 0:
+    if len(sums) < 2 or resamples == 0:
         return float("nan"), float("nan")
+    weights = bootstrap_weights(len(sums), seed, resamples)
+    return percentile_interval(rule(np.tensordot(weights, sums, 1), weights @ counts))
+
+
+def bootstrap_weights(images: int, seed: int, resamples: int = RESAMPLES) -> Array:
+    """How often each image is drawn in each resample of all images: [resamples, images], rows sum to `images`."""
     rng = np.random.default_rng(seed)
-    weights = rng.multinomial(images, np.full(images, 1 / images), size=resamples).astype(float)
-    values = rule(np.tensordot(weights, sums, 1), weights @ counts)
+    return rng.multinomial(images, np.full(images, 1 / images), size=resamples).astype(float)
+
+
+def percentile_interval(values: Array) -> tuple[float, float]:
+    """Lower and upper end of the central 95 % of the values that are not NaN; NaN where there are none."""
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return float("nan"), float("nan")

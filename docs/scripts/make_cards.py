@@ -1,4 +1,10 @@
-"""Writes methods.md, metrics.md and datasets.md of docs/ from the registrations: facts are stated once, beside the code."""
+"""Write docs/methods.md, docs/metrics.md and docs/datasets.md from the registrations.
+
+    python docs/scripts/make_cards.py        # seconds
+
+Facts are stated once, in the decorators and docstrings beside the code. A test compares the committed pages with what this
+script makes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +22,7 @@ from xaibench.core.registry.cost import KNOWN
 from xaibench.data import Dataset
 from xaibench.results.leaderboard import ARROWS
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).parents[1]
 COSTS_OF_METRICS = "Costs are passes per image: see [methods.md](methods.md#cost)."
 HEAD = "<!-- made by `make docs` from the docstrings; change those -->\n\n"
 

@@ -49,7 +49,7 @@ def road(
 
     The mean score over 1/T, ..., (T - 1)/T of the pixels removed, least relevant first (`lerf`, higher is better) or
     most relevant first (`morf`, lower is better); `combined` is half of lerf - morf. `accuracy` scores 1 where the
-    label is still the model's decision, 0 where not. Still favours blurry maps.
+    label is still the model's decision, 0 where not.
     """
     removal = Removal("road", steps=None, fractions=tuple(t / steps for t in range(1, steps)), noise=noise)
     if order == "combined":

@@ -37,7 +37,12 @@ ROUNDING = 1e-9  # of the largest value: sums that differ by less vary by roundi
     source="bhatt2020",
     unit="correlation",
     minimum_effect=0.01,
-    cost="a forward per pair and sample",
+    forwards="pairs * samples",
+    backwards=0,
+    rankings_change_with=("fraction", "unit", "grid", "baseline", "score"),
+    criticism="Subsets of pixels hardly move the score of a natural image, and 100 draws leave the correlation "
+    "uncertain by about 0.1.",
+    elsewhere="FaithfulnessCorrelation in Quantus removes single scalars of the image by default.",
 )
 def faithfulness_correlation(
     evaluation: Evaluation,
@@ -49,11 +54,7 @@ def faithfulness_correlation(
     baseline: Static = "zero",
     score: Output = "logit",
 ) -> Tensor:
-    """Pearson correlation over random subsets S of units of the relevance of S and the drop of the score without S.
-
-    Rankings change with the size of the subsets, the unit, the baseline and the score. Criticism: subsets of pixels
-    hardly move the score of a natural image, and 100 draws leave the correlation uncertain by about 0.1.
-    """
+    """Pearson correlation over random subsets S of units of the relevance of S and the drop of the score without S."""
     partition = units(evaluation.forward.images, evaluation.pairs, unit, grid)
     chosen = _subsets(evaluation, partition.total, samples, fraction, "faithfulness_correlation")
     u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), baseline, score)
@@ -67,7 +68,12 @@ def faithfulness_correlation(
     source="bhatt2020; fel2022, muFidelity",
     unit="correlation",
     minimum_effect=0.01,
-    cost="a forward per pair and sample",
+    forwards="pairs * samples",
+    backwards=0,
+    rankings_change_with=("grid", "fraction"),
+    criticism="One property with `faithfulness_correlation`: report one of them; cells with holes are unlike any "
+    "training image.",
+    elsewhere="MuFidelity in Xplique.",
 )
 def mu_fidelity(
     evaluation: Evaluation,
@@ -78,11 +84,7 @@ def mu_fidelity(
     baseline: Static = "zero",
     score: Output = "logit",
 ) -> Tensor:
-    """Spearman correlation over random subsets of the cells of a grid of their relevance and the drop without them.
-
-    Rankings change with the grid and the fraction. Criticism: one property with `faithfulness_correlation`: report one
-    of them; cells with holes are unlike any training image.
-    """
+    """Spearman correlation over random subsets of the cells of a grid of their relevance and the drop without them."""
     partition = units(evaluation.forward.images, evaluation.pairs, "patch", grid)
     chosen = _subsets(evaluation, partition.total, samples, fraction, "mu_fidelity")
     u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), baseline, score)
@@ -97,7 +99,11 @@ def mu_fidelity(
     version=2,
     unit="correlation",
     minimum_effect=0.01,
-    cost="a forward per pair and step",
+    forwards="pairs * steps",
+    backwards=0,
+    rankings_change_with=("steps", "baseline"),
+    criticism="Each block is removed alone, so what pixels do together is not seen.",
+    elsewhere="FaithfulnessEstimate in Quantus.",
 )
 def faithfulness_estimate(
     evaluation: Evaluation,
@@ -110,9 +116,6 @@ def faithfulness_estimate(
     """Correlation over `steps` blocks of pixels of like relevance, each removed ALONE, of its relevance and the drop.
 
     Pixels are sorted by relevance (equal ones in raster order) and cut into blocks of equal size.
-
-    Rankings change with the number of blocks and the baseline. Criticism: each block is removed alone, so what pixels
-    do together is not seen.
     """
     relevance = evaluation.relevance[:, None]
     choose = _sorted_blocks(evaluation, relevance, steps, "morf")
@@ -128,7 +131,12 @@ def faithfulness_estimate(
     version=2,
     unit="correlation",
     minimum_effect=0.01,
-    cost="a forward per pair and step",
+    forwards="pairs * steps",
+    backwards=0,
+    rankings_change_with=("steps", "baseline"),
+    criticism="It reads |a| and a squared change, so a map with every sign turned round scores the same.",
+    elsewhere="MonotonicityCorrelation in Quantus divides by f(x)^2 and fails where f(x) is 0. The published division "
+    "changes no rank and is left out here.",
 )
 def monotonicity_correlation(
     evaluation: Evaluation, *, steps: AtLeastTwo = 32, baseline: Static = "zero", score: Output = "probability"
@@ -137,9 +145,6 @@ def monotonicity_correlation(
 
     Blocks are cut from the pixels sorted by |a|, smallest first. The published division by f(x)^2 changes no rank and
     is left out; it only made the value undefined where f(x) = 0.
-
-    Rankings change with the number of blocks and the baseline. Criticism: it reads |a| and a squared change, so a map
-    with every sign turned round scores the same.
     """
     magnitude = evaluation.relevance.abs()[:, None]
     choose = _sorted_blocks(evaluation, magnitude, steps, "lerf")

@@ -150,7 +150,9 @@ def evaluate(
         measured = {metric.label: measure(evaluation, metric) for metric in bound}
     if reduce == "pairs":
         return pair_table(evaluation.pairs, bound, measured)
-    rows = {label: score_rows(found.image, found.label, found.values, found.parts) for label, found in measured.items()}
+    rows = {
+        label: score_rows(found.image, found.label, found.values, found.statistics) for label, found in measured.items()
+    }
     sums = Scores(rows, {metric.label: metric.aggregate for metric in bound}, len(images), seed)
     return sums if reduce == "sums" else sums.table
 

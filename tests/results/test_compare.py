@@ -26,7 +26,7 @@ def frame(rows: Rows) -> pd.DataFrame:
             "label": [label for _, label in rows],
             "value": [parts[0] for parts in rows.values()],
             "status": ["undefined" if math.isnan(parts[0]) else "ok" for parts in rows.values()],
-            "parts": [parts if len(parts) > 1 else None for parts in rows.values()],
+            "statistics": [parts if len(parts) > 1 else None for parts in rows.values()],
         }
     )
 

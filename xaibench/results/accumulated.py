@@ -11,7 +11,7 @@ from xaibench.core.errors import UsageError
 from xaibench.results.records import rows_of
 from xaibench.results.scores import score
 
-ROW = ["sample_id", "label", "value", "status", "parts"]
+ROW = ["sample_id", "label", "value", "status", "statistics"]
 
 
 def score_rows(

@@ -41,7 +41,7 @@ def paired(first: pd.DataFrame, second: pd.DataFrame, aggregate: str, seed: int)
     over the same resamples of images: what makes an image hard for every map cancels.
 
     Args:
-        first, second: records of a cell, with the columns sample_id, label, value, status and parts
+        first, second: records of a cell, with the columns sample_id, label, value, status and statistics
         aggregate: name of the metric's aggregation
         seed: of the resamples
     Raises:

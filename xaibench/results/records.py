@@ -14,9 +14,10 @@ A row of a cell:
 | value | float64 | NaN where undefined |
 | status | dictionary-encoded string | ok, undefined or error |
 | seconds | float32 | time of map and metric, per pair |
-| parts | list<float64>, nullable | the statistics that `value` was computed from, where a mean of values is not the score |
+| statistics | list<float64>, nullable | what `value` was computed from, where a mean of values is not the score |
 
-Key-value metadata of the file: `xaibench.schema`, `xaibench.fingerprint`, `xaibench.cell` (canonical JSON).
+Key-value metadata of the file: `xaibench.schema`, `xaibench.fingerprint`, `xaibench.cell` (the identity, canonical
+JSON), `xaibench.class_names` (JSON).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ import pyarrow.parquet as pq
 from xaibench.core.atomic_files import whole_file, write_text
 from xaibench.core.registry import PER_IMAGE
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 called the column `statistics` `parts`
 PART_SIZE = 64  # samples; a killed run loses at most this many
 
 _NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -53,7 +54,7 @@ SCHEMA = pa.schema(
         ("value", pa.float64()),
         ("status", _NAMES),
         ("seconds", pa.float32()),
-        ("parts", pa.list_(pa.float64())),
+        ("statistics", pa.list_(pa.float64())),
     ]
 )
 
@@ -70,13 +71,19 @@ def digest(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One (dataset, model, method, metric). `identity` holds everything that changes its numbers, and nothing else."""
+    """One (dataset, model, method, metric).
+
+    Attributes:
+        identity: everything that changes its numbers, and nothing else
+        class_names: of the labels
+    """
 
     dataset: str
     model: str
     method: str
     metric: str
     identity: Mapping[str, Any]
+    class_names: Sequence[str] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -131,6 +138,7 @@ class Records:
             "xaibench.schema": str(SCHEMA_VERSION),
             "xaibench.fingerprint": cell.fingerprint,
             "xaibench.cell": canonical(cell.identity),
+            "xaibench.class_names": json.dumps(list(cell.class_names)),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
@@ -196,7 +204,7 @@ def rows_of(
     sample_ids: Iterable[str],
     labels: Iterable[int],
     values: Iterable[float],
-    parts: Iterable[list[float] | None],
+    statistics: Iterable[list[float] | None],
     seconds: float,
 ) -> list[dict[str, Any]]:
     """Rows of pairs; a value that is not a number is `undefined`."""
@@ -207,13 +215,13 @@ def rows_of(
             "value": value,
             "status": "ok" if value == value else "undefined",
             "seconds": seconds,
-            "parts": part if value == value else None,
+            "statistics": row if value == value else None,
         }
-        for sample, label, value, part in zip(sample_ids, labels, values, parts, strict=True)
+        for sample, label, value, row in zip(sample_ids, labels, values, statistics, strict=True)
     ]
 
 
 def error_row(sample_id: str) -> dict[str, Any]:
     """What a sample that could not be read leaves in every cell."""
     row = {"sample_id": sample_id, "label": PER_IMAGE, "value": float("nan"), "status": "error"}
-    return {**row, "seconds": 0.0, "parts": None}
+    return {**row, "seconds": 0.0, "statistics": None}

@@ -47,7 +47,7 @@ NO_SCORE = Score(NAN, 0, 0, 0, NAN, NAN, NAN, NAN)
 
 
 def score(frame: pd.DataFrame, aggregate: str, seed: int = 0, resamples: int = RESAMPLES) -> Score:
-    """Aggregate rows with columns sample_id, label, value, status and parts (statistics, or None)."""
+    """Aggregate rows with columns sample_id, label, value, status and statistics (or None)."""
     rule = find_aggregation(aggregate)
     ok = frame[frame["status"] == "ok"]
     value = low = high = float("nan")
@@ -72,8 +72,8 @@ def score(frame: pd.DataFrame, aggregate: str, seed: int = 0, resamples: int = R
 
 def moments(ok: pd.DataFrame) -> tuple[Array, Array]:
     """Sums [I, L, S] and counts [I, L] over the images and labels that occur in defined rows."""
-    has_parts = ok["parts"].notna().all()
-    statistics = np.stack(ok["parts"].to_list()) if has_parts else ok["value"].to_numpy(float)[:, None]
+    given = ok["statistics"].notna().all()
+    statistics = np.stack(ok["statistics"].to_list()) if given else ok["value"].to_numpy(float)[:, None]
     images, image = np.unique(ok["sample_id"].to_numpy(str), return_inverse=True)
     labels, label = np.unique(ok["label"].to_numpy(int), return_inverse=True)
     sums = np.zeros((len(images), len(labels), statistics.shape[1]))

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from xaibench.core.errors import UsageError, closest
+from xaibench.core.registry.cost import Passes
 from xaibench.core.yaml.reasons import reasons, shown
 
 # What a method may need and a Classifier (or a batch) may offer; `xaibench.models.capabilities` checks it.
@@ -167,16 +168,47 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Method(Entry):
-    """An attribution method: `function(forward, pairs, **parameters) -> Tensor [P, h, w]`, raw and signed."""
+class Computation(Entry):
+    """A method or a metric.
+
+    Attributes:
+        forwards: passes of the model per image, see `xaibench.core.registry.cost`; None: the registration does not say
+        backwards: likewise
+        note: what passes do not tell about the cost
+        criticism: what is known against it
+        rankings_change_with: parameters, and what else decides the order in which it puts methods
+        elsewhere: its name in other libraries, and what they compute otherwise
+    """
 
     needs: tuple[str, ...] = ()
-    cost: str = ""
+    forwards: Passes | None = None
+    backwards: Passes | None = None
+    note: str = ""
+    criticism: str = ""
+    rankings_change_with: tuple[str, ...] = ()
+    elsewhere: str = ""
+
+    @property
+    def cost(self) -> str:
+        """The passes and the note in words."""
+        if self.forwards is None or self.backwards is None:
+            return self.note
+        texts = [
+            f"{text} {kind}" for text, kind in ((self.forwards.text, "forwards"), (self.backwards.text, "backwards"))
+        ]
+        passes = ", ".join(text for text in texts if not text.startswith("0 ")) or "none"
+        return f"{passes}; {self.note}" if self.note else passes
+
+
+@dataclass(frozen=True)
+class Method(Computation):
+    """An attribution method: `function(forward, pairs, **parameters) -> Tensor [P, h, w]`, raw and signed."""
+
     control: bool = False
 
 
 @dataclass(frozen=True)
-class Metric(Entry):
+class Metric(Computation):
     """A metric: `function(evaluation, **parameters) -> Tensor [P]` (or [P, S], see `xaibench.core.aggregation`).
 
     With `per="image"` the rows are the images of the batch, [B] or [B, S], also those without a pair.
@@ -192,11 +224,9 @@ class Metric(Entry):
     better: Literal["higher", "lower"] = "higher"
     range: tuple[float, float] = (0.0, 1.0)
     unit: str = "fraction"
-    needs: tuple[str, ...] = ()
     averages: tuple[str, ...] = ("mean",)
     group: str = ""
     minimum_effect: float = 0.0
-    cost: str = ""
     per: Literal["pair", "image"] = "pair"
     flips: Mapping[str, str] = field(default_factory=dict)
     invariant: tuple[str, ...] = ("scale",)

@@ -6,10 +6,6 @@ two over the removals of one pair. The score is the logit by default: a saturate
 Where u or v is the same for all removals (a constant map, a model that does not react) a correlation is undefined
 (NaN). Correlations and the normalised infidelity do not depend on the scale of a map,
 completeness_gap and bias_ratio are about nothing else.
-
-Known criticism: the score of an image with holes is also the score of an image unlike any that was trained on;
-removals of few pixels hardly move the score of a natural image, so superpixels or patches say more than pixels; with
-100 removals the correlation itself is uncertain by about 0.1.
 """
 
 from __future__ import annotations
@@ -19,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from xaibench.core import rank_statistics
 from xaibench.core.registry import metric
 from xaibench.core.registry.bounds import AtLeastTwo, Count, InnerFraction
 from xaibench.evaluation import Evaluation
@@ -26,6 +23,7 @@ from xaibench.evaluation.effects import Choose, blocks, effects, members
 from xaibench.evaluation.perturbation import Output, Removal, Static, units
 
 Similarity = Literal["pearson", "spearman"]
+ROUNDING = 1e-9  # of the largest value: sums that differ by less vary by rounding only
 
 
 @metric(
@@ -35,7 +33,12 @@ Similarity = Literal["pearson", "spearman"]
     source="bhatt2020",
     unit="correlation",
     minimum_effect=0.01,
-    cost="a forward per pair and sample",
+    forwards="pairs * samples",
+    backwards=0,
+    rankings_change_with=("fraction", "unit", "grid", "baseline", "score"),
+    criticism="Subsets of pixels hardly move the score of a natural image, and 100 draws leave the correlation "
+    "uncertain by about 0.1.",
+    elsewhere="FaithfulnessCorrelation in Quantus removes single scalars of the image by default.",
 )
 def faithfulness_correlation(
     evaluation: Evaluation,
@@ -47,11 +50,7 @@ def faithfulness_correlation(
     baseline: Static = "zero",
     score: Output = "logit",
 ) -> Tensor:
-    """Pearson correlation over random subsets S of units of the relevance of S and the drop of the score without S.
-
-    Rankings change with the size of the subsets, the unit, the baseline and the score. Criticism: subsets of pixels
-    hardly move the score of a natural image, and 100 draws leave the correlation uncertain by about 0.1.
-    """
+    """Pearson correlation over random subsets S of units of the relevance of S and the drop of the score without S."""
     partition = units(evaluation.forward.images, evaluation.pairs, unit, grid)
     chosen = _subsets(evaluation, partition.total, samples, fraction, "faithfulness_correlation")
     u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), baseline, score)
@@ -65,7 +64,12 @@ def faithfulness_correlation(
     source="bhatt2020; fel2022, muFidelity",
     unit="correlation",
     minimum_effect=0.01,
-    cost="a forward per pair and sample",
+    forwards="pairs * samples",
+    backwards=0,
+    rankings_change_with=("grid", "fraction"),
+    criticism="One property with `faithfulness_correlation`: report one of them; cells with holes are unlike any "
+    "training image.",
+    elsewhere="MuFidelity in Xplique.",
 )
 def mu_fidelity(
     evaluation: Evaluation,
@@ -76,11 +80,7 @@ def mu_fidelity(
     baseline: Static = "zero",
     score: Output = "logit",
 ) -> Tensor:
-    """Spearman correlation over random subsets of the cells of a grid of their relevance and the drop without them.
-
-    Rankings change with the grid and the fraction. Criticism: one property with `faithfulness_correlation`: report one
-    of them; cells with holes are unlike any training image.
-    """
+    """Spearman correlation over random subsets of the cells of a grid of their relevance and the drop without them."""
     partition = units(evaluation.forward.images, evaluation.pairs, "patch", grid)
     chosen = _subsets(evaluation, partition.total, samples, fraction, "mu_fidelity")
     u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), baseline, score)
@@ -95,7 +95,11 @@ def mu_fidelity(
     version=2,
     unit="correlation",
     minimum_effect=0.01,
-    cost="a forward per pair and step",
+    forwards="pairs * steps",
+    backwards=0,
+    rankings_change_with=("steps", "baseline"),
+    criticism="Each block is removed alone, so what pixels do together is not seen.",
+    elsewhere="FaithfulnessEstimate in Quantus.",
 )
 def faithfulness_estimate(
     evaluation: Evaluation,
@@ -108,9 +112,6 @@ def faithfulness_estimate(
     """Correlation over `steps` blocks of pixels of like relevance, each removed ALONE, of its relevance and the drop.
 
     Pixels are sorted by relevance (equal ones in raster order) and cut into blocks of equal size.
-
-    Rankings change with the number of blocks and the baseline. Criticism: each block is removed alone, so what pixels
-    do together is not seen.
     """
     relevance = evaluation.relevance[:, None]
     choose = _sorted_blocks(evaluation, relevance, steps, "morf")
@@ -126,7 +127,11 @@ def faithfulness_estimate(
     version=2,
     unit="correlation",
     minimum_effect=0.01,
-    cost="a forward per pair and step",
+    forwards="pairs * steps",
+    backwards=0,
+    rankings_change_with=("steps", "baseline"),
+    criticism="It reads |a| and a squared change, so a map with every sign turned round scores the same.",
+    elsewhere="MonotonicityCorrelation in Quantus divides by f(x)^2 as published, and fails where f(x) is 0.",
 )
 def monotonicity_correlation(
     evaluation: Evaluation, *, steps: AtLeastTwo = 32, baseline: Static = "zero", score: Output = "probability"
@@ -135,9 +140,6 @@ def monotonicity_correlation(
 
     Blocks are cut from the pixels sorted by |a|, smallest first. The published division by f(x)^2 changes no rank and
     is left out; it only made the value undefined where f(x) = 0.
-
-    Rankings change with the number of blocks and the baseline. Criticism: it reads |a| and a squared change, so a map
-    with every sign turned round scores the same.
     """
     magnitude = evaluation.relevance.abs()[:, None]
     choose = _sorted_blocks(evaluation, magnitude, steps, "lerf")
@@ -147,22 +149,8 @@ def monotonicity_correlation(
 
 def correlate(u: Tensor, v: Tensor, similarity: Similarity) -> Tensor:
     """[P] correlation of double [P, S] and [P, S]; NaN where one of them does not vary (beyond rounding)."""
-    constant = _constant(u) | _constant(v)
-    if similarity == "spearman":
-        u, v = average_ranks(u), average_ranks(v)
-    u, v = u - u.mean(1, keepdim=True), v - v.mean(1, keepdim=True)
-    return ((u * v).sum(1) / (u.square().sum(1) * v.square().sum(1)).sqrt()).masked_fill(constant, torch.nan)
-
-
-def _constant(values: Tensor) -> Tensor:
-    return values.amax(1) - values.amin(1) <= 1e-9 * values.abs().amax(1)
-
-
-def average_ranks(values: Tensor) -> Tensor:
-    """Ranks of each row, equal values sharing the mean of theirs, a NaN making the row NaN: double [P, S]."""
-    one, other = values[:, :, None], values[:, None, :]
-    ranks = (other < one).sum(2) + ((other == one).sum(2) - 1) / 2
-    return ranks.double().masked_fill(values.isnan().any(1, keepdim=True), torch.nan)
+    statistic = rank_statistics.spearman if similarity == "spearman" else rank_statistics.pearson
+    return statistic(u, v, ROUNDING)
 
 
 def _defined(evaluation: Evaluation, values: Tensor) -> Tensor:

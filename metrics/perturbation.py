@@ -18,11 +18,18 @@ from torch import Tensor
 
 from xaibench.core.registry import metric
 from xaibench.core.registry.bounds import Count, Odd, Positive
+from xaibench.core.registry.cost import Shared
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.perturbation import Baseline, Order, Output, Removal, Unit
 
-CURVE = "a forward per pair and step, shared by all with the same order, baseline, unit and steps"
-BOTH = f"two curves; {CURVE}"
+# names of curves hold all that `Removal` is told, and what it is not told at its default
+BLURRED = "{baseline} {unit} {grid} {steps} {blur_kernel} {blur_sigma}"
+NOT_BLURRED = "{baseline} {unit} {grid} {steps} 11 5.0"
+
+
+def curves(*orders: str, removal: str = NOT_BLURRED) -> Shared:
+    """Passes of the curves of some orders, which all metrics with the same removal share."""
+    return {f"curve {order} {removal}": "pairs * (steps or grid ** 2)" for order in orders}
 
 
 @metric(
@@ -31,9 +38,14 @@ BOTH = f"two curves; {CURVE}"
     group="perturbation",
     source="petsiuk2018",
     version=2,
-    cost=CURVE,
     minimum_effect=0.005,
     flips={"order": "lerf"},
+    forwards=curves("{order}", removal=BLURRED),
+    backwards=0,
+    rankings_change_with=("baseline", "score", "unit"),
+    criticism="An image with holes is unlike any training image, and of the map only the order counts.",
+    elsewhere="RISE's; other libraries integrate the curve otherwise (mean of the points, dx = 1 without the first), "
+    "so that their numbers do not compare.",
 )
 def deletion(
     evaluation: Evaluation,
@@ -47,11 +59,7 @@ def deletion(
     blur_kernel: Odd = 11,
     blur_sigma: Positive = 5.0,
 ) -> Tensor:
-    """Area under the score while the most relevant pixels are removed: low if the map found what the score rests on.
-
-    Rankings change with the baseline most of all, then with score and unit. Criticism: an image with holes is unlike
-    any training image, and of the map only the order counts.
-    """
+    """Area under the score while the most relevant pixels are removed: low if the map found what the score rests on."""
     removal = Removal(baseline, unit, grid, steps, kernel=blur_kernel, sigma=blur_sigma)
     curve = evaluation.curve(order, removal)
     return curve.auc(curve.of(score))
@@ -63,9 +71,12 @@ def deletion(
     group="perturbation",
     source="petsiuk2018",
     version=2,
-    cost=CURVE,
     minimum_effect=0.005,
     flips={"order": "lerf"},
+    forwards=curves("{'lerf' if order == 'morf' else 'morf' if order == 'lerf' else order}", removal=BLURRED),
+    backwards=0,
+    rankings_change_with=("baseline", "blur_kernel", "blur_sigma", "score", "unit"),
+    criticism="A blurred image gives low frequencies away before the first pixel is back.",
 )
 def insertion(
     evaluation: Evaluation,
@@ -82,9 +93,6 @@ def insertion(
     """Area under the score while the most relevant pixels are put back: deletion of the opposite order, read backwards.
 
     Equal pixels are put back last row first.
-
-    Rankings change with the baseline and its blur, then with score and unit. Criticism: a blurred image gives low
-    frequencies away before the first pixel is back.
     """
     removal = Removal(baseline, unit, grid, steps, kernel=blur_kernel, sigma=blur_sigma)
     opposite: dict[Order, Order] = {"morf": "lerf", "lerf": "morf", "random": "random"}
@@ -98,8 +106,12 @@ def insertion(
     group="perturbation",
     source="bluecher2024",
     version=2,
-    cost=BOTH,
     minimum_effect=0.005,
+    forwards=curves("morf", "lerf", removal=BLURRED),
+    backwards=0,
+    rankings_change_with=("unit", "score", "baseline"),
+    criticism="It depends on the baseline, though much less than `deletion`. Both curves are of images with holes, "
+    "and a map that hides what speaks against a label gains as much as one that finds what speaks for it.",
 )
 def srg(
     evaluation: Evaluation,
@@ -114,11 +126,7 @@ def srg(
 ) -> Tensor:
     """Symmetric relevance gain: area when the least relevant go first minus area when the most relevant go first.
 
-    0 for a constant map. Depends on the baseline much less than either area alone.
-
-    Rankings change with the unit and the score, and with the baseline much less than `deletion`. Criticism: both curves
-    are of images with holes, and a map that hides what speaks against a label gains as much as one that finds what
-    speaks for it.
+    0 for a constant map.
     """
     removal = Removal(baseline, unit, grid, steps, kernel=blur_kernel, sigma=blur_sigma)
     morf, lerf = evaluation.curve("morf", removal), evaluation.curve("lerf", removal)
@@ -131,9 +139,14 @@ def srg(
     group="perturbation",
     source="bach2015; quantus",
     version=2,
-    cost=CURVE,
     minimum_effect=0.005,
     flips={"order": "lerf"},
+    forwards={"curve {order} {baseline} pixel 8 {steps} 11 5.0": "pairs * steps"},
+    backwards=0,
+    rankings_change_with=("baseline", "steps"),
+    criticism="Numbers with different steps do not compare, and an image with holes is unlike any training image.",
+    elsewhere="PixelFlipping in Quantus flips single channels of pixels and does not divide, so its numbers are T - 1 "
+    "times these and those of another set of images.",
 )
 def pixel_flipping(
     evaluation: Evaluation,
@@ -145,11 +158,7 @@ def pixel_flipping(
 ) -> Tensor:
     """Area under the score after each of T steps, the first point left out: trapezoid over T points divided by T - 1.
 
-    Quantus flips single channels of pixels and does not divide, so its numbers are T - 1 times these and those of
-    another set of images. Undefined with one step.
-
-    Rankings change with the baseline and the number of steps. Criticism: numbers with different steps do not compare,
-    and an image with holes is unlike any training image.
+    Undefined with one step.
     """
     curve = evaluation.curve(order, Removal(baseline, steps=steps))
     return flipping_area(curve.of(score))
@@ -167,9 +176,12 @@ def flipping_area(values: Tensor) -> Tensor:
     group="perturbation",
     source="xaibench",
     version=2,
-    cost=CURVE,
     minimum_effect=0.005,
     flips={"order": "lerf"},
+    forwards=curves("{order}"),
+    backwards=0,
+    rankings_change_with=("baseline", "unit", "score"),
+    criticism="Labels that share evidence cannot be told apart by any map, and images with one label say nothing.",
 )
 def selectivity_gap(
     evaluation: Evaluation,
@@ -185,9 +197,6 @@ def selectivity_gap(
 
     n runs over the other labels detected in the clean image; undefined (NaN) where there are none. A map that shows the
     most salient thing whatever the label takes all labels down together and scores 0.
-
-    Rankings change with the baseline, the unit and the score. Criticism: labels that share evidence cannot be told
-    apart by any map, and images with one label say nothing.
     """
     curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
     others = curve.of_others(score)

@@ -12,7 +12,7 @@ from xaibench.core.registry import metric
 from xaibench.core.registry.bounds import Count
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.perturbation import Baseline, Curve, Order, Output, Removal, Unit
-from xaibench.metrics.perturbation import CURVE
+from xaibench.metrics.perturbation import curves
 
 
 @metric(
@@ -21,9 +21,14 @@ from xaibench.metrics.perturbation import CURVE
     group="perturbation",
     source="samek2017",
     version=2,
-    cost=CURVE,
     minimum_effect=0.005,
     flips={"order": "lerf"},
+    forwards=curves("{order}"),
+    backwards=0,
+    rankings_change_with=("grid", "baseline", "score"),
+    criticism="Cells of a grid do not follow objects, and an image with holes is unlike any training image. Areas of "
+    "different models do not compare.",
+    elsewhere="RegionPerturbation in Quantus calls lower values better, which is wrong for a drop.",
 )
 def aopc(
     evaluation: Evaluation,
@@ -38,9 +43,6 @@ def aopc(
     """Area over the curve of region perturbation: sum_k f(x) - f(x_k) over L removed regions, divided by L + 1.
 
     `steps: null` removes the regions one at a time.
-
-    Rankings change with the grid, the baseline and the score. Criticism: cells of a grid do not follow objects, and an
-    image with holes is unlike any training image.
     """
     curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
     return torch.where(curve.valid, curve.drop(score), 0).sum(1) / curve.valid.sum(1)
@@ -52,9 +54,13 @@ def aopc(
     group="perturbation",
     source="montavon2018",
     version=2,
-    cost=CURVE,
     minimum_effect=0.005,
     flips={"order": "lerf"},
+    forwards=curves("{order}"),
+    backwards=0,
+    rankings_change_with=("grid", "baseline", "score"),
+    criticism="It is f(x) minus the drop, so it repeats `aopc` and adds the clean score.",
+    elsewhere="Selectivity in Quantus.",
 )
 def selectivity(
     evaluation: Evaluation,
@@ -66,11 +72,7 @@ def selectivity(
     grid: Count = 8,
     score: Output = "probability",
 ) -> Tensor:
-    """Area under the score while the most relevant regions are removed: f(x) minus the drop that `aopc` averages.
-
-    Rankings change with the grid, the baseline and the score. Criticism: it is f(x) minus the drop, so it repeats
-    `aopc` and adds the clean score.
-    """
+    """Area under the score while the most relevant regions are removed: f(x) minus the drop that `aopc` averages."""
     curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
     return curve.auc(curve.of(score))
 
@@ -81,8 +83,14 @@ def selectivity(
     group="perturbation",
     source="rieger2020",
     version=2,
-    cost=CURVE,
     minimum_effect=0.005,
+    forwards={"curve morf {baseline} segment {grid} None 11 5.0": "pairs * grid ** 2"},
+    backwards=0,
+    cost="fewer where superpixels die out",
+    rankings_change_with=("the superpixels", "grid", "baseline"),
+    criticism="The clean score is the denominator: unsure pairs decide, and values have no lower bound.",
+    elsewhere="IROF in Quantus does not divide by the number of segments, takes the mean of the whole batch, and "
+    "fails on images of several channels.",
 )
 def irof(
     evaluation: Evaluation,
@@ -95,10 +103,7 @@ def irof(
     """Area over the relative score while n superpixels are removed: n - trapezoid of f(x_k) / f(x) over k = 1..n.
 
     Superpixels rank by their mean relevance. Divided by n (`per_segment`); without, images of different numbers of
-    segments are not comparable. The clean score is a denominator: a label that was hardly there weighs most.
-
-    Rankings change with the superpixels, their number and the baseline. Criticism: the clean score is the denominator:
-    unsure pairs decide, and values have no lower bound.
+    segments are not comparable.
     """
     return segment_area(evaluation.curve("morf", Removal(baseline, "segment", grid, None)), score, per_segment)
 

@@ -14,6 +14,7 @@ import xaibench
 from tests.support.console import SUITE, call
 from tests.support.paths import ROOT
 from xaibench import run as run_suite
+from xaibench.core.errors import UsageError
 from xaibench.runner.benchmark import resolved
 from xaibench.suite import load_suite, shipped_suites
 
@@ -170,6 +171,26 @@ def test_several_suites_get_folders_of_their_names(
     other.write_text(SUITE.replace("name: tiny", "name: other") + "titel: x\n")
     assert call(monkeypatch, "run", suite, other, "--progress", "none") == 2  # nothing runs before all are checked
     assert not (tmp_path / "runs" / "tiny").exists()
+
+
+def test_another_suite_of_the_same_name_does_not_overwrite_a_run(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "b").mkdir()
+    other = tmp_path / "b" / "tiny.yaml"
+    other.write_text(SUITE)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--method", "cam", "--metric", "sparseness", "--progress", "none"]
+    assert call(monkeypatch, "run", suite, *flags) == 0
+    table = (tmp_path / "runs" / "tiny" / "scores.csv").read_bytes()
+    assert call(monkeypatch, "run", other, *flags) == 2
+    assert f"another suite that is called 'tiny' ({suite}); choose another" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(UsageError, match="another suite that is called 'tiny'"):
+        xaibench.run(other)
+    assert (tmp_path / "runs" / "tiny" / "scores.csv").read_bytes() == table
+    suite.write_text(SUITE + "title: changed\n")
+    assert call(monkeypatch, "run", suite, *flags) == 0  # the same file, whatever it says
+    assert call(monkeypatch, "run", other, "--out", "runs/tiny", *flags) == 0  # asked for
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import Entry
-from xaibench.core.registry.bounds import words
+from xaibench.core.registry.bounds import texts
 
 OUTSIDE = {
     Ge: lambda bound: bound.ge - 1,
@@ -75,9 +75,9 @@ def test_true_is_no_number_and_one_is_not_true() -> None:
 
 def test_bounds_in_words() -> None:
     annotations = registry.metrics["deletion"].annotations
-    assert words(annotations["steps"]) == ["at least 1"]
-    assert words(annotations["blur_kernel"]) == ["at least 1", "odd"]
-    assert words(annotations["baseline"]) == []
+    assert texts(annotations["steps"]) == ["at least 1"]
+    assert texts(annotations["blur_kernel"]) == ["at least 1", "odd"]
+    assert texts(annotations["baseline"]) == []
 
 
 @pytest.mark.parametrize(

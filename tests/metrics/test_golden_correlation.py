@@ -22,7 +22,7 @@ from xaibench.evaluation import Evaluation
 from xaibench.evaluation.effects import blocks, effects, members, noise_effects
 from xaibench.evaluation.perturbation import Static, Units
 from xaibench.metrics.completeness import gap
-from xaibench.metrics.correlation import average_ranks, correlate
+from xaibench.metrics.correlation import correlate
 from xaibench.metrics.infidelity import squared_error
 
 ARRAYS, FACTS = GOLDEN_SET.arrays, GOLDEN_SET.facts
@@ -222,9 +222,12 @@ def test_bias_ratio_is_undefined_without_a_logit() -> None:
     np.testing.assert_array_equal(values, [1, np.nan])
 
 
-def test_ranks_with_ties() -> None:
-    values = torch.tensor([[3.0, 1.0, 3.0, 2.0], [1.0, 1.0, 1.0, 1.0], [float("nan"), 1.0, 2.0, 3.0]])
-    ranks = average_ranks(values)
-    np.testing.assert_array_equal(ranks[:2] + 1, [stats.rankdata(row) for row in values[:2]])
-    assert ranks[2].isnan().all()
-    assert correlate(values, values, "pearson").isnan().tolist() == [False, True, True]
+def test_correlations_with_ties_rounding_and_nan() -> None:
+    one = torch.tensor([[3.0, 1.0, 3.0, 2.0], [1.0, 1.0, 1.0, 1.0], [float("nan"), 1.0, 2.0, 3.0]]).double()
+    other = torch.tensor([5.0, 1.0, 2.0, 2.0]).double().expand(3, 4)
+    nearly = torch.tensor([[1.0, 1.0 + 1e-10, 1.0, 1.0]]).double()
+    for similarity, reference in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
+        found = correlate(one, other, similarity)
+        assert found[0] == pytest.approx(reference(one[0], other[0])[0])
+        assert found[1:].isnan().all()
+        assert correlate(nearly, other[:1], similarity).isnan().all()

@@ -142,7 +142,7 @@ def test_edge_cases(edge_cases: Any) -> None:
                 "label": evaluation.pairs.label.numpy(),
                 "value": values[:, 0].tolist() if values.ndim == 2 else values.tolist(),
                 "status": "ok",
-                "parts": parts,
+                "statistics": parts,
             }
         )
         column = COLUMNS[metric.label]

@@ -51,7 +51,7 @@ def total(metric: BoundMetric, *found: Measured) -> Score:
     """The score of the rows of one or several batches; images are numbered on."""
     rows: list[dict[str, Any]] = []
     for batch, m in enumerate(found):
-        rows += rows_of([f"{batch}/{i}" for i in m.image], m.label, m.values, m.parts, 0.0)
+        rows += rows_of([f"{batch}/{i}" for i in m.image], m.label, m.values, m.statistics, 0.0)
     return score(pd.DataFrame(rows), metric.aggregate, resamples=50)
 
 

@@ -1,4 +1,4 @@
-"""The command line: verbs only. Everything heavy is imported inside a verb, so that `xaibench --help` is quick."""
+"""The verbs of the command line and their options. Verbs import heavy modules themselves, so `xaibench --help` is fast."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ app = typer.Typer(
     epilog=epilog(),
 )
 
-debugging = False  # `--debug`, of the command that runs
+debugging = False  # the value of --debug
 
 
 def version(value: bool) -> None:
+    """Print the version and exit."""
     if value:
         import xaibench
 
@@ -259,14 +260,14 @@ def _load_plugins(names: list[str] | None) -> None:
 
 
 def main() -> None:
-    """The console script: an error becomes one sentence and an exit code; `--debug` shows its traceback."""
+    """Run the command line. An error becomes one sentence and an exit code; `--debug` shows its traceback."""
     replace_what_cannot_be_encoded(sys.stdout, sys.stderr)
     try:
         app()
     except Exception as error:
         sys.exit(report(error, sys.argv[1:], debug=debugging))
     except SystemExit as end:
-        if end.code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
+        if end.code == INTERRUPTED:  # typer exits so after Ctrl-C, and prints nothing
             print("interrupted; everything finished is kept, the same command goes on", file=sys.stderr)
         raise
 

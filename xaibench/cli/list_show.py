@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from xaibench.cli.console import out, print_json
+from xaibench.cli.facts import cost_row, fact_rows
 from xaibench.core import registry
 from xaibench.core.errors import UsageError, closest, unknown
 from xaibench.core.registry import bounds
@@ -22,6 +23,15 @@ RECORDED = "recorded for a coming `compare`; changes nothing today"
 
 
 def list_(kind: str, glob: str, *, model: str | None, long: bool, as_json: bool) -> None:
+    """Print the entries of a kind whose names match.
+
+    Args:
+        model: with methods: add a column that says which go with this model
+        long: print all facts, not only name and summary
+
+    Raises:
+        UsageError: nothing matches, or `model` without methods
+    """
     if model is not None and kind != "methods":
         raise UsageError("--model goes with `list methods`")
     every = _rows(kind, model)
@@ -36,11 +46,11 @@ def list_(kind: str, glob: str, *, model: str | None, long: bool, as_json: bool)
     for column in columns:
         table.add_column(column, no_wrap=column == "name", style="bold" if column == "name" else "")
     for row in rows:
-        table.add_row(*(escape(_words(row[column])) for column in columns))
+        table.add_row(*(escape(_text(row[column])) for column in columns))
     out().print(table)
 
 
-def _words(value: Any) -> str:
+def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
@@ -48,7 +58,7 @@ def _rows(kind: str, model: str | None) -> list[dict[str, Any]]:
     if kind == "methods":
         entries = [registry.methods[name] for name in registry.methods]
         rows = [
-            {"name": e.name, "summary": e.summary, "needs": list(e.needs), "cost": e.cost, "source": e.source}
+            {"name": e.name, "summary": e.summary, "needs": list(e.needs), **cost_row(e), "source": e.source}
             for e in entries
         ]
         return rows if model is None else _with_fit(rows, model)
@@ -61,7 +71,7 @@ def _rows(kind: str, model: str | None) -> list[dict[str, Any]]:
                 "range": list(e.range),
                 "group": e.group,
                 "needs": list(e.needs),
-                "cost": e.cost,
+                **cost_row(e),
                 "source": e.source,
             }
             for e in (registry.metrics[name] for name in registry.metrics)
@@ -94,18 +104,18 @@ def _model_rows() -> list[dict[str, Any]]:
     from xaibench.models.architectures import model_names
 
     rows = [
-        {"name": name, "summary": f"bundled; {_card_words(bundled.facts(name))}", "kind": "bundled"}
+        {"name": name, "summary": f"bundled; {_quality(bundled.facts(name))}", "kind": "bundled"}
         for name in bundled.names()
     ]
     return rows + [{"name": name, "summary": "timm", "kind": "timm"} for name in model_names()]
 
 
-def _card_words(card: Mapping[str, Any]) -> str:
+def _quality(card: Mapping[str, Any]) -> str:
     return f"mAP {card['mean_average_precision']:.3f} on {card['data']['name']} {card['data']['evaluated_on']}"
 
 
 def _with_fit(rows: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:
-    """Rows of methods with a column that says whether each goes with the model."""
+    """Rows of methods with another column: whether the method goes with the model, and why not."""
     from xaibench.models.capabilities import lacking
     from xaibench.models.factory import load_classifier
 
@@ -119,6 +129,7 @@ def _with_fit(rows: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:
 
 
 def show(name: str, *, as_json: bool) -> None:
+    """Print the card of a method, metric, data set, suite or model. Raises UsageError for an unknown name."""
     card = _card(name)
     if as_json:
         print_json(card)
@@ -131,8 +142,8 @@ def show(name: str, *, as_json: bool) -> None:
         if isinstance(value, Mapping):
             for inner, content in value.items():
                 table.add_row(f"[dim]{key}[/]", f"{escape(str(inner))}: {escape(str(content))}")
-        else:
-            table.add_row(f"[dim]{key}[/]", escape(_words(value)))
+        elif value not in ("", [], None):
+            table.add_row(f"[dim]{key}[/]", escape(_text(value)))
     console.print(table)
 
 
@@ -194,10 +205,10 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
         "documentation": entry.documentation,
         "source": entry.source,
         "version": entry.version,
-        "parameters": {n: parameter_words(entry, p) for n, p in entry.parameters.items() if n != "data_root"},
+        "parameters": {n: parameter_text(entry, p) for n, p in entry.parameters.items() if n != "data_root"},
     }
     if isinstance(entry, registry.Method):
-        card |= {"needs": {need: registry.NEEDS[need] for need in entry.needs}, "cost": entry.cost}
+        card |= {"needs": {need: registry.NEEDS[need] for need in entry.needs}, **fact_rows(entry)}
     elif isinstance(entry, registry.Metric):
         card |= {
             "better": entry.better,
@@ -205,7 +216,7 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
             "unit": entry.unit,
             "average": list(entry.averages),
             "needs": {need: registry.NEEDS[need] for need in entry.needs},
-            "cost": entry.cost,
+            **fact_rows(entry),
             "group": entry.group,
             "minimum effect": {"value": entry.minimum_effect, "use": RECORDED},
             "invariant": {name: registry.INVARIANCES[name] for name in entry.invariant},
@@ -218,16 +229,17 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
     return card | {"defined in": entry.location}
 
 
-def parameter_words(entry: registry.Entry, parameter: inspect.Parameter) -> str:
-    words = [_type_words(entry.types[parameter.name]), *bounds.words(entry.annotations[parameter.name])]
+def parameter_text(entry: registry.Entry, parameter: inspect.Parameter) -> str:
+    """Type, bounds and default of a parameter."""
+    facts = [_type_text(entry.types[parameter.name]), *bounds.texts(entry.annotations[parameter.name])]
     if parameter.default is not inspect.Parameter.empty:
-        words.append(f"default {parameter.default!r}")
-    return ", ".join(words)
+        facts.append(f"default {parameter.default!r}")
+    return ", ".join(facts)
 
 
-def _type_words(annotation: Any) -> str:
+def _type_text(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " | ".join(map(repr, get_args(annotation)))
     if get_origin(annotation) in (Union, UnionType):
-        return " | ".join(map(_type_words, get_args(annotation)))
+        return " | ".join(map(_type_text, get_args(annotation)))
     return "None" if annotation is NoneType else getattr(annotation, "__name__", str(annotation))

@@ -15,14 +15,15 @@ from xaibench.cli.exit_codes import naming
 from xaibench.core.errors import MissingError, UsageError
 from xaibench.results.leaderboard import plural
 from xaibench.results.records import Records
-from xaibench.runner.benchmark import benchmark_of
+from xaibench.runner.attempt import default_directory
+from xaibench.runner.benchmark import Benchmark, benchmark_of
 from xaibench.runner.cells import ModelCells, model_cells
+from xaibench.runner.estimate import PAIRS_PER_IMAGE, Estimate, estimate
 from xaibench.runner.run_directory import BAD_SAMPLES, Run
 from xaibench.runner.settings import Progress, Settings
 from xaibench.suite import Selection, Suite, find_suite, load_suite, select
 
 BYTES_PER_ROW = 12  # of a Parquet cell, measured
-PAIRS_PER_IMAGE = 2.5  # an estimate for the plan; only a run can count detected labels
 
 
 @dataclass(frozen=True)
@@ -80,31 +81,44 @@ class Job:
         table = Table(title=f"{self.suite.name}: what would be done", title_justify="left")
         for column in ("model", "methods", "cells", "there already", "samples", "forwards", "backwards", "disk"):
             table.add_column(column, justify="left" if column == "model" else "right")
-        for source in benchmark.models:
-            if source.label in selection.models:
-                model = model_cells(source, benchmark)
-                table.add_row(*_plan_row(model, selection, records, len(benchmark.ids)))
-                for message in model.skipped:
-                    note(message)
+        total, models = Estimate(), [source for source in benchmark.models if source.label in selection.models]
+        for source in models:
+            model = model_cells(source, benchmark)
+            row, found = _plan_row(model, selection, records, benchmark)
+            table.add_row(*row)
+            total += found
+            for message in model.skipped:
+                note(message)
+        if len(models) > 1:
+            table.add_row("all", *[""] * 4, *_passes(total), "")
         out().print(table)
         err.print(
-            f"(counts marked ~ assume {PAIRS_PER_IMAGE} explained labels per image; passes of perturbation methods, and "
-            "of metrics that remove step by step or explain again, come on top: see `xaibench show NAME`)"
+            "(forwards and backwards are passes of one image, computed from the formulas that `xaibench show NAME` prints; "
+            f"counts marked ~ assume {PAIRS_PER_IMAGE} explained labels per image where their number is not known)"
         )
+        if total.undeclared:
+            names = ", ".join(sorted(total.undeclared))
+            note(f"{names}: not counted; give forwards= and backwards= where it is registered")
 
 
-def _plan_row(model: ModelCells, selection: Selection, records: Records, samples: int) -> list[str]:
+def _plan_row(
+    model: ModelCells, selection: Selection, records: Records, benchmark: Benchmark
+) -> tuple[list[str], Estimate]:
+    """A row of the plan, and the passes that it takes."""
     chosen = {
         key: cell for key, cell in model.cells.items() if key[0] in selection.methods and key[1] in selection.metrics
     }
     methods = [method for method in model.methods if method.label in selection.methods]
-    done = sum(records.complete(cell) for cell in chosen.values())
-    left, pairs = len(chosen) - done, round(samples * PAIRS_PER_IMAGE)
-    backward = any("gradients" in need for method in methods for need in method.entry.needs)
-    forwards = samples + 2 * pairs * len(methods)
+    missing = [key for key, cell in chosen.items() if not records.complete(cell)]
+    found = estimate(model, missing, benchmark)
+    samples, done = len(benchmark.ids), len(chosen) - len(missing)
     counts = [len(methods), len(chosen), done, samples]
-    passes = [f"~{forwards if left else 0}", f"~{pairs if left and backward else 0}"]
-    return [model.label, *map(str, counts), *passes, f"~{left * pairs * BYTES_PER_ROW / 1e6:.1f} MB"]
+    disk = len(missing) * samples * PAIRS_PER_IMAGE * BYTES_PER_ROW / 1e6
+    return [model.label, *map(str, counts), *_passes(found), f"~{disk:.1f} MB"], found
+
+
+def _passes(found: Estimate) -> list[str]:
+    return [f"~{round(number):,}" for number in (found.forwards, found.backwards)]
 
 
 def jobs_of(
@@ -123,7 +137,8 @@ def jobs_of(
         patterns: names and globs of methods, metrics and models, see `patterns_of`
 
     Raises:
-        UsageError: mistakes in a suite, a pattern that chooses nothing, two suites of one name
+        UsageError: mistakes in a suite, a pattern that chooses nothing, two suites of one name, or a default directory
+            that holds the run of another
         MissingError: a file where a run needs a directory
     """
     jobs: dict[str, Job] = {}
@@ -135,7 +150,10 @@ def jobs_of(
         if suite.name in jobs:
             first = jobs[suite.name].path
             raise UsageError(f"{first} and {path} are both called {suite.name!r}; change one `name`, or run them apart")
-        own = directory if directory is not None and len(names) == 1 else (directory or Path("runs")) / suite.name
+        if directory is None:
+            own = default_directory(suite)
+        else:
+            own = directory if len(names) == 1 else directory / suite.name
         if own.exists() and not own.is_dir():
             raise MissingError(f"{own}: a run needs a directory here, and this is a file; choose another --out")
         jobs[suite.name] = Job(path, suite, own, chosen)

@@ -15,7 +15,8 @@ class Gradients:
 
     Args:
         logits: [B, L] with their graph
-        targets: activations in the order of the pass. A backward pass to one of them yields those after it for nothing
+        targets: activations in the order of the pass. A backward pass to one of them also gives
+            those after it, at no further cost
     """
 
     def __init__(self, logits: Tensor, targets: dict[str, Tensor]) -> None:

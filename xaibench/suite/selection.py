@@ -1,4 +1,4 @@
-"""A part of a suite: what globs choose, or what the suite itself calls representative."""
+"""Choose a part of a suite: by globs, or the part that the suite calls representative."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ class Selection:
 def select(
     suite: Suite, *, quick: bool = False, models: Globs = "*", methods: Globs = "*", metrics: Globs = "*"
 ) -> Selection:
-    """The part of a suite that labels, or globs of labels, choose.
+    """The part of a suite whose labels match.
 
     Args:
-        quick: only of the part that the suite calls representative
-        metrics: labels of single metrics; groups are spelled out
+        quick: choose from the part that the suite calls representative
+        models, methods: labels, or globs of labels
+        metrics: the same; the metrics of a group have labels of their own
 
     Raises:
-        UsageError: a glob that chooses nothing, or `quick` where the suite names no such part
+        UsageError: a glob that chooses nothing, or `quick` where the suite has no such part
     """
     labels = {
         "models": [model.label for model in suite.models],

@@ -1,4 +1,4 @@
-"""What is registered: a method, a metric or a data set with its facts, and each of them bound to its parameters.
+"""Entries of the registry: methods, metrics and data sets with their facts, and with parameters bound to them.
 
 Facts are data: what a method needs, a metric's direction and range, a data set's classes are fields of the
 registration; `show`, `list`, `validate`, the docs and the tables are made from them. Parameters are the keyword-only
@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from xaibench.core.errors import UsageError, closest
+from xaibench.core.registry.cost import Passes
 from xaibench.core.yaml.reasons import reasons, shown
 
 # What a method may need and a Classifier (or a batch) may offer; `xaibench.models.capabilities` checks it.
@@ -95,7 +96,7 @@ class Entry:
         return {}
 
     def _adapter(self, parameter: str) -> Any:
-        """What checks a parameter's value: its type and its bounds; infinity and NaN are no numbers."""
+        """The validator of a parameter's type and bounds. It refuses infinity and NaN."""
         import pydantic
 
         if parameter not in self._adapters:
@@ -103,7 +104,7 @@ class Entry:
             try:
                 config = pydantic.ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
                 self._adapters[parameter] = pydantic.TypeAdapter(annotation, config=config)
-            except pydantic.PydanticUserError:  # a model or a dataclass has a configuration of its own
+            except pydantic.PydanticUserError:  # pydantic models and dataclasses refuse another configuration
                 self._adapters[parameter] = pydantic.TypeAdapter(annotation)
         return self._adapters[parameter]
 
@@ -120,7 +121,7 @@ class Entry:
         return f"{inspect.getsourcefile(self.function)}:{inspect.getsourcelines(self.function)[1]}"
 
     def problems(self, given: Mapping[str, Any]) -> dict[str, str]:
-        """What is wrong with these parameters, by key; {} when all is well."""
+        """Messages about wrong parameters by key; {} where all are right."""
         import pydantic
 
         found: dict[str, str] = {}
@@ -167,16 +168,45 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Method(Entry):
-    """An attribution method: `function(forward, pairs, **parameters) -> Tensor [P, h, w]`, raw and signed."""
+class Computation(Entry):
+    """A method or a metric.
+
+    Attributes:
+        forwards: passes of the model per image, see `xaibench.core.registry.cost`; None: the registration does not say
+        backwards: likewise
+        note: what passes do not tell about the cost
+        criticism: what is known against it
+        rankings_change_with: parameters, and what else decides the order in which it puts methods
+        elsewhere: its name in other libraries, and what they compute otherwise
+    """
 
     needs: tuple[str, ...] = ()
-    cost: str = ""
+    forwards: Passes | None = None
+    backwards: Passes | None = None
+    note: str = ""
+    criticism: str = ""
+    rankings_change_with: tuple[str, ...] = ()
+    elsewhere: str = ""
+
+    @property
+    def cost(self) -> str:
+        """The passes and the note in words."""
+        if self.forwards is None or self.backwards is None:
+            return self.note
+        texts = {"forwards": self.forwards.text, "backwards": self.backwards.text}
+        passes = ", ".join(f"`{text}` {kind}" for kind, text in texts.items() if text != "0") or "no pass"
+        return f"{passes}; {self.note}" if self.note else passes
+
+
+@dataclass(frozen=True)
+class Method(Computation):
+    """An attribution method: `function(forward, pairs, **parameters) -> Tensor [P, h, w]`, raw and signed."""
+
     control: bool = False
 
 
 @dataclass(frozen=True)
-class Metric(Entry):
+class Metric(Computation):
     """A metric: `function(evaluation, **parameters) -> Tensor [P]` (or [P, S], see `xaibench.core.aggregation`).
 
     With `per="image"` the rows are the images of the batch, [B] or [B, S], also those without a pair.
@@ -192,11 +222,9 @@ class Metric(Entry):
     better: Literal["higher", "lower"] = "higher"
     range: tuple[float, float] = (0.0, 1.0)
     unit: str = "fraction"
-    needs: tuple[str, ...] = ()
     averages: tuple[str, ...] = ("mean",)
     group: str = ""
     minimum_effect: float = 0.0
-    cost: str = ""
     per: Literal["pair", "image"] = "pair"
     flips: Mapping[str, str] = field(default_factory=dict)
     invariant: tuple[str, ...] = ("scale",)

@@ -24,8 +24,8 @@ from xaibench.core.errors import UsageError
 from xaibench.core.registry import metric
 from xaibench.core.registry.bounds import Fraction
 from xaibench.evaluation import Evaluation
-from xaibench.metrics.seed_curve import rows_of
 from xaibench.metrics.seed_label_maps import BACKGROUND, UNKNOWN, fraction_seeds, strongest
+from xaibench.metrics.seed_rows import rows_of
 
 SWEEP = tuple(step / 20 for step in range(20))
 
@@ -73,7 +73,7 @@ def seed_miou(
         average: `seed_miou` at the fixed threshold, over the classes that occur (in truth or prediction);
             `seed_miou_all` over all classes, 0 for absent ones; `oracle_seed_miou` (`_all`) at the best threshold of
             the sweep, which is chosen on the ground truth; `seed_width` (`_all`) the length of the range of thresholds
-            within 2 points of that best. The curve itself: `xaibench.metrics.seed_curve`
+            within 2 points of that best. The curve itself: `xaibench.core.seed_curve`
     """
     sweep = [float(t) for t in thresholds]
     if not sweep or any(a >= b for a, b in pairwise(sweep)):

@@ -16,12 +16,12 @@ from tests.support.golden import load_arrays, load_facts
 from tests.support.networks import any_classifier
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import BoundMetric
+from xaibench.core.seed_curve import seed_curve
 from xaibench.data.dataset import VOID as UNKNOWN
 from xaibench.data.ground_truth import VOID, GroundTruth
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import measure
 from xaibench.forward import Forward, Pairs
-from xaibench.metrics.seed_curve import seed_curve
 from xaibench.metrics.seed_label_maps import fraction_seeds, threshold_seeds
 from xaibench.results.records import rows_of
 from xaibench.results.scores import Score, moments, score

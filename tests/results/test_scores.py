@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from xaibench.core.aggregation import aggregation, find_aggregation
 from xaibench.core.errors import UsageError
+from xaibench.core.registry import metrics
 from xaibench.results.scores import score
 
 
@@ -73,6 +75,15 @@ def test_every_aggregation_is_tested() -> None:
         find_aggregation("label_makro")
     with pytest.raises(ValueError, match="'mean' is defined twice"):
         aggregation("mean")(lambda means: means[..., 0])
+
+
+@pytest.mark.parametrize("metric", sorted(metrics))
+def test_aggregations_of_shipped_metrics_need_no_torch(metric: str) -> None:
+    """A new process would look them up without torch: none of them is registered by a module of `xaibench.metrics`."""
+    for name in metrics[metric].averages:
+        rule = find_aggregation(name)
+        function = rule.value.func if isinstance(rule.value, partial) else rule.value
+        assert function.__module__.startswith("xaibench.core."), f"{name} is in {function.__module__}"
 
 
 def test_an_aggregation_of_a_metric_is_found() -> None:

@@ -3,22 +3,24 @@
 Everything is a function of moments: sums and counts per (image, label). A weighted sum over images gives the estimate
 (weights 1), a subset (weights 0 or 1) and a bootstrap resample (multinomial weights) alike, exactly and vectorised.
 
-A metric with statistics of its own registers its aggregation beside itself, with the same decorator as here.
+A metric with statistics of its own may register its aggregation beside itself, with the same decorator as here. Reading
+its records then imports the metrics, and torch with them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from xaibench.core.errors import UsageError, unknown
+from xaibench.core.means import Array, mean_of_defined
 from xaibench.core.registry import metrics
+from xaibench.core.seed_curve import best_miou, fixed_miou, width
 
-Array = npt.NDArray[np.float64]
 Value = Callable[[Array], Array]
 Per = Literal["all", "label", "macro"]
 
@@ -74,14 +76,6 @@ def find_aggregation(name: str) -> Aggregation:
     return _aggregations[name]
 
 
-def mean_of_defined(values: Array, axis: int = -1) -> Array:
-    """Mean over an axis of the values that are not NaN; NaN where there are none."""
-    defined = ~np.isnan(values)
-    total = np.where(defined, values, 0).sum(axis)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(defined.any(axis), total / defined.sum(axis), np.nan))
-
-
 # -- general ------------------------------------------------------------------------------------------------------
 
 
@@ -127,3 +121,10 @@ def cascade_mean(means: Array) -> Array:
 def cascade_last(means: Array) -> Array:
     """[..., depths] -> [...]"""
     return np.asarray(means[..., -1])
+
+
+# -- seeds --------------------------------------------------------------------------------------------------------
+
+for name, value in {"seed_miou": fixed_miou, "oracle_seed_miou": best_miou, "seed_width": width}.items():
+    aggregation(name)(partial(value, classes="occurring"))
+    aggregation(f"{name}_all")(partial(value, classes="all"))

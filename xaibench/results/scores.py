@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaibench.core.aggregation import Aggregation, Array, find_aggregation
+from xaibench.core.aggregation import Aggregation, find_aggregation
+from xaibench.core.means import Array
 from xaibench.core.seeding import stable_seed
 from xaibench.results.records import Cell, Records
 

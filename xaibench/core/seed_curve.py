@@ -1,15 +1,15 @@
-"""The statistics of seed metrics, and the curve of mean IoU over the background threshold that they give."""
+"""The curve of mean IoU over the background threshold, from the statistics that seed metrics record.
+
+It is here and not beside the metrics, because results are read without torch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from xaibench.core.aggregation import Array, aggregation, mean_of_defined
+from xaibench.core.means import Array, mean_of_defined
 
 WITHIN = 0.02  # of the best mean IoU: "within 2 points"
 HEADER = 2  # numbers before the thresholds in a row: of classes, of thresholds
@@ -41,21 +41,6 @@ class SeedCounts:
         _, thresholds, hits, predicted, truth = np.split(rows, ends, -1)
         shape = (*rows.shape[:-1], cuts, classes)
         return cls(thresholds.reshape(-1, cuts)[0], hits.reshape(shape), predicted.reshape(shape), truth)
-
-
-def rows_of(thresholds: Tensor, hits: Tensor, predicted: Tensor, truth: Tensor, defined: Tensor) -> Tensor:
-    """Pack counts of images into rows float64 [B, S], see `SeedCounts`.
-
-    Args:
-        thresholds: float64 [T]
-        hits, predicted: [B, T, K]
-        truth: [B, K]
-        defined: bool [B], False for images whose counts are NaN
-    """
-    images, classes = truth.shape
-    header = torch.cat([thresholds.new_tensor([classes, len(thresholds)]), thresholds])
-    counts = torch.cat([part.flatten(1).to(header) for part in (hits, predicted, truth)], 1)
-    return torch.cat([header.expand(images, -1), counts.where(defined[:, None], torch.nan)], 1)
 
 
 @dataclass(frozen=True)
@@ -101,18 +86,16 @@ def seed_curve(rows: Array, classes: str = "occurring") -> SeedCurve:
     return SeedCurve(float(counts.thresholds[0]), values[..., 0], counts.thresholds[1:], values[..., 1:])
 
 
-def _fixed(rows: Array, classes: str) -> Array:
+def fixed_miou(rows: Array, classes: str) -> Array:
+    """[..., S] -> [...]: mean IoU at the fixed threshold."""
     return seed_curve(rows, classes).value_fixed
 
 
-def _best(rows: Array, classes: str) -> Array:
+def best_miou(rows: Array, classes: str) -> Array:
+    """[..., S] -> [...]: the best mean IoU of the sweep."""
     return np.asarray(seed_curve(rows, classes).values.max(-1))
 
 
-def _width(rows: Array, classes: str) -> Array:
+def width(rows: Array, classes: str) -> Array:
+    """[..., S] -> [...]: length of the thresholds near the best."""
     return seed_curve(rows, classes).width
-
-
-for name, value in {"seed_miou": _fixed, "oracle_seed_miou": _best, "seed_width": _width}.items():
-    aggregation(name)(partial(value, classes="occurring"))
-    aggregation(f"{name}_all")(partial(value, classes="all"))

@@ -38,6 +38,7 @@ RECORD = [
 SCORES = [
     "suite", "dataset", "split", "model", "method", "metric", "direction", "n", "n_undefined", "n_error", "value", "std",
     "stderr", "ci_low", "ci_high", "seconds_per_sample", "fingerprint", "version", "partial", "untrained", "control",
+    "aggregate", "minimum_effect",
 ]  # fmt: skip
 ATTEMPT = {
     "argv", "started", "suite", "suite_file", "seed", "device", "batch_size", "workers", "limit", "host", "platform",

@@ -80,7 +80,8 @@ def test_the_metadata(wheel: Path) -> None:
         metadata = email.message_from_bytes(archive.read(name))
     requirements = metadata.get_all("Requires-Dist", [])
     always = {re.split("[<>=;]", line)[0] for line in requirements if "extra ==" not in line}
-    assert "scipy" not in always  # 100 MB, for one file of ImageNet
+    assert "scipy" in always  # the tests of `compare`
+    assert {"pycocotools", "h5py", "matplotlib"}.isdisjoint(always)
     assert set(metadata.get_all("Provides-Extra", [])) == {"all", "data", "figures", "lint", "peers", "test"}
     assert 'xaibench[data,figures]; extra == "all"' in requirements
     assert metadata.get_all("Project-URL", []) == []  # until there is a public address

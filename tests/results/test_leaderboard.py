@@ -13,6 +13,7 @@ from rich.console import Console
 
 from xaibench.core.errors import UsageError
 from xaibench.results.leaderboard import COLUMNS, Leaderboard, read_leaderboard
+from xaibench.results.scores import TEXT
 
 
 def scores(**changes: Any) -> pd.DataFrame:
@@ -27,6 +28,7 @@ def scores(**changes: Any) -> pd.DataFrame:
                 rows.append(
                     {
                         **dict.fromkeys(COLUMNS, 0),
+                        **dict.fromkeys(TEXT, "text"),
                         "suite": "s",
                         "model": model,
                         "method": method,

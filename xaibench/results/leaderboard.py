@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from xaibench.core.errors import UsageError
-from xaibench.results.scores import COLUMNS, failed, without_value
+from xaibench.results.scores import ADDED, COLUMNS, failed, read_score_table, without_value
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +30,7 @@ class Leaderboard:
     """
 
     def __init__(self, scores: pd.DataFrame, title: str = "") -> None:
-        missing = [column for column in COLUMNS if column not in scores.columns]
+        missing = [column for column in COLUMNS if column not in scores.columns and column not in ADDED]
         if missing:
             raise UsageError(f"not a table of scores: the columns {', '.join(missing)} are missing")
         self.scores, self.title = scores, title
@@ -234,9 +234,7 @@ def read_leaderboard(runs: Sequence[Path]) -> Leaderboard:
         path = run / "scores.csv" if run.is_dir() else run
         if not path.is_file():
             raise UsageError(f"{run}: no scores.csv; a run's directory is needed (xaibench run writes it)")
-        frame = pd.read_csv(path, dtype={"suite": str, "model": str, "method": str, "metric": str})
-        Leaderboard(frame)  # refuses what is no table of scores
-        frames.append(frame)
+        frames.append(read_score_table(path))
     scores = pd.concat(frames, ignore_index=True)
     suites = sorted(set(scores["suite"]))
     if len(suites) > 1:

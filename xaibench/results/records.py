@@ -37,10 +37,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from xaibench.core.atomic_files import whole_file, write_text
+from xaibench.core.errors import UsageError
 from xaibench.core.registry import PER_IMAGE
 
 SCHEMA_VERSION = 2  # 1 called the column `statistics` `parts`
 PART_SIZE = 64  # samples; a killed run loses at most this many
+WHOLE = re.compile(r".*@[0-9a-f]{8}\.parquet")  # the name of a complete cell; those of parts have a suffix more
 
 _NAMES = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
@@ -188,6 +190,45 @@ class Records:
         frame = pq.read_table(self.whole_path(cell), schema=SCHEMA).to_pandas()
         assert isinstance(frame, pd.DataFrame)
         return frame
+
+
+@dataclass(frozen=True)
+class StoredCell:
+    """A complete cell as it is found on disk.
+
+    Attributes:
+        identity: everything that changes its numbers, see `Cell`
+    """
+
+    path: Path
+    fingerprint: str
+    identity: Mapping[str, Any]
+
+    def read(self) -> pd.DataFrame:
+        """Its rows."""
+        frame = pq.read_table(self.path, schema=SCHEMA).to_pandas()
+        assert isinstance(frame, pd.DataFrame)
+        return frame
+
+
+def stored_cells(directory: Path) -> dict[str, StoredCell]:
+    """The complete cells below a run directory, by the 16 digits of their fingerprints that tables of scores hold.
+
+    Raises:
+        UsageError: a file that is no cell
+    """
+    found = {}
+    for path in sorted((directory / "cells").glob("*/*/*/*.parquet")):
+        if not WHOLE.fullmatch(path.name):
+            continue
+        try:
+            metadata = pq.read_schema(path).metadata
+            fingerprint = metadata[b"xaibench.fingerprint"].decode()
+            identity = json.loads(metadata[b"xaibench.cell"])
+        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{path}: not a cell of records; remove it, and run the suite again") from error
+        found[fingerprint[:16]] = StoredCell(path, fingerprint, identity)
+    return found
 
 
 def parts_of(ids: Sequence[str], size: int = PART_SIZE) -> list[range]:

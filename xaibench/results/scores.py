@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from xaibench.core.aggregation import Aggregation, find_aggregation
+from xaibench.core.errors import UsageError
 from xaibench.core.means import Array
 from xaibench.core.seeding import stable_seed
 from xaibench.results.records import Cell, Records
@@ -97,12 +99,12 @@ def bootstrap_weights(images: int, seed: int, resamples: int = RESAMPLES) -> Arr
     return rng.multinomial(images, np.full(images, 1 / images), size=resamples).astype(float)
 
 
-def percentile_interval(values: Array) -> tuple[float, float]:
-    """Lower and upper end of the central 95 % of the values that are not NaN; NaN where there are none."""
+def percentile_interval(values: Array, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Lower and upper end of the central values that are not NaN, 95 % of them by default; NaN where there are none."""
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return float("nan"), float("nan")
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
@@ -112,8 +114,10 @@ def percentile_interval(values: Array) -> tuple[float, float]:
 COLUMNS = [
     "suite", "dataset", "split", "model", "method", "metric", "direction", "n", "n_undefined", "n_error", "value",
     "std", "stderr", "ci_low", "ci_high", "seconds_per_sample", "fingerprint", "version", "partial", "untrained",
-    "control",
+    "control", "aggregate", "minimum_effect",
 ]  # fmt: skip
+ADDED = ("aggregate", "minimum_effect")  # columns that files of older versions lack
+TEXT = ("suite", "dataset", "split", "model", "method", "metric", "fingerprint", "version", "aggregate")
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class ScoredCell:
     Attributes:
         aggregate: name of the aggregation
         seed: of the suite
-        facts: the columns of a table of scores that neither the records nor the aggregation give
+        facts: the columns of a table of scores that neither the records nor the fields above give
     """
 
     cell: Cell
@@ -151,9 +155,28 @@ def score_table(records: Records, cells: Sequence[ScoredCell]) -> pd.DataFrame:
         else:
             continue
         names = {"dataset": cell.dataset, "model": cell.model, "method": cell.method, "metric": cell.metric}
-        own = {"seconds_per_sample": seconds, "fingerprint": cell.fingerprint[:16]}
+        own = {
+            "seconds_per_sample": seconds,
+            "fingerprint": cell.fingerprint[:16],
+            "aggregate": scored.aggregate,
+        }
         rows.append({**scored.facts, **names, **found, **own})
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def read_score_table(path: Path) -> pd.DataFrame:
+    """Read a `scores.csv`. Columns that an older version did not write are empty.
+
+    Raises:
+        UsageError: another file
+    """
+    try:
+        scores = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str))
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise UsageError(f"{path}: not a table of scores: {error}") from error
+    if missing := [column for column in COLUMNS if column not in scores.columns and column not in ADDED]:
+        raise UsageError(f"{path}: not a table of scores: the columns {', '.join(missing)} are missing")
+    return scores.reindex(columns=[*scores.columns, *(name for name in ADDED if name not in scores.columns)])
 
 
 def failed(scores: pd.DataFrame) -> pd.Series[bool]:

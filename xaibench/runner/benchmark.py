@@ -138,6 +138,8 @@ def resolved_metric(metric: BoundMetric) -> dict[str, Any]:
         "name": entry.name,
         "version": entry.version,
         "explain": metric.explain,
+        "better": metric.better,
+        "aggregate": metric.aggregate,
         "minimum_effect": entry.minimum_effect,
         "parameters": dict(metric.parameters),
     }

@@ -137,6 +137,7 @@ def scored_cells(benchmark: Benchmark, models: list[ModelCells], version: str) -
                 "untrained": not model.classifier.trained,
                 "control": method.entry.control,
                 "direction": metric.better,
+                "minimum_effect": metric.entry.minimum_effect,
             },
         )
         for model in models

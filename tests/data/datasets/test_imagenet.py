@@ -238,14 +238,6 @@ def test_a_broken_photograph_is_named_and_costs_one_sample(tree: Path) -> None:
     assert len(dataset[1:]) == 4
 
 
-def test_the_kit_needs_scipy(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_truth(flat / "ILSVRC2012_validation_ground_truth.txt")
-    write_meta(flat / "meta.mat")
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(MissingError, match=r'meta\.mat is read with scipy: pip install "xaibench\[data\]"'):
-        imagenet(flat)
-
-
 def test_without_the_kit_the_order_cannot_be_known(flat: Path) -> None:
     with pytest.raises(
         MissingError, match=r"neither ILSVRC2012_validation_ground_truth\.txt .* nor LOC_val_solution\.csv"

@@ -217,8 +217,6 @@ def read_order(path: Path) -> dict[int, str]:
 
 
 def _loadmat(path: Path) -> Any:
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise MissingError(f'{path} is read with scipy: pip install "xaibench[data]"') from error
+    from scipy.io import loadmat
+
     return loadmat(path, squeeze_me=True)

@@ -62,6 +62,38 @@ MaxBadSamples = Annotated[
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first error in a method or metric.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
 
+# -- of `compare` -----------------------------------------------------------------------------------------------------
+
+ComparedRuns = Annotated[
+    list[Path],
+    typer.Argument(metavar="BASE NEW", help="Run directories, scores.csv files or committed leaderboards."),
+]
+TwoMethods = Annotated[
+    tuple[str, str] | None,
+    typer.Option("--methods", metavar="A B", help="Compare two methods of one run: B against A. Needs one RUN."),
+]
+Alpha = Annotated[float, typer.Option("--alpha", help="Chance of a false alarm in the whole table.")]
+MinEffect = Annotated[
+    float | None, typer.Option("--min-effect", help="The smallest difference that matters; default: each metric's own.")
+]
+Exact = Annotated[
+    float | None,
+    typer.Option("--exact", metavar="TOL", help="Test nothing: fail where |new - base| > TOL * (1 + |base|)."),
+]
+FailOn = Annotated[
+    Literal["worse", "changed", "none"] | None,
+    typer.Option("--fail-on", help="What fails; default: worse, with --methods none. Lost cells fail but with none."),
+]
+Controls = Annotated[bool, typer.Option("--controls", help="Judge controls as methods.")]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="NEW may be a part of BASE: cells that it lacks do not fail.")
+]
+Everything = Annotated[bool, typer.Option("--all", help="Print every cell, also those that are the same.")]
+MarkdownFile = Annotated[
+    Path | None, typer.Option("--md", metavar="FILE", help="Write Markdown for a pull request; - is stdout.")
+]
+JunitFile = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML.")]
+
 # -- of `explain` -----------------------------------------------------------------------------------------------------
 
 Methods = Annotated[

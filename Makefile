@@ -1,5 +1,5 @@
 # make demo   a leaderboard from a bare machine (Python 3.11+ and make are enough)
-# make test   all quick tests     make slow   the slow ones     make lint types bench docs wheel-check
+# make test   all quick tests     make slow   the slow ones     make lint types bench docs gate wheel-check
 # make newest minima   the demo with the newest version of every dependency, and with the smallest that is declared
 PYTHON ?= python3
 VENV   ?= .venv
@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 DEMO   ?=
 TESTS  ?= tests
 
-.PHONY: demo test slow lint types bench docs leaderboards wheel-check newest minima clean
+.PHONY: demo test slow lint types bench docs gate leaderboards wheel-check newest minima clean
 
 demo: $(VENV)/.base
 	$(BIN)/xaibench run shapes --quick $(DEMO)
@@ -44,6 +44,12 @@ leaderboards: $(VENV)/.base
 	  cp build/leaderboards/$$suite/leaderboard.md leaderboards/$$suite.md && \
 	  cp build/leaderboards/$$suite/scores.csv leaderboards/$$suite.scores.csv || exit 1; \
 	done
+
+# the quick part of the suite against the committed table; docs/compare.md says why 0.005
+gate: $(VENV)/.base
+	rm -rf build/gate
+	$(BIN)/xaibench run shapes --quick --out build/gate --device cpu --progress plain
+	$(BIN)/xaibench compare leaderboards/shapes.csv build/gate --exact 0.005 --allow-missing
 
 # the wheel, alone in a clean environment, away from the checkout
 wheel-check: $(VENV)/.test

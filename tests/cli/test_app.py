@@ -418,16 +418,21 @@ def test_an_untrained_model_is_slow(
 def test_what_is_kept_for_compare(
     suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`leaderboard` and `minimum_effect` change nothing today: they are written, and `show` says so."""
+    """Facts of metrics are written, and `leaderboard`, which changes nothing today; `show` says what each is for."""
     suite.write_text(SUITE + "leaderboard: {reference: cam, rank_by: [sparseness]}\n")
     found = resolved(load_suite(suite), xaibench.load_dataset("shapes", samples=1))
     written = json.loads(json.dumps(found))
     assert written["class_names"][:2] == ["circle", "square"]
     assert written["leaderboard"] == {"reference": "cam", "rank_by": ["sparseness"]}
     assert [metric["minimum_effect"] for metric in written["metrics"]] == [0.005, 0.005]
-    for name, key in (("sparseness", "minimum effect"), ("shapes-full", "leaderboard")):
+    assert [metric["better"] for metric in written["metrics"]] == ["lower", "higher"]
+    assert [metric["aggregate"] for metric in written["metrics"]] == ["label_macro", "mean"]
+    for name, key, use in (
+        ("sparseness", "minimum effect", "`compare` takes a smaller difference for none"),
+        ("shapes-full", "leaderboard", "changes nothing today"),
+    ):
         assert call(monkeypatch, "show", name, "--json") == 0
-        assert "coming `compare`; changes nothing today" in json.loads(capsys.readouterr().out)[key]["use"]
+        assert use in json.loads(capsys.readouterr().out)[key]["use"]
 
 
 def test_groups_of_metrics_are_listed_and_shown(

@@ -19,7 +19,8 @@ from xaibench.core.registry import bounds
 from xaibench.models import bundled
 from xaibench.suite import load_suite, read_suite, shipped_suites
 
-RECORDED = "recorded for a coming `compare`; changes nothing today"
+RECORDED = "recorded in suite.resolved.json; changes nothing today"
+SMALLEST = "`compare` takes a smaller difference for none"
 
 
 def list_(kind: str, glob: str, *, model: str | None, long: bool, as_json: bool) -> None:
@@ -218,7 +219,7 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
             "needs": {need: registry.NEEDS[need] for need in entry.needs},
             **fact_rows(entry),
             "group": entry.group,
-            "minimum effect": {"value": entry.minimum_effect, "use": RECORDED},
+            "minimum effect": {"value": entry.minimum_effect, "use": SMALLEST},
             "invariant": {name: registry.INVARIANCES[name] for name in entry.invariant},
         }
     elif isinstance(entry, registry.DatasetEntry):

@@ -118,7 +118,7 @@ class ModelSection(Section):
 class LeaderboardSection(Section):
     """`reference` is the method that others are to be compared with, `rank_by` the metrics that rank.
 
-    Both are recorded in `suite.resolved.json` for a coming `compare`; today they change nothing.
+    Both are recorded in `suite.resolved.json`; today they change nothing.
     """
 
     reference: str | None = None

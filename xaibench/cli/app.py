@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from xaibench.cli import options
+from xaibench.cli.compare_command import compare
 from xaibench.cli.console_encoding import replace_what_cannot_be_encoded
 from xaibench.cli.exit_codes import INTERRUPTED, epilog, report
 
@@ -71,7 +72,7 @@ def run(
     from xaibench.cli import run
     from xaibench.runner.settings import Settings
 
-    _load_plugins(plugin)
+    options.load_plugins(plugin)
     keys = {"seed": seed, "precision": precision, "max_bad_samples": max_bad_samples}
     patterns = {
         kind: options.patterns_of(f"--{kind}", globs)
@@ -106,7 +107,7 @@ def list_(
     """Methods, metrics, models, datasets or suites."""
     from xaibench.cli import list_show
 
-    _load_plugins(plugin)
+    options.load_plugins(plugin)
     list_show.list_(kind, glob, model=model, long=long, as_json=json)
 
 
@@ -119,7 +120,7 @@ def show(
     """The card of NAME: what it is, formula, source, parameters, needs, cost, where it is defined."""
     from xaibench.cli import list_show
 
-    _load_plugins(plugin)
+    options.load_plugins(plugin)
     list_show.show(name, as_json=json)
 
 
@@ -134,7 +135,7 @@ def validate(
     """Check suites: format, names, parameters (exit 2), then model x method compatibility and data on disk (exit 1)."""
     from xaibench.cli import validate
 
-    _load_plugins(plugin)
+    options.load_plugins(plugin)
     raise typer.Exit(validate.validate(suites, data_root=data_root, overrides=overrides or [], as_json=json))
 
 
@@ -158,44 +159,7 @@ def leaderboard(
     leaderboard.leaderboard(runs, format, output, published, intervals=ci)
 
 
-@app.command()
-def compare(
-    runs: options.ComparedRuns,
-    methods: options.TwoMethods = None,
-    method: options.OnlyMethods = None,
-    metric: options.OnlyMetrics = None,
-    model: options.OnlyModels = None,
-    alpha: options.Alpha = 0.05,
-    min_effect: options.MinEffect = None,
-    exact: options.Exact = None,
-    fail_on: options.FailOn = None,
-    controls: options.Controls = False,
-    allow_missing: options.AllowMissing = False,
-    everything: options.Everything = False,
-    md: options.MarkdownFile = None,
-    junit: options.JunitFile = None,
-    json: options.Json = False,
-    plugin: options.Plugin = None,
-) -> None:
-    """Is NEW worse than BASE? Tests paired differences of two runs; exit 1 where a cell fails. Or two methods of one run."""
-    from xaibench.cli import compare
-    from xaibench.results.gate import Rules
-
-    _load_plugins(plugin)
-    patterns = {
-        kind: options.patterns_of(f"--{kind}", globs)
-        for kind, globs in (("method", method), ("metric", metric), ("model", model))
-    }
-    rules = Rules(
-        alpha=alpha,
-        minimum_effect=min_effect,
-        exact=exact,
-        fail_on=fail_on or ("none" if methods else "worse"),
-        controls=controls,
-        allow_missing=allow_missing,
-    )
-    reports = compare.Reports(markdown=md, junit=junit, json=json, everything=everything or methods is not None)
-    raise typer.Exit(compare.compare(runs, methods, patterns, rules, reports))
+app.command()(compare)
 
 
 @app.command()
@@ -211,7 +175,7 @@ def train(
     """Multi-label fine-tuning of a timm model; writes safetensors and a card."""
     from xaibench.cli import train
 
-    _load_plugins(plugin)
+    options.load_plugins(plugin)
     device = options.device_of(device)
     train.train(recipe, out, data_root=data_root, device=device, workers=workers, progress=progress)
 
@@ -240,7 +204,7 @@ def data_check(
     """Is NAME complete on disk? What is missing, where it comes from, its licence. Downloads nothing. Exit 4: incomplete."""
     from xaibench.cli import data_check
 
-    _load_plugins(plugin)
+    options.load_plugins(plugin)
     code = data_check.run(
         name,
         data_root=data_root,
@@ -273,7 +237,7 @@ def explain(
     r"""Maps of one IMAGE as a picture: a row per label, a column per method. Needs `pip install "xaibench\[figures]"`."""
     from xaibench.cli import explain
 
-    _load_plugins(plugin)
+    options.load_plugins(plugin)
     explain.explain(
         image,
         output,
@@ -289,14 +253,6 @@ def explain(
         },
         device=options.device_of(device),
     )
-
-
-def _load_plugins(names: list[str] | None) -> None:
-    if names:
-        from xaibench.core.registry.plugins import load_plugin
-
-        for name in names:
-            load_plugin(name)
 
 
 def main() -> None:

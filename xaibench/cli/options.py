@@ -180,3 +180,12 @@ def check_place(path: Path) -> None:
         raise MissingError(f"{path}: is a directory; give the name of a file")
     if not path.parent.is_dir():
         raise MissingError(f"{path}: there is no directory {path.parent}; make it first")
+
+
+def load_plugins(names: Sequence[str] | None) -> None:
+    """Import modules and files that register methods, metrics or data sets. Raises UsageError for one that fails."""
+    if names:
+        from xaibench.core.registry.plugins import load_plugin
+
+        for name in names:
+            load_plugin(name)

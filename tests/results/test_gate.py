@@ -121,8 +121,8 @@ def test_missing_and_new_cells(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("changes", "facts", "verdict", "reason"), [
     ({("cam", "hit"): "boom"}, {}, "undefined", "failed in NEW"),
     ({("cam", "hit"): [NAN] * 60}, {}, "undefined", "no value is defined in NEW"),
-    ({("cam", "hit"): [NAN, *drawn(1)[1:]]}, {}, "undefined", "1 values of BASE are undefined in NEW"),
-    ({}, {"unreadable": ["x"]}, "undefined", "1 more samples cannot be read"),
+    ({("cam", "hit"): [NAN, *drawn(1)[1:]]}, {}, "undefined", "undefined in NEW and not in BASE: 1 value"),
+    ({}, {"unreadable": ["x"]}, "undefined", "cannot be read in NEW: 1 more sample"),
     ({}, {"partial": True}, "marked", "partial in NEW only"),
     ({}, {"untrained": True, "partial": True}, "marked", "partial and untrained in NEW only"),
 ])  # fmt: skip
@@ -265,6 +265,13 @@ def test_scores_of_an_older_version(tmp_path: Path) -> None:
 def test_wrong_sides(tmp_path: Path, make: Any, sentence: str) -> None:
     with pytest.raises((UsageError, MissingError), match=sentence):
         read_side(make(tmp_path))
+
+
+def test_a_broken_row_is_named(tmp_path: Path) -> None:
+    scores = run().write(tmp_path / "base") / "scores.csv"
+    scores.write_text(scores.read_text().replace(",60,0,0,", ",sixty,0,0,", 1))
+    with pytest.raises(UsageError, match="the row of fake / net / cam / hit: invalid literal"):
+        read_side(scores)
 
 
 def test_a_broken_cell_is_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from xaibench.core.errors import UsageError
 from xaibench.results.compare import ROUNDING
 from xaibench.results.evidence import Evidence, find_evidence
 from xaibench.results.gate_notes import notes_of
+from xaibench.results.leaderboard import plural
 from xaibench.results.sides import CellKey, CellScore, Side
 from xaibench.results.significance import holm
 
@@ -171,12 +172,12 @@ def _lost(base: CellScore, new: CellScore, found: Evidence) -> tuple[Verdict | N
     if math.isnan(new.value) and not math.isnan(base.value):
         return "undefined", "no value is defined in NEW"
     if new.n_error > base.n_error:
-        return "undefined", f"{new.n_error - base.n_error} more samples cannot be read"
+        return "undefined", f"cannot be read in NEW: {plural(new.n_error - base.n_error, 'more sample')}"
     marks = [name for name in ("partial", "untrained") if getattr(new, name) and not getattr(base, name)]
     if marks:
         return "marked", f"{' and '.join(marks)} in NEW only"
     if found.lost:
-        return "undefined", f"{found.lost} values of BASE are undefined in NEW"
+        return "undefined", f"undefined in NEW and not in BASE: {plural(found.lost, 'value')}"
     return None, ""
 
 

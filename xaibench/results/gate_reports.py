@@ -140,7 +140,7 @@ def junit(gate: Gate) -> str:
 def _suite(root: ET.Element, name: str, rows: Sequence[Row]) -> None:
     skipped = [row for row in rows if row.verdict == "missing" and not row.fails]
     counts = {"tests": len(rows), "failures": sum(row.fails for row in rows), "skipped": len(skipped)}
-    suite = ET.SubElement(root, "testsuite", name=name, **{key: str(count) for key, count in counts.items()})
+    suite = ET.SubElement(root, "testsuite", {"name": name} | {key: str(count) for key, count in counts.items()})
     for row in rows:
         case = ET.SubElement(suite, "testcase", classname=f"{name} / {row.key.method}", name=row.key.metric)
         if row.fails:

@@ -164,7 +164,10 @@ def _of_scores(path: Path, files: Iterable[Path]) -> Side:
         for row, lost in zip(frame.to_dict("records"), failed(frame), strict=True):
             prefix = f"{row['suite']} / " if len(suites) > 1 else ""
             key = CellKey(row["dataset"], prefix + row["model"], row["method"], row["metric"])
-            cell = _cell(row, lost, stored)
+            try:
+                cell = _cell(row, lost, stored)
+            except ValueError as error:
+                raise UsageError(f"{file}: the row of {key}: {error}; write the table anew (xaibench run)") from error
             if key in cells and cells[key].fingerprint != cell.fingerprint:
                 raise UsageError(f"{path}: two runs have different scores for {key}; give one of them")
             cells[key] = cell
@@ -172,10 +175,17 @@ def _of_scores(path: Path, files: Iterable[Path]) -> Side:
 
 
 def _cell(row: Mapping[Any, Any], lost: bool, stored: Mapping[str, StoredCell]) -> CellScore:
+    """Raises ValueError for a row with text in place of a number."""
     return CellScore(
-        **{name: float(row[name]) for name in ("value", "ci_low", "ci_high")},
-        **{name: int(row[name]) for name in ("n", "n_undefined", "n_error")},
-        **{name: bool(row[name]) for name in ("control", "partial", "untrained")},
+        value=float(row["value"]),
+        ci_low=float(row["ci_low"]),
+        ci_high=float(row["ci_high"]),
+        n=int(row["n"]),
+        n_undefined=int(row["n_undefined"]),
+        n_error=int(row["n_error"]),
+        control=bool(row["control"]),
+        partial=bool(row["partial"]),
+        untrained=bool(row["untrained"]),
         direction=str(row["direction"]),
         aggregate="" if pd.isna(row["aggregate"]) else str(row["aggregate"]),
         minimum_effect=None if pd.isna(row["minimum_effect"]) else float(row["minimum_effect"]),

@@ -18,7 +18,7 @@ HEAD = "<!-- made by `make docs` from the docstrings; change those -->\n\n"
 
 
 def parameters(entry: registry.Entry) -> list[str]:
-    return [f"- `{name}`: {parameter_words(entry, p)}" for name, p in entry.parameters.items()]
+    return [f"- `{name}`: {words}" for name, words in parameter_words(entry).items()]
 
 
 def method_card(name: str) -> str:

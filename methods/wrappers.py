@@ -137,10 +137,10 @@ def _inner(forward: Forward, name: str, options: Mapping[str, Any] | None) -> Ex
     if "masks" in entry.needs:
         raise IncompatibleError(f"method {name} reads ground-truth masks, which other views of an image lack")
     require(classifier, entry)
-    plan = Plan.of(classifier, entry.needs, bound)
+    plan, arguments = Plan.of(classifier, entry.needs, bound), entry.arguments(bound)
 
     def explain(images: Tensor, pairs: Pairs, rows: Tensor) -> Tensor:
-        maps: Tensor = entry.function(forward.at(images, plan=plan, rows=rows), pairs, **bound)
+        maps: Tensor = entry.function(forward.at(images, plan=plan, rows=rows), pairs, **arguments)
         return maps
 
     return explain

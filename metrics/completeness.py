@@ -7,7 +7,7 @@ from torch import Tensor
 
 from xaibench.core.registry import metric
 from xaibench.evaluation import Evaluation
-from xaibench.evaluation.perturbation import Output, Removal, Static, remover
+from xaibench.evaluation.perturbation import Output, Removal, Replacement, remover
 
 
 @metric(
@@ -20,7 +20,7 @@ from xaibench.evaluation.perturbation import Output, Removal, Static, remover
     cost="1 forward per pair",
     invariant=(),
 )
-def completeness_gap(evaluation: Evaluation, *, baseline: Static = "zero", score: Output = "logit") -> Tensor:
+def completeness_gap(evaluation: Evaluation, *, removal: Replacement = Removal(), score: Output = "logit") -> Tensor:
     """|sum a - (f(x) - f(b))|: what a map leaves unsaid, or says too much, of the difference to a baseline image b.
 
     The sum is over the raw map at its own resolution. Only methods that share out a score (integrated gradients,
@@ -29,12 +29,12 @@ def completeness_gap(evaluation: Evaluation, *, baseline: Static = "zero", score
     Rankings change with the baseline and the scale of the map. Criticism: it means something for methods that share out
     a score, and nothing for others.
     """
-    return gap(evaluation, baseline, score).abs()
+    return gap(evaluation, removal, score).abs()
 
 
-def gap(evaluation: Evaluation, baseline: Static, score: Output) -> Tensor:
+def gap(evaluation: Evaluation, removal: Removal, score: Output) -> Tensor:
     """[P]: sum a - (f(x) - f(b))."""
-    remove = remover(evaluation.forward, evaluation.pairs, Removal(baseline))
+    remove = remover(evaluation.forward, evaluation.pairs, removal)
     rows = torch.arange(len(evaluation.pairs), device=evaluation.maps.device)
     everything = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=evaluation.maps.device)
     height, width = evaluation.forward.images.shape[-2:]

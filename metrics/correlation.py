@@ -14,18 +14,19 @@ removals of few pixels hardly move the score of a natural image, so superpixels 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from xaibench.core.registry import metric
-from xaibench.core.registry.bounds import AtLeastTwo, Count, InnerFraction
+from xaibench.core.registry import Keys, metric
+from xaibench.core.registry.bounds import AtLeastTwo, InnerFraction
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.effects import Choose, blocks, effects, members
 from xaibench.evaluation.perturbation import Output, Removal, Static, units
 
 Similarity = Literal["pearson", "spearman"]
+Blocks = Annotated[Removal, Keys(baseline=Static, steps=AtLeastTwo)]
 
 
 @metric(
@@ -42,9 +43,9 @@ def faithfulness_correlation(
     *,
     samples: AtLeastTwo = 100,
     fraction: InnerFraction = 0.2,
-    unit: Literal["pixel", "patch"] = "patch",
-    grid: Count = 14,
-    baseline: Static = "zero",
+    removal: Annotated[Removal, Keys("grid", baseline=Static, unit=Literal["pixel", "patch"])] = Removal(
+        unit="patch", grid=14
+    ),
     score: Output = "logit",
 ) -> Tensor:
     """Pearson correlation over random subsets S of units of the relevance of S and the drop of the score without S.
@@ -52,9 +53,9 @@ def faithfulness_correlation(
     Rankings change with the size of the subsets, the unit, the baseline and the score. Criticism: subsets of pixels
     hardly move the score of a natural image, and 100 draws leave the correlation uncertain by about 0.1.
     """
-    partition = units(evaluation.forward.images, evaluation.pairs, unit, grid)
+    partition = units(evaluation.forward.images, evaluation.pairs, removal.unit, removal.grid)
     chosen = _subsets(evaluation, partition.total, samples, fraction, "faithfulness_correlation")
-    u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), baseline, score)
+    u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), removal, score)
     return _defined(evaluation, correlate(u, v, "pearson"))
 
 
@@ -72,8 +73,7 @@ def mu_fidelity(
     *,
     samples: AtLeastTwo = 200,
     fraction: InnerFraction = 0.2,
-    grid: Count = 9,
-    baseline: Static = "zero",
+    removal: Annotated[Removal, Keys("grid", baseline=Static)] = Removal(unit="patch", grid=9),
     score: Output = "logit",
 ) -> Tensor:
     """Spearman correlation over random subsets of the cells of a grid of their relevance and the drop without them.
@@ -81,9 +81,9 @@ def mu_fidelity(
     Rankings change with the grid and the fraction. Criticism: one property with `faithfulness_correlation`: report one
     of them; cells with holes are unlike any training image.
     """
-    partition = units(evaluation.forward.images, evaluation.pairs, "patch", grid)
+    partition = units(evaluation.forward.images, evaluation.pairs, removal.unit, removal.grid)
     chosen = _subsets(evaluation, partition.total, samples, fraction, "mu_fidelity")
-    u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), baseline, score)
+    u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), removal, score)
     return _defined(evaluation, correlate(u, v, "spearman"))
 
 
@@ -100,8 +100,7 @@ def mu_fidelity(
 def faithfulness_estimate(
     evaluation: Evaluation,
     *,
-    steps: AtLeastTwo = 32,
-    baseline: Static = "zero",
+    removal: Blocks = Removal(),
     score: Output = "logit",
     similarity: Similarity = "pearson",
 ) -> Tensor:
@@ -113,8 +112,8 @@ def faithfulness_estimate(
     do together is not seen.
     """
     relevance = evaluation.relevance[:, None]
-    choose = _sorted_blocks(evaluation, relevance, steps, "morf")
-    u, v = effects(evaluation, relevance, steps, choose, baseline, score)
+    choose, steps = _sorted_blocks(evaluation, relevance, removal, "morf")
+    u, v = effects(evaluation, relevance, steps, choose, removal, score)
     return _defined(evaluation, correlate(u, v, similarity))
 
 
@@ -129,7 +128,7 @@ def faithfulness_estimate(
     cost="a forward per pair and step",
 )
 def monotonicity_correlation(
-    evaluation: Evaluation, *, steps: AtLeastTwo = 32, baseline: Static = "zero", score: Output = "probability"
+    evaluation: Evaluation, *, removal: Blocks = Removal(), score: Output = "probability"
 ) -> Tensor:
     """Spearman correlation over blocks of pixels of sum |a| and (f(x) - f(x without the block))^2.
 
@@ -140,8 +139,8 @@ def monotonicity_correlation(
     with every sign turned round scores the same.
     """
     magnitude = evaluation.relevance.abs()[:, None]
-    choose = _sorted_blocks(evaluation, magnitude, steps, "lerf")
-    u, v = effects(evaluation, magnitude, steps, choose, baseline, score)
+    choose, steps = _sorted_blocks(evaluation, magnitude, removal, "lerf")
+    u, v = effects(evaluation, magnitude, steps, choose, removal, score)
     return _defined(evaluation, correlate(u, v.square(), "spearman"))
 
 
@@ -177,7 +176,11 @@ def _subsets(evaluation: Evaluation, total: int, samples: int, fraction: float, 
     return evaluation.forward.draw_per_pair(evaluation.pairs, name, samples, total).argsort(2) < size
 
 
-def _sorted_blocks(evaluation: Evaluation, values: Tensor, steps: int, order: Literal["morf", "lerf"]) -> Choose:
+def _sorted_blocks(
+    evaluation: Evaluation, values: Tensor, removal: Removal, order: Literal["morf", "lerf"]
+) -> tuple[Choose, int]:
+    """Removals of one block of sorted pixels each, and how many blocks there are."""
     partition = units(evaluation.forward.images, evaluation.pairs, "pixel", 1)
     total = torch.full((len(values),), partition.total, device=values.device)
-    return blocks(partition.ranks(values, order), Removal(steps=steps).counts(total))
+    counts = removal.counts(total)
+    return blocks(partition.ranks(values, order), counts), counts.shape[1] - 1

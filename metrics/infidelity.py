@@ -11,7 +11,7 @@ from xaibench.core.registry import metric
 from xaibench.core.registry.bounds import Count, Positive, PositiveFraction
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.effects import Choose, effects, noise_effects
-from xaibench.evaluation.perturbation import Output, Static
+from xaibench.evaluation.perturbation import Output, Removal, Replacement
 
 
 @metric(
@@ -30,7 +30,7 @@ def infidelity(
     samples: Count = 50,
     side: PositiveFraction = 0.25,
     sigma: Positive = 0.1,
-    baseline: Static = "zero",
+    removal: Replacement = Removal(),
     normalise: bool = True,
     score: Output = "logit",
 ) -> Tensor:
@@ -47,7 +47,7 @@ def infidelity(
     """
     relevance = evaluation.relevance[:, None]
     if perturbation == "square":
-        u, v = effects(evaluation, relevance, samples, _squares(evaluation, samples, side), baseline, score)
+        u, v = effects(evaluation, relevance, samples, _squares(evaluation, samples, side), removal, score)
     else:
         u, v = noise_effects(evaluation, relevance, samples, _noise(evaluation, sigma), score)
     return squared_error(u, v, normalise).to(evaluation.maps.dtype)

@@ -14,15 +14,20 @@ itself as its area; other conventions only inside protocols named so.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor
 
-from xaibench.core.registry import metric
-from xaibench.core.registry.bounds import Count, Odd, Positive
+from xaibench.core.registry import Keys, metric
+from xaibench.core.registry.bounds import Count
 from xaibench.evaluation import Evaluation
-from xaibench.evaluation.perturbation import Baseline, Order, Output, Removal, Unit
+from xaibench.evaluation.perturbation import Order, Output, Removal
 
 CURVE = "a forward per pair and step, shared by all with the same order, baseline, unit and steps"
 BOTH = f"two curves; {CURVE}"
+
+Regions = Annotated[Removal, Keys("baseline", "unit", "grid", "steps")]
+Blurred = Annotated[Removal, Keys("baseline", "unit", "grid", "steps", "blur_kernel", "blur_sigma")]
 
 
 @metric(
@@ -38,21 +43,15 @@ BOTH = f"two curves; {CURVE}"
 def deletion(
     evaluation: Evaluation,
     *,
-    baseline: Baseline = "zero",
-    steps: Count | None = 32,
+    removal: Blurred = Removal(),
     order: Order = "morf",
-    unit: Unit = "pixel",
-    grid: Count = 8,
     score: Output = "probability",
-    blur_kernel: Odd = 11,
-    blur_sigma: Positive = 5.0,
 ) -> Tensor:
     """Area under the score while the most relevant pixels are removed: low if the map found what the score rests on.
 
     Rankings change with the baseline most of all, then with score and unit. Criticism: an image with holes is unlike
     any training image, and of the map only the order counts.
     """
-    removal = Removal(baseline, unit, grid, steps, kernel=blur_kernel, sigma=blur_sigma)
     curve = evaluation.curve(order, removal)
     return curve.auc(curve.of(score))
 
@@ -70,14 +69,9 @@ def deletion(
 def insertion(
     evaluation: Evaluation,
     *,
-    baseline: Baseline = "blur",
-    steps: Count | None = 32,
+    removal: Blurred = Removal("blur"),
     order: Order = "morf",
-    unit: Unit = "pixel",
-    grid: Count = 8,
     score: Output = "probability",
-    blur_kernel: Odd = 11,
-    blur_sigma: Positive = 5.0,
 ) -> Tensor:
     """Area under the score while the most relevant pixels are put back: deletion of the opposite order, read backwards.
 
@@ -86,7 +80,6 @@ def insertion(
     Rankings change with the baseline and its blur, then with score and unit. Criticism: a blurred image gives low
     frequencies away before the first pixel is back.
     """
-    removal = Removal(baseline, unit, grid, steps, kernel=blur_kernel, sigma=blur_sigma)
     opposite: dict[Order, Order] = {"morf": "lerf", "lerf": "morf", "random": "random"}
     curve = evaluation.curve(opposite[order], removal)
     return curve.auc(curve.of(score))
@@ -104,13 +97,8 @@ def insertion(
 def srg(
     evaluation: Evaluation,
     *,
-    baseline: Baseline = "zero",
-    steps: Count | None = 32,
-    unit: Unit = "pixel",
-    grid: Count = 8,
+    removal: Blurred = Removal(),
     score: Output = "probability",
-    blur_kernel: Odd = 11,
-    blur_sigma: Positive = 5.0,
 ) -> Tensor:
     """Symmetric relevance gain: area when the least relevant go first minus area when the most relevant go first.
 
@@ -120,7 +108,6 @@ def srg(
     are of images with holes, and a map that hides what speaks against a label gains as much as one that finds what
     speaks for it.
     """
-    removal = Removal(baseline, unit, grid, steps, kernel=blur_kernel, sigma=blur_sigma)
     morf, lerf = evaluation.curve("morf", removal), evaluation.curve("lerf", removal)
     return lerf.auc(lerf.of(score)) - morf.auc(morf.of(score))
 
@@ -138,8 +125,7 @@ def srg(
 def pixel_flipping(
     evaluation: Evaluation,
     *,
-    baseline: Baseline = "min",
-    steps: Count = 32,
+    removal: Annotated[Removal, Keys("baseline", steps=Count)] = Removal("min"),
     order: Order = "morf",
     score: Output = "probability",
 ) -> Tensor:
@@ -151,7 +137,7 @@ def pixel_flipping(
     Rankings change with the baseline and the number of steps. Criticism: numbers with different steps do not compare,
     and an image with holes is unlike any training image.
     """
-    curve = evaluation.curve(order, Removal(baseline, steps=steps))
+    curve = evaluation.curve(order, removal)
     return flipping_area(curve.of(score))
 
 
@@ -174,11 +160,8 @@ def flipping_area(values: Tensor) -> Tensor:
 def selectivity_gap(
     evaluation: Evaluation,
     *,
-    baseline: Baseline = "zero",
-    steps: Count | None = 32,
+    removal: Regions = Removal(),
     order: Order = "morf",
-    unit: Unit = "pixel",
-    grid: Count = 8,
     score: Output = "probability",
 ) -> Tensor:
     """What removing "c" does to c minus what it does to the others: area of f_c(x) - f_c(x_k) - mean_n(same of n).
@@ -189,6 +172,6 @@ def selectivity_gap(
     Rankings change with the baseline, the unit and the score. Criticism: labels that share evidence cannot be told
     apart by any map, and images with one label say nothing.
     """
-    curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
+    curve = evaluation.curve(order, removal)
     others = curve.of_others(score)
     return curve.auc(curve.drop(score) - (others[:, :1] - others))

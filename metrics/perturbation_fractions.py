@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from xaibench.core.registry import metric
-from xaibench.core.registry.bounds import AtLeastTwo, NotNegative, PositiveFraction
+from xaibench.core.registry import Keys, metric
+from xaibench.core.registry.bounds import AtLeastTwo, PositiveFraction
 from xaibench.evaluation import Evaluation
-from xaibench.evaluation.perturbation import Curve, Order, Output, Removal, Static
+from xaibench.evaluation.perturbation import Curve, Order, Output, Removal, Replacement
 
 TENTHS = tuple(k / 10 for k in range(1, 10))
 
@@ -31,10 +31,9 @@ TENTHS = tuple(k / 10 for k in range(1, 10))
 def road(
     evaluation: Evaluation,
     *,
+    removal: Annotated[Removal, Keys("noise", steps=AtLeastTwo)] = Removal("road", steps=10),
     order: Literal["combined", "morf", "lerf"] = "combined",
     score: Literal["probability", "logit", "accuracy"] = "probability",
-    steps: AtLeastTwo = 10,
-    noise: NotNegative = 0.01,
 ) -> Tensor:
     """Remove and debias: removed pixels are imputed from the rest, so that the shape of the hole tells little.
 
@@ -45,7 +44,8 @@ def road(
     Rankings change with which fractions are removed, the score, and ties. Criticism: what is imputed is smooth, so
     blurry maps are still favoured.
     """
-    removal = Removal("road", steps=None, fractions=tuple(t / steps for t in range(1, steps)), noise=noise)
+    assert removal.steps is not None  # by the type of the key
+    removal = removal.at([t / removal.steps for t in range(1, removal.steps)])
     if order == "combined":
         lerf, morf = evaluation.curve("lerf", removal), evaluation.curve("morf", removal)
         return (after_removal(lerf, score) - after_removal(morf, score)) / 2
@@ -80,7 +80,7 @@ def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "n
     and black pixels are unlike any training image.
     """
     present = evaluation.forward.ground_truth.labels_for("perturbation_auc")
-    removal = Removal("black", steps=None, fractions=TENTHS)
+    removal = Removal("black").at(TENTHS)
     curve = evaluation.curve("morf" if polarity == "positive" else "lerf", removal)
     hits = present[evaluation.pairs.image].gather(1, curve.predicted).to(curve.logits.dtype)
     hits = hits.masked_fill(curve.undefined, torch.nan)
@@ -102,7 +102,7 @@ def confidence_change(
     *,
     fraction: PositiveFraction = 0.1,
     report: Literal["change", "accuracy"] = "change",
-    baseline: Static = "zero",
+    removal: Replacement = Removal(),
     order: Order = "morf",
     score: Output = "probability",
 ) -> Tensor:
@@ -114,7 +114,7 @@ def confidence_change(
     Rankings change with the fraction and the baseline. Criticism: one point of a curve, and unsure pairs decide through
     the denominator.
     """
-    curve = evaluation.curve(order, Removal(baseline, steps=None, fractions=(fraction,)))
+    curve = evaluation.curve(order, removal.at([fraction]))
     if report == "accuracy":
         return curve.decided[:, 1]
     return curve.drop(score)[:, 1] / curve.of(score)[:, 0]

@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
-from xaibench.core.registry import metric
-from xaibench.core.registry.bounds import Count
+from xaibench.core.registry import Keys, metric
 from xaibench.evaluation import Evaluation
-from xaibench.evaluation.perturbation import Baseline, Curve, Order, Output, Removal, Unit
-from xaibench.metrics.perturbation import CURVE
+from xaibench.evaluation.perturbation import Curve, Order, Output, Removal
+from xaibench.metrics.perturbation import CURVE, Regions
 
 
 @metric(
@@ -28,11 +29,8 @@ from xaibench.metrics.perturbation import CURVE
 def aopc(
     evaluation: Evaluation,
     *,
-    baseline: Baseline = "zero",
-    steps: Count | None = None,
+    removal: Regions = Removal(unit="patch", steps=None),
     order: Order = "morf",
-    unit: Unit = "patch",
-    grid: Count = 8,
     score: Output = "probability",
 ) -> Tensor:
     """Area over the curve of region perturbation: sum_k f(x) - f(x_k) over L removed regions, divided by L + 1.
@@ -42,7 +40,7 @@ def aopc(
     Rankings change with the grid, the baseline and the score. Criticism: cells of a grid do not follow objects, and an
     image with holes is unlike any training image.
     """
-    curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
+    curve = evaluation.curve(order, removal)
     return torch.where(curve.valid, curve.drop(score), 0).sum(1) / curve.valid.sum(1)
 
 
@@ -59,11 +57,8 @@ def aopc(
 def selectivity(
     evaluation: Evaluation,
     *,
-    baseline: Baseline = "zero",
-    steps: Count | None = None,
+    removal: Regions = Removal(unit="patch", steps=None),
     order: Order = "morf",
-    unit: Unit = "patch",
-    grid: Count = 8,
     score: Output = "probability",
 ) -> Tensor:
     """Area under the score while the most relevant regions are removed: f(x) minus the drop that `aopc` averages.
@@ -71,7 +66,7 @@ def selectivity(
     Rankings change with the grid, the baseline and the score. Criticism: it is f(x) minus the drop, so it repeats
     `aopc` and adds the clean score.
     """
-    curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
+    curve = evaluation.curve(order, removal)
     return curve.auc(curve.of(score))
 
 
@@ -87,8 +82,7 @@ def selectivity(
 def irof(
     evaluation: Evaluation,
     *,
-    baseline: Baseline = "mean",
-    grid: Count = 10,
+    removal: Annotated[Removal, Keys("baseline", "grid")] = Removal("mean", "segment", grid=10, steps=None),
     per_segment: bool = True,
     score: Output = "probability",
 ) -> Tensor:
@@ -100,7 +94,7 @@ def irof(
     Rankings change with the superpixels, their number and the baseline. Criticism: the clean score is the denominator:
     unsure pairs decide, and values have no lower bound.
     """
-    return segment_area(evaluation.curve("morf", Removal(baseline, "segment", grid, None)), score, per_segment)
+    return segment_area(evaluation.curve("morf", removal), score, per_segment)
 
 
 def segment_area(curve: Curve, score: Output, per_segment: bool) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import xaibench
 from tests.methods.test_invariances import IDS, PAIRS, build, images, mask
 from tests.methods.test_invariances import Net as ColourNet
+from tests.support.parameters import taken
 from xaibench.core import registry
 from xaibench.core.aggregation import find_aggregation
 from xaibench.core.registry import BoundMetric
@@ -40,7 +41,7 @@ everyone = pytest.mark.parametrize("name", [name for name in registry.metrics if
 def parameters(name: str) -> dict[str, Any]:
     """The defaults, but few samples and steps."""
     entry = registry.metrics[name]
-    return entry.bind({key: value for key, value in CHEAP.items() if key in entry.parameters})
+    return entry.bind(taken(entry, CHEAP))
 
 
 def explain(forward: Forward, pairs: Pairs) -> Tensor:

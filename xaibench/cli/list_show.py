@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from rich.markup import escape
 from rich.table import Table
@@ -195,7 +195,7 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
         "documentation": entry.documentation,
         "source": entry.source,
         "version": entry.version,
-        "parameters": {n: parameter_words(entry, p) for n, p in entry.parameters.items() if n != "data_root"},
+        "parameters": {n: text for n, text in parameter_words(entry).items() if n != "data_root"},
     }
     if isinstance(entry, registry.Method):
         card |= {"needs": {need: registry.NEEDS[need] for need in entry.needs}, "cost": entry.cost}
@@ -219,14 +219,27 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
     return card | {"defined in": entry.location}
 
 
-def parameter_words(entry: registry.Entry, parameter: inspect.Parameter) -> str:
-    words = [_type_words(entry.types[parameter.name]), *bounds.words(entry.annotations[parameter.name])]
-    if parameter.default is not inspect.Parameter.empty:
-        words.append(f"default {parameter.default!r}")
-    return ", ".join(words)
+def parameter_words(entry: registry.Entry) -> dict[str, str]:
+    """Type, bounds and default of each parameter, and of each key of those that are mappings."""
+    words = {}
+    for name, parameter in entry.parameters.items():
+        if (mapping := entry.mappings.get(name)) is not None:
+            words[name] = f"mapping, default {json.dumps(mapping.complete({}))}"
+            words |= {f"{name}.{key}": _value_words(annotation) for key, annotation in mapping.types.items()}
+            continue
+        words[name] = _value_words(entry.annotations[name])
+        if parameter.default is not inspect.Parameter.empty:
+            words[name] += f", default {parameter.default!r}"
+    return words
+
+
+def _value_words(annotation: Any) -> str:
+    return ", ".join([_type_words(annotation), *bounds.words(annotation)])
 
 
 def _type_words(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:
+        return _type_words(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return " | ".join(map(repr, get_args(annotation)))
     if get_origin(annotation) in (Union, UnionType):

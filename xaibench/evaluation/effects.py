@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xaibench.core.chunks import map_chunks
 from xaibench.evaluation.evaluation import Evaluation
-from xaibench.evaluation.perturbation import Output, Removal, Static, Units, outputs, remover
+from xaibench.evaluation.perturbation import Output, Removal, Units, outputs, remover
 
 Choose = Callable[[Tensor, Tensor], Tensor]  # pair [n], sample [n] -> removed bool [n, c, H, W]
 
@@ -17,16 +17,17 @@ ROUNDING = 16  # units in the last place of a score below which a drop is none
 
 
 def effects(
-    evaluation: Evaluation, attribution: Tensor, samples: int, choose: Choose, baseline: Static, score: Output
+    evaluation: Evaluation, attribution: Tensor, samples: int, choose: Choose, removal: Removal, score: Output
 ) -> tuple[Tensor, Tensor]:
     """Relevance removed and drop of the score, both double [P, S], one forward per pair and sample.
 
     Args:
         attribution: [P, c, H, W], c = 1 (of whole pixels) or C
         choose: what each sample removes
+        removal: what takes its place
     """
     pair, sample = _every(evaluation, samples)
-    remove = remover(evaluation.forward, evaluation.pairs, Removal(baseline))
+    remove = remover(evaluation.forward, evaluation.pairs, removal)
 
     def relevance(rows: Tensor) -> Tensor:
         removed = choose(pair[rows], sample[rows])

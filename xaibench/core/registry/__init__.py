@@ -13,6 +13,7 @@ from xaibench.core.registry.entries import (
     Metric,
     PairRule,
 )
+from xaibench.core.registry.mappings import Keys
 from xaibench.core.registry.plugins import load_plugin
 from xaibench.core.registry.registry import (
     Registry,
@@ -27,7 +28,7 @@ from xaibench.core.registry.registry import (
 )
 
 __all__ = [
-    "INVARIANCES", "NEEDS", "PER_IMAGE", "RESERVED", "BoundMethod", "BoundMetric", "DatasetEntry", "Entry", "Method",
+    "INVARIANCES", "NEEDS", "PER_IMAGE", "RESERVED", "BoundMethod", "BoundMetric", "DatasetEntry", "Entry", "Keys", "Method",
     "Metric", "PairRule", "Registry", "bound_method", "dataset", "datasets", "load_plugin", "method", "methods", "metric",
     "metric_groups",
     "metrics",

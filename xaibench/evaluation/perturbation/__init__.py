@@ -11,10 +11,10 @@ its values leave to this rule.
 from xaibench.evaluation.perturbation.baselines import Remove, blur, remover, running_mean, substitute
 from xaibench.evaluation.perturbation.curves import Curve, curve, trace
 from xaibench.evaluation.perturbation.outputs import Output, Outputs, clean_outputs, outputs
-from xaibench.evaluation.perturbation.removal import Baseline, Order, Removal, Static, Unit
+from xaibench.evaluation.perturbation.removal import Baseline, Order, Removal, Replacement, Static, Unit
 from xaibench.evaluation.perturbation.units import Units, units
 
 __all__ = [
-    "Baseline", "Curve", "Order", "Output", "Outputs", "Removal", "Remove", "Static", "Unit", "Units", "blur",
+    "Baseline", "Curve", "Order", "Output", "Outputs", "Removal", "Remove", "Replacement", "Static", "Unit", "Units", "blur",
     "clean_outputs", "curve", "outputs", "remover", "running_mean", "substitute", "trace", "units",
 ]  # fmt: skip

@@ -52,7 +52,7 @@ def _replacement(forward: Forward, removal: Removal) -> Tensor:
         case "min":
             return images.amin((1, 2, 3), keepdim=True).expand(-1, images.shape[1], 1, 1)
         case "blur":
-            return blur(images, removal.kernel, removal.sigma)
+            return blur(images, removal.blur_kernel, removal.blur_sigma)
         case "black":
             preprocess = forward.classifier.preprocess
             if preprocess is None:

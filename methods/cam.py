@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from xaibench.core.errors import IncompatibleError
 from xaibench.core.registry import method
 from xaibench.core.registry.bounds import Count, NotNegative
+from xaibench.core.value_range import min_max
 from xaibench.forward import Forward, Pairs
 
 
@@ -174,8 +175,7 @@ def score_cam(
         mask = F.interpolate(
             activations[rows, channel][:, None], images.shape[-2:], mode="bilinear", align_corners=align_corners
         )
-        lowest, highest = mask.amin((2, 3), keepdim=True), mask.amax((2, 3), keepdim=True)
-        return images[rows] * ((mask - lowest) / (highest - lowest)).where(highest > lowest, 0)
+        return images[rows] * min_max(mask, (2, 3))
 
     scores = forward.perturbed(pairs, activations.shape[1], masked)  # [P, K]
     if variant == "softmax":

@@ -15,6 +15,7 @@ from xaibench.core.errors import UsageError
 from xaibench.core.registry import method
 from xaibench.core.registry.bounds import AtLeastTwo, Count, NotNegative, ProperFraction
 from xaibench.forward import Forward, Pairs
+from xaibench.forward.noise import noisy
 
 Reduce = Literal["sum", "max", "abs_sum"]
 
@@ -103,13 +104,6 @@ def accumulated_saliency(
         restored = torch.zeros_like(gradient).scatter(1, source[pairs.image], gradient)
         total += (restored * visible[pairs.image]).view_as(total)
     return total
-
-
-def noisy(forward: Forward, name: str, sigma: float) -> Tensor:
-    """[B, C, H, W]: the images plus noise, relative to the range of each."""
-    images = forward.images
-    span = images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True)
-    return images + sigma * span * forward.draw(name, *images.shape[1:], kind="normal")
 
 
 def _noisy_gradients(forward: Forward, pairs: Pairs, samples: int, sigma: float) -> Iterator[Tensor]:

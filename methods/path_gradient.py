@@ -9,7 +9,8 @@ from torch import Tensor
 from xaibench.core.registry import method
 from xaibench.core.registry.bounds import Count, NotNegative
 from xaibench.forward import Forward, Pairs
-from xaibench.methods.gradient import Reduce, noisy, over_channels
+from xaibench.forward.noise import noisy
+from xaibench.methods.gradient import Reduce, over_channels
 
 
 @method(source="sundararajan2017", cost="steps x (1 forward, 1 backward per label)")

@@ -9,6 +9,7 @@ from torch import Tensor, einsum, nn
 from torch.nn import functional as F
 
 from xaibench.core.registry import method
+from xaibench.core.value_range import min_max
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.models.structure import batch_norm_affine
 
@@ -94,6 +95,4 @@ def _biases(forward: Forward) -> dict[str, Tensor]:
 
 def _psi(term: Tensor) -> Tensor:
     """[n, K, h, w] to [n, 1, h, w]: absolute values, min-max over channels and positions, summed over channels."""
-    term = term.abs()
-    term = term - term.amin((1, 2, 3), keepdim=True)
-    return (term / (term.amax((1, 2, 3), keepdim=True) + 1e-6)).sum(1, keepdim=True)
+    return min_max(term.abs(), (1, 2, 3), epsilon=1e-6).sum(1, keepdim=True)

@@ -17,6 +17,7 @@ from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.core.registry import method
 from xaibench.core.registry.bounds import Count, NotNegative, Positive
 from xaibench.forward import Forward, Pairs, Plan
+from xaibench.forward.noise import noisy
 from xaibench.models.capabilities import require
 
 Explain = Callable[[Tensor, Pairs, Tensor], Tensor]
@@ -108,11 +109,9 @@ def smooth(
     """
     explain, images = _inner(forward, base, options), forward.images
     rows = torch.arange(len(images), device=images.device)
-    span = images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True)
     total = torch.zeros((), dtype=images.dtype, device=images.device)
     for i in range(samples):
-        noise = forward.draw(f"smooth/{i}", *images.shape[1:], kind="normal")
-        total = total + explain(images + sigma * span * noise, pairs, rows)
+        total = total + explain(noisy(forward, f"smooth/{i}", sigma), pairs, rows)
     return total / samples
 
 

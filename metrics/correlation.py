@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from xaibench.core.rank_statistics import ranks
 from xaibench.core.registry import Keys, metric
 from xaibench.core.registry.bounds import AtLeastTwo, InnerFraction
 from xaibench.evaluation import Evaluation
@@ -148,20 +149,13 @@ def correlate(u: Tensor, v: Tensor, similarity: Similarity) -> Tensor:
     """[P] correlation of double [P, S] and [P, S]; NaN where one of them does not vary (beyond rounding)."""
     constant = _constant(u) | _constant(v)
     if similarity == "spearman":
-        u, v = average_ranks(u), average_ranks(v)
+        u, v = ranks(u), ranks(v)
     u, v = u - u.mean(1, keepdim=True), v - v.mean(1, keepdim=True)
     return ((u * v).sum(1) / (u.square().sum(1) * v.square().sum(1)).sqrt()).masked_fill(constant, torch.nan)
 
 
 def _constant(values: Tensor) -> Tensor:
     return values.amax(1) - values.amin(1) <= 1e-9 * values.abs().amax(1)
-
-
-def average_ranks(values: Tensor) -> Tensor:
-    """Ranks of each row, equal values sharing the mean of theirs, a NaN making the row NaN: double [P, S]."""
-    one, other = values[:, :, None], values[:, None, :]
-    ranks = (other < one).sum(2) + ((other == one).sum(2) - 1) / 2
-    return ranks.double().masked_fill(values.isnan().any(1, keepdim=True), torch.nan)
 
 
 def _defined(evaluation: Evaluation, values: Tensor) -> Tensor:

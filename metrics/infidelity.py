@@ -66,11 +66,12 @@ def _noise(evaluation: Evaluation, sigma: float) -> Choose:
 
     def noise(pair: Tensor, sample: Tensor) -> Tensor:
         draws = [
-            torch.randn(1, *images.shape[-2:], generator=generator)
+            evaluation.forward.draw_per_pair(
+                evaluation.pairs[row[None]], f"infidelity/{s}", 1, *images.shape[-2:], kind="normal"
+            )
             for row, s in zip(pair, sample.tolist(), strict=True)
-            for generator in evaluation.forward.generators(evaluation.pairs[row[None]], f"infidelity/{s}")
         ]
-        return sigma * torch.stack(draws).to(images)
+        return sigma * torch.cat(draws).to(images)
 
     return noise
 

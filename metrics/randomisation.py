@@ -28,6 +28,7 @@ from xaibench.core.errors import UsageError
 from xaibench.core.registry import metric
 from xaibench.core.registry.bounds import Count
 from xaibench.core.seeding import stable_seed
+from xaibench.core.value_range import min_max, span
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
 from xaibench.models.classifier import Classifier
@@ -122,11 +123,8 @@ def random_logit(evaluation: Evaluation, *, similarity: Similarity = "spearman")
 def other_labels(evaluation: Evaluation) -> Tensor:
     """[P]: for each pair one of the other labels, seeded by sample and label."""
     pairs, count = evaluation.pairs, evaluation.forward.logits.shape[1]
-    steps = [
-        torch.randint(1, count, (), generator=generator)
-        for generator in evaluation.forward.generators(pairs, "random_logit")
-    ]
-    return (pairs.label + torch.stack(steps).to(pairs.label)) % count
+    steps = 1 + evaluation.forward.draw_per_pair(pairs, "random_logit", below=count - 1)
+    return (pairs.label + steps) % count
 
 
 # -- the random model -------------------------------------------------------------------------------------------------
@@ -199,8 +197,7 @@ def _parametrised(layer: nn.Module) -> dict[str, Tensor]:
 def histogram_entropy(maps: Tensor) -> Tensor:
     """[P] float64: entropy of the values in 100 bins from minimum to maximum; NaN for a map with a NaN."""
     a = maps.flatten(1).double()
-    lowest, highest = a.amin(1, keepdim=True), a.amax(1, keepdim=True)
-    position = (a - lowest) / (highest - lowest) * BINS
+    position = min_max(a, 1) * BINS
     bins = position.nan_to_num(0).long().clamp(0, BINS - 1)
     counts = torch.zeros((len(a), BINS), dtype=a.dtype, device=a.device).scatter_add(1, bins, torch.ones_like(a))
     entropy: Tensor = torch.special.entr(counts / a.shape[1]).sum(1)
@@ -215,7 +212,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     """
     a, b = a.double()[:, None], b.double()[:, None]
     both = torch.cat([a, b], 1)
-    span = (both.amax((1, 2, 3)) - both.amin((1, 2, 3)))[:, None, None, None]
+    width = span(both, (1, 2, 3))
     window = [min(WINDOW, size) for size in a.shape[2:]]
     n = window[0] * window[1]
 
@@ -226,10 +223,10 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     sample = n / max(n - 1, 1)
     var_a, var_b = sample * (mean(a * a) - mean_a**2), sample * (mean(b * b) - mean_b**2)
     covariance = sample * (mean(a * b) - mean_a * mean_b)
-    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    c1, c2 = (0.01 * width) ** 2, (0.03 * width) ** 2
     numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     similarity = numerator / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
-    return similarity.mean((1, 2, 3)).where(span[:, 0, 0, 0] > 0, torch.nan)
+    return similarity.mean((1, 2, 3)).where(width[:, 0, 0, 0] > 0, torch.nan)
 
 
 def _unit_ssim(a: Tensor, b: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from xaibench.core import rank_statistics
 from xaibench.core.registry import metric
+from xaibench.core.value_range import min_max
 from xaibench.evaluation import Evaluation
 
 Truth = Literal["label", "foreground"]
@@ -94,9 +95,7 @@ def map(evaluation: Evaluation, *, truth: Truth = "label") -> Tensor:
 
 def _unit(evaluation: Evaluation) -> Tensor:
     """[P, H, W] relevance, min-max to [0, 1]; NaN everywhere where it is constant."""
-    relevance = evaluation.relevance
-    lowest, highest = relevance.amin((1, 2), keepdim=True), relevance.amax((1, 2), keepdim=True)
-    return (relevance - lowest) / (highest - lowest)
+    return min_max(evaluation.relevance, (1, 2), constant=torch.nan)
 
 
 def _segmentation(evaluation: Evaluation, truth: Truth) -> tuple[Tensor, Tensor, Tensor, Tensor]:

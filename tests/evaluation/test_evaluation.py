@@ -12,7 +12,7 @@ from tests.methods.test_invariances import PAIRS, build, images, mask
 from xaibench.core.errors import UsageError
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.data.preprocess import Preprocess
-from xaibench.evaluation import Evaluation, unit
+from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward
 from xaibench.suite import parse_metrics
 
@@ -23,14 +23,6 @@ def evaluation(maps: torch.Tensor | None = None, kind: str = "cnn") -> Evaluatio
     if maps is None:
         maps = torch.randn(len(PAIRS), 6, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return Evaluation(Forward(classifier, images(), ground_truth=GroundTruth(mask=mask())), PAIRS, maps)
-
-
-def test_unit() -> None:
-    maps = torch.tensor([[[1.0, 3.0], [2.0, 5.0]], [[4.0, 4.0], [4.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    found = unit(maps)
-    torch.testing.assert_close(found[0], torch.tensor([[0.0, 0.5], [0.25, 1.0]]))
-    assert not found[1:].any()
-    assert unit(torch.full((1, 2, 2), torch.nan)).isnan().all()
 
 
 def test_the_mask_is_not_normalised_again() -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from xaibench.core.chunks import map_chunks
 from xaibench.core.errors import UsageError
 from xaibench.core.rank_statistics import comparable, tied
+from xaibench.core.value_range import min_max
 from xaibench.evaluation.perturbation import Curve, Order, Outputs, Removal, clean_outputs, curve, outputs
 from xaibench.forward import Forward, Pairs
 from xaibench.forward.forward import Labels
@@ -68,7 +69,7 @@ class Evaluation:
 
     def mask_of(self, maps: Tensor) -> Tensor:
         """`mask` of other raw maps [n, h, w], in the precision of the images."""
-        return self._resize(unit(maps.relu())).to(self.forward.images.dtype)
+        return self._resize(min_max(maps.relu(), (1, 2))).to(self.forward.images.dtype)
 
     def _resize(self, maps: Tensor) -> Tensor:
         size = self.forward.images.shape[-2:]
@@ -124,7 +125,7 @@ class Evaluation:
         if key not in self._probes:
             mask = self.mask
             if normalise == "resized":
-                mask = unit(self._resize(self.maps.relu())).to(self.forward.images.dtype)
+                mask = min_max(self._resize(self.maps.relu()), (1, 2)).to(self.forward.images.dtype)
             self._probes[key] = self._masked(mask if part == "keep" else 1 - mask, space)
         return self._probes[key]
 
@@ -228,10 +229,3 @@ class Evaluation:
         if self.forward.ground_truth.mask is None:
             return torch.ones(self.relevance.shape, dtype=torch.bool, device=self.maps.device)
         return self.forward.ground_truth.valid[self.pairs.image]
-
-
-def unit(maps: Tensor) -> Tensor:
-    """Min-max per map [P, h, w] to [0, 1]; 0 where the map is constant, NaN where it has a NaN."""
-    lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    span = highest - lowest
-    return torch.where(span == 0, torch.zeros_like(maps), (maps - lowest) / span)

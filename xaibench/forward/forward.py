@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -363,13 +363,17 @@ class Forward:
         *shape: int,
         kind: Literal["uniform", "normal"] = "uniform",
         dtype: torch.dtype = torch.float32,
+        below: int | None = None,
     ) -> Tensor:
         """Random numbers of each pair [P, *shape], seeded by (suite seed, sample id, label, name).
 
         Args:
             dtype: in which they are drawn and returned; the same numbers for every precision of the model
+            below: int64 from 0 to below - 1 instead
         """
-        make = torch.rand if kind == "uniform" else torch.randn
+        make: Callable[..., Tensor] = torch.rand if kind == "uniform" else torch.randn
+        if below is not None:
+            make, dtype = partial(torch.randint, below), torch.int64
         drawn = [make(shape, generator=generator, dtype=dtype) for generator in self.generators(pairs, name)]
         return (torch.stack(drawn) if drawn else torch.zeros((0, *shape), dtype=dtype)).to(self.images.device)
 

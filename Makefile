@@ -31,9 +31,9 @@ types: $(VENV)/.lint
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' -o python_functions='bench_*' --benchmark-enable --benchmark-columns=min,median,rounds -s
 
+# every page and picture that is made from what is committed
 docs: $(VENV)/.test
-	$(BIN)/python docs/make_cards.py
-	$(BIN)/python docs/make_figures.py
+	for script in cards figures kur correlations; do $(BIN)/python docs/scripts/make_$$script.py || exit 1; done
 
 # the committed tables, from scratch
 leaderboards: $(VENV)/.base

@@ -14,17 +14,29 @@ from xaibench.forward import Forward, Pairs
 from xaibench.forward.propagation.vit_blocks import Pool, own_gradients
 
 
-@method(needs=("attention",), source="chefer2021, baseline", cost="1 forward")
+@method(
+    needs=("attention",),
+    source="chefer2021, baseline",
+    forwards="shared",
+    backwards=0,
+    criticism="It is the same for all labels, and the last block only.",
+    elsewhere="last_layer_attn in the code of chefer2021.",
+)
 def raw_attention(forward: Forward, pairs: Pairs) -> Tensor:
-    """Attention of the last block: r · mean_h A^B. The same for all labels. Maps [P, h, w], fractions of attention.
-
-    Elsewhere: last_layer_attn in the code of chefer2021.
-    """
+    """Attention of the last block: r · mean_h A^B. The same for all labels. Maps [P, h, w], fractions of attention."""
     last = forward.attentions[:, -1].mean(1)
     return forward.token_map(forward.readout(last.shape[-1]) @ last)[pairs.image]
 
 
-@method(needs=("attention",), source="abnar2020, eq. 1; chefer2021, baseline", cost="1 forward")
+@method(
+    needs=("attention",),
+    source="abnar2020, eq. 1; chefer2021, baseline",
+    forwards="shared",
+    backwards=0,
+    rankings_change_with=("start_layer",),
+    criticism="It is the same for all labels: attention says which tokens are mixed, not which speak for a label.",
+    elsewhere="The evaluation scripts of chefer2021 use start_layer = 1, their notebooks 0, and the maps differ a lot.",
+)
 def attention_rollout(forward: Forward, pairs: Pairs, *, start_layer: int = 1) -> Tensor:
     """r · Ā^B ... Ā^{s+1}, Ā = (mean_h A + I) with rows normalised, from block `start_layer` (0 is the first) on.
 
@@ -43,14 +55,15 @@ def attention_rollout(forward: Forward, pairs: Pairs, *, start_layer: int = 1) -
 @method(
     needs=("attention", "attention_gradients"),
     source="chefer2021generic, eq. 5-6",
-    cost="1 forward, 1 backward per label",
+    forwards="shared",
+    backwards="shared * pairs",
+    rankings_change_with=("start_layer",),
+    criticism="What speaks against the label is cut off in every block.",
+    elsewhere="The authors' CLIP notebook takes the last block only. They normalise rows for co-attention, not for a "
+    "ViT.",
 )
 def generic_attention(forward: Forward, pairs: Pairs, *, start_layer: int = 0) -> Tensor:
-    """r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(G^b A^b). Maps [P, h, w].
-
-    Elsewhere: the authors' CLIP notebook takes the last block only. They normalise rows for co-attention, not for a
-    ViT.
-    """
+    """r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(G^b A^b). Maps [P, h, w]."""
     attention = _from(forward.attentions, start_layer)[pairs.image]
     gradients = forward.attention_gradients(pairs, start_layer)
     row = forward.readout(attention.shape[-1]).expand(len(pairs), -1)
@@ -60,14 +73,17 @@ def generic_attention(forward: Forward, pairs: Pairs, *, start_layer: int = 0) -
 
 
 @method(
-    needs=("attention", "attention_gradients"), source="chefer2021, baseline", cost="1 forward, 1 backward per label"
+    needs=("attention", "attention_gradients"),
+    source="chefer2021, baseline",
+    forwards="shared",
+    backwards="shared * pairs",
+    criticism="The ReLU may empty a map; it is 0 then.",
+    elsewhere="attn_gradcam in the code of chefer2021, whose min-max makes 0/0 of an empty map.",
 )
 def attention_grad_cam(forward: Forward, pairs: Pairs) -> Tensor:
     """Grad-CAM on the attention of the last block: relu(mean_h w_h (r · A^B_h)), w_h = mean over patches of r · G^B_h.
 
     Maps [P, h, w] before the original's min-max, which makes 0/0 of a map that the ReLU has emptied; here it is 0.
-
-    Elsewhere: attn_gradcam in the code of chefer2021.
     """
     last = len(forward.classifier.attention.layers) - 1
     r = forward.readout(forward.attentions.shape[-1])
@@ -80,7 +96,10 @@ def attention_grad_cam(forward: Forward, pairs: Pairs) -> Tensor:
 @method(
     needs=("attention", "attention_gradients"),
     source="sun2021; official DPT/DPT.py",
-    cost="1 forward, 1 backward per label",
+    forwards="shared",
+    backwards="shared * pairs",
+    rankings_change_with=("start_layer",),
+    elsewhere="The authors train with the last 6 of 12 blocks, and refine maps by the image's colours.",
 )
 def getam(forward: Forward, pairs: Pairs, *, start_layer: int = 0) -> Tensor:
     """Attention, coupled twice with its gradient: r · sum_b (mean_h relu(G^b A^b)) ⊙ (mean_h relu(G^b)).
@@ -97,7 +116,11 @@ def getam(forward: Forward, pairs: Pairs, *, start_layer: int = 0) -> Tensor:
 @method(
     needs=("transformer_blocks",),
     source="bousselham2024; official legrad/wrapper.py",
-    cost="1 forward; 1 block forward and 1 block backward per label for every block",
+    forwards="shared",
+    backwards="pairs * ((-start_layer - 1) % blocks + 1)",
+    cost="a backward is one of a single block and the head; blocks run once more for their gradients",
+    rankings_change_with=("start_layer", "pool"),
+    elsewhere="The authors' wrapper is for CLIP, where the score is a cosine with a text.",
 )
 def legrad(forward: Forward, pairs: Pairs, *, start_layer: int = -2, pool: Pool = "mean") -> Tensor:
     """Positive gradients of every block's own score: sum_b mean_h mean_i relu(ds^b/dA^b)[h, i, :].

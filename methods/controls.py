@@ -11,13 +11,23 @@ from xaibench.core.registry.bounds import Count, Positive
 from xaibench.forward import Forward, Pairs
 
 
-@method(source="xaibench; a coin per cell", cost="none", control=True)
+@method(
+    source="xaibench; a coin per cell",
+    control=True,
+    forwards=0,
+    backwards=0,
+)
 def random(forward: Forward, pairs: Pairs, *, cells: Count = 12) -> Tensor:
     """Uniform noise in [0, 1) on a cells x cells grid, seeded by (suite seed, sample, label). Maps [P, cells, cells]."""
     return forward.draw_per_pair(pairs, "random", cells, cells, dtype=torch.float64).to(forward.images)
 
 
-@method(source="xaibench; the photographer's bias", cost="none", control=True)
+@method(
+    source="xaibench; the photographer's bias",
+    control=True,
+    forwards=0,
+    backwards=0,
+)
 def center(forward: Forward, pairs: Pairs, *, sigma: Positive = 0.25) -> Tensor:
     """A Gaussian at the image's centre, `sigma` in units of height and width. Maps [P, H, W] in (0, 1]."""
     height, width = forward.images.shape[-2:]
@@ -27,7 +37,12 @@ def center(forward: Forward, pairs: Pairs, *, sigma: Positive = 0.25) -> Tensor:
     return gaussian.expand(len(pairs), -1, -1)
 
 
-@method(source="adebayo2018: an edge detector knows no model", cost="none", control=True)
+@method(
+    source="adebayo2018: an edge detector knows no model",
+    control=True,
+    forwards=0,
+    backwards=0,
+)
 def edges(forward: Forward, pairs: Pairs) -> Tensor:
     """Sobel gradient magnitude of the channel mean of the image. Maps [P, H, W] in model input units."""
     sobel = torch.tensor([[1, 0, -1], [2, 0, -2], [1, 0, -1]]).to(forward.images) / 8
@@ -36,7 +51,13 @@ def edges(forward: Forward, pairs: Pairs) -> Tensor:
     return gradient.square().sum(1).sqrt()[pairs.image]
 
 
-@method(needs=("masks",), source="xaibench; the ground truth", cost="none", control=True)
+@method(
+    needs=("masks",),
+    source="xaibench; the ground truth",
+    control=True,
+    forwards=0,
+    backwards=0,
+)
 def oracle(forward: Forward, pairs: Pairs) -> Tensor:
     """The ground-truth mask of the label. Maps [P, H, W] in {0, 1}; all 0 where the label is not in the image."""
     return forward.ground_truth.of(pairs).to(forward.images.dtype)

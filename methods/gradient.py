@@ -27,25 +27,40 @@ def over_channels(values: Tensor, reduce: Reduce) -> Tensor:
     return values.abs().amax(1) if reduce == "max" else values.abs().sum(1)
 
 
-@method(needs=("input_gradients",), source="simonyan2014, sec. 3", cost="1 forward, 1 backward per label")
+@method(
+    needs=("input_gradients",),
+    source="simonyan2014, sec. 3",
+    forwards="shared",
+    backwards="shared * pairs",
+    rankings_change_with=("reduce",),
+    criticism="It says what would change the logit, not what the logit consists of.",
+    elsewhere="Saliency in captum, which keeps |dS_c/dx| of every colour.",
+)
 def saliency(forward: Forward, pairs: Pairs, *, reduce: Reduce = "max") -> Tensor:
-    """|dS_c/dx|, by default the largest over colours. Maps [P, H, W], logits per unit of model input.
-
-    Elsewhere: Saliency in captum, which keeps |dS_c/dx| of every colour.
-    """
+    """|dS_c/dx|, by default the largest over colours. Maps [P, H, W], logits per unit of model input."""
     return over_channels(forward.gradients(pairs, "input"), reduce)
 
 
-@method(needs=("input_gradients",), source="shrikumar2016", cost="1 forward, 1 backward per label")
+@method(
+    needs=("input_gradients",),
+    source="shrikumar2016",
+    forwards="shared",
+    backwards="shared * pairs",
+    rankings_change_with=("reduce",),
+    criticism="Pixels at 0, the mean colour, have no relevance whatever they mean.",
+    elsewhere="InputXGradient in captum, which keeps the colours apart.",
+)
 def input_x_gradient(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> Tensor:
-    """x dS_c/dx, by default the signed sum over colours. Maps [P, H, W], logit units.
-
-    Elsewhere: InputXGradient in captum, which keeps the colours apart.
-    """
+    """x dS_c/dx, by default the signed sum over colours. Maps [P, H, W], logit units."""
     return over_channels(forward.images[pairs.image] * forward.gradients(pairs, "input"), reduce)
 
 
-@method(source="smilkov2017", cost="samples x (1 forward, 1 backward per label)")
+@method(
+    source="smilkov2017",
+    forwards="samples",
+    backwards="samples * pairs",
+    rankings_change_with=("samples", "sigma", "reduce"),
+)
 def smooth_grad(
     forward: Forward, pairs: Pairs, *, samples: Count = 20, sigma: NotNegative = 0.15, reduce: Reduce = "sum"
 ) -> Tensor:
@@ -59,7 +74,13 @@ def smooth_grad(
     return over_channels(total / samples, reduce)
 
 
-@method(source="adebayo2018", cost="samples x (1 forward, 1 backward per label)")
+@method(
+    source="adebayo2018",
+    forwards="samples",
+    backwards="samples * pairs",
+    rankings_change_with=("samples", "sigma", "reduce"),
+    criticism="The variance of a gradient has no sign and no unit of the logit.",
+)
 def var_grad(
     forward: Forward, pairs: Pairs, *, samples: AtLeastTwo = 20, sigma: NotNegative = 0.15, reduce: Reduce = "sum"
 ) -> Tensor:
@@ -72,7 +93,13 @@ def var_grad(
     return over_channels(squares / samples, reduce)
 
 
-@method(source="xaibench", cost="passes x (1 forward, 1 backward per label)")
+@method(
+    source="xaibench",
+    forwards="passes",
+    backwards="passes * pairs",
+    rankings_change_with=("tiles", "passes", "hide"),
+    criticism="Shuffled tiles are unlike any training image.",
+)
 def accumulated_saliency(
     forward: Forward,
     pairs: Pairs,

@@ -20,23 +20,36 @@ from xaibench.methods.cam import grad_cam
 from xaibench.methods.gradient import Reduce, over_channels
 
 
-@method(needs=("relu",), source="springenberg2015", cost="1 forward, 1 backward per label")
+@method(
+    needs=("relu",),
+    source="springenberg2015",
+    forwards=1,
+    backwards="pairs",
+    rankings_change_with=("reduce",),
+    criticism="The map hardly depends on the upper layers and on the label (adebayo2018): read `mprt` and "
+    "`random_logit`.",
+    elsewhere="GuidedBackprop in captum, with the same limit; GuidedBackpropReLU in pytorch-grad-cam.",
+)
 def guided_backprop(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> Tensor:
     """dS_c/dx where every ReLU passes back only positive gradients of active units: relu(g) · [x > 0].
 
     Every nn.ReLU module; a ReLU that is called as a function stays plain. Maps [P, H, W].
-
-    Elsewhere: GuidedBackprop in captum, with the same limit; GuidedBackpropReLU in pytorch-grad-cam.
     """
     return over_channels(_guided(forward, pairs), reduce)
 
 
-@method(needs=("relu",), source="zeiler2014", cost="1 forward, 1 backward per label")
+@method(
+    needs=("relu",),
+    source="zeiler2014",
+    forwards=1,
+    backwards="pairs",
+    rankings_change_with=("reduce",),
+    criticism="The map hardly depends on the upper layers and on the label (adebayo2018): read `mprt` and "
+    "`random_logit`.",
+    elsewhere="Deconvolution in captum, which rewrites nn.ReLU modules only, too.",
+)
 def deconvolution(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> Tensor:
-    """dS_c/dx where every nn.ReLU passes back relu(g), whether the unit was active or not. Maps [P, H, W].
-
-    Elsewhere: Deconvolution in captum, which rewrites nn.ReLU modules only, too.
-    """
+    """dS_c/dx where every nn.ReLU passes back relu(g), whether the unit was active or not. Maps [P, H, W]."""
 
     def rule(_: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         return with_gradient_of(output, positive_gradient(x))
@@ -47,13 +60,14 @@ def deconvolution(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> 
 @method(
     needs=("features", "gradients", "relu"),
     source="selvaraju2017; captum",
-    cost="2 forwards, 1 backward per label",
+    forwards="shared + 1",
+    backwards="(shared + 1) * pairs",
+    rankings_change_with=("layer", "reduce"),
+    criticism="Its details are those of guided_backprop, which hardly depend on the label.",
+    elsewhere="GuidedGradCam in captum, the same.",
 )
 def guided_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", reduce: Reduce = "sum") -> Tensor:
-    """guided_backprop times relu(grad_cam) enlarged to the image (nearest, as captum). Maps [P, H, W].
-
-    Elsewhere: GuidedGradCam in captum, the same.
-    """
+    """guided_backprop times relu(grad_cam) enlarged to the image (nearest, as captum). Maps [P, H, W]."""
     region = F.interpolate(grad_cam(forward, pairs, layer=layer).relu()[:, None], forward.images.shape[-2:])
     return over_channels(_guided(forward, pairs) * region, reduce)
 
@@ -61,7 +75,13 @@ def guided_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", redu
 @method(
     needs=("relu",),
     source="shrikumar2017, rescale rule",
-    cost="2 forwards, 1 backward of two images per label",
+    forwards=2,
+    backwards="2 * pairs",
+    rankings_change_with=("baseline", "reduce"),
+    criticism="Pixels equal to the baseline have no relevance whatever they mean.",
+    elsewhere="DeepLift in captum gives the same but for two kinds of pools, where its maps do not sum up: those that "
+    "follow a ReLU directly (it passes the plain gradient) and those that overlap (a position is paid by one "
+    "of its windows only).",
 )
 def deep_lift(forward: Forward, pairs: Pairs, *, baseline: float = 0.0, reduce: Reduce = "sum") -> Tensor:
     """(x - b) · m, with the multiplier m carried back like a gradient, but across a ReLU by the factor Δout / Δin.

@@ -25,31 +25,50 @@ def d_minmax(own: Tensor, others: Tensor, every: Tensor, count: Tensor) -> Tenso
     return own.relu() - others.relu() / (count - 1).clamp(min=1) + every.clamp(max=0) / count.clamp(min=1)
 
 
-@method(needs=("features", "linear_head"), source="david2022; official src/minmax.py", cost="1 forward")
+@method(
+    needs=("features", "linear_head"),
+    source="david2022; official src/minmax.py",
+    forwards="shared",
+    backwards=0,
+    rankings_change_with=("the model's threshold for detected labels",),
+    criticism="It hides a dependence on another label that the model really has: evidence that both labels share is "
+    "subtracted, not shown.",
+    elsewhere="Neither pytorch-grad-cam nor keras-explainable has it; finer_cam comes nearest.",
+)
 def minmax_cam(forward: Forward, pairs: Pairs) -> Tensor:
-    """CAM with the weights w_u = W_u - (sum_{n in N} W_n) / max(c - 1, 1). Raw maps [P, h, w].
-
-    Elsewhere: neither pytorch-grad-cam nor keras-explainable has it; finer_cam comes nearest.
-    """
+    """CAM with the weights w_u = W_u - (sum_{n in N} W_n) / max(c - 1, 1). Raw maps [P, h, w]."""
     own, others, _, count = _head(forward, pairs)
     return einsum("pk,pkhw->phw", minmax(own, others, count), forward.features("last")[pairs.image])
 
 
-@method(needs=("features", "linear_head"), source="david2022; official src/minmax.py", cost="1 forward")
+@method(
+    needs=("features", "linear_head"),
+    source="david2022; official src/minmax.py",
+    forwards="shared",
+    backwards=0,
+    rankings_change_with=("the model's threshold for detected labels",),
+    criticism="It hides a dependence on another label that the model really has: evidence that both labels share is "
+    "subtracted, not shown.",
+    elsewhere="The authors' notebooks write a sum of clamped terms; their code clamps the sum over labels, as is done "
+    "here.",
+)
 def d_minmax_cam(forward: Forward, pairs: Pairs) -> Tensor:
     """CAM with w_u = relu(W_u) - relu(sum_N W_n) / max(c - 1, 1) + min(0, sum_C W_n) / max(c, 1).
 
     Raw maps [P, h, w].
-
-    Elsewhere: the authors' notebooks write a sum of clamped terms; their code clamps the sum over labels, as is done
-    here.
     """
     weights = d_minmax(*_head(forward, pairs))
     return einsum("pk,pkhw->phw", weights, forward.features("last")[pairs.image])
 
 
 @method(
-    needs=("features", "gradients"), source="david2022; official src/minmax.py", cost="as grad_cam, all detected labels"
+    needs=("features", "gradients"),
+    source="david2022; official src/minmax.py",
+    forwards="shared",
+    backwards="shared * (pairs + others)",
+    rankings_change_with=("layer", "the model's threshold for detected labels"),
+    criticism="It hides a dependence on another label that the model really has: evidence that both labels share is "
+    "subtracted, not shown.",
 )
 def minmax_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     """Grad-CAM of J_u = S_u - (sum_{n in N} S_n) / max(c - 1, 1), gradients summed over positions.
@@ -62,14 +81,19 @@ def minmax_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> T
 
 
 @method(
-    needs=("features", "gradients"), source="david2022; official src/minmax.py", cost="as grad_cam, all detected labels"
+    needs=("features", "gradients"),
+    source="david2022; official src/minmax.py",
+    forwards="shared",
+    backwards="shared * (pairs + others)",
+    rankings_change_with=("layer", "the model's threshold for detected labels"),
+    criticism="It hides a dependence on another label that the model really has: evidence that both labels share is "
+    "subtracted, not shown.",
+    elsewhere="The authors' function for it is named d_minmax_cam, too.",
 )
 def d_minmax_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     """Grad-CAM with the D-MinMax weights of the gradients at each position, THEN summed over positions.
 
     Equal to D-MinMax-CAM on a pooled linear head, different at inner layers. Raw maps [P, h, w].
-
-    Elsewhere: the authors' function for it is named d_minmax_cam, too.
     """
     weights = d_minmax(*_gradients(forward, pairs, layer)).sum((2, 3))
     return einsum("pk,pkhw->phw", weights, forward.features(layer)[pairs.image])

@@ -13,7 +13,14 @@ from xaibench.forward.noise import noisy
 from xaibench.methods.gradient import Reduce, over_channels
 
 
-@method(source="sundararajan2017", cost="steps x (1 forward, 1 backward per label)")
+@method(
+    source="sundararajan2017",
+    forwards="steps",
+    backwards="steps * pairs",
+    rankings_change_with=("baseline", "steps", "reduce"),
+    criticism="Pixels equal to the baseline have no relevance whatever they mean.",
+    elsewhere="IntegratedGradients in captum, which keeps the colours apart.",
+)
 def integrated_gradients(
     forward: Forward, pairs: Pairs, *, steps: Count = 20, baseline: float = 0.0, reduce: Reduce = "sum"
 ) -> Tensor:
@@ -21,8 +28,6 @@ def integrated_gradients(
 
     `baseline` b is one value for all pixels in units of the model's input (0: the mean colour). Maps [P, H, W], logit
     units; they sum to S_c(x) - S_c(b) as steps grow.
-
-    Elsewhere: IntegratedGradients in captum, which keeps the colours apart.
     """
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     path = forward.images - baseline
@@ -32,7 +37,14 @@ def integrated_gradients(
     return over_channels(path[pairs.image] * integral, reduce)
 
 
-@method(source="lundberg2017; captum", cost="samples x (1 forward, 1 backward per label)")
+@method(
+    source="lundberg2017; captum",
+    forwards="samples",
+    backwards="samples * pairs",
+    rankings_change_with=("samples", "sigma", "baseline", "reduce"),
+    criticism="With few samples the map is noisy.",
+    elsewhere="GradientShap in captum.",
+)
 def gradient_shap(
     forward: Forward,
     pairs: Pairs,
@@ -45,8 +57,6 @@ def gradient_shap(
     """Mean over samples of (x' - b) · dS_c/dx(b + t (x' - b)), x' = x + noise as in smooth_grad, t uniform in [0, 1).
 
     Seeded by (suite seed, sample id). Maps [P, H, W], logit units.
-
-    Elsewhere: GradientShap in captum.
     """
     total = torch.zeros((), dtype=forward.images.dtype, device=forward.images.device)
     for i in range(samples):
@@ -56,7 +66,14 @@ def gradient_shap(
     return over_channels(total / samples, reduce)
 
 
-@method(source="erion2021", cost="samples x (1 forward, 1 backward per label)")
+@method(
+    source="erion2021",
+    forwards="samples",
+    backwards="samples * pairs",
+    rankings_change_with=("samples", "reduce"),
+    criticism="Baselines are noise, not images.",
+    elsewhere="The paper draws baselines from the training data.",
+)
 def expected_gradients(forward: Forward, pairs: Pairs, *, samples: Count = 20, reduce: Reduce = "sum") -> Tensor:
     """Mean over baselines b of (x - b) · dS_c/dx(b + t (x - b)), t uniform in [0, 1).
 

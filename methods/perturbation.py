@@ -18,7 +18,43 @@ from xaibench.core.registry.bounds import AtLeastTwo, Count, Positive, PositiveF
 from xaibench.forward import Forward, Pairs
 
 
-@method(source="zeiler2014; captum", cost="1 + windows forwards for all labels of an image")
+def _window(window: int | None, stride: int | None, height: int, width: int) -> tuple[int, int]:
+    """Side and step of the windows of occlusion in pixels."""
+    window = window or max(min(height, width) // 4, 1)
+    return window, stride or max(window // 2, 1)
+
+
+def _patch(patch: int | None, height: int, width: int) -> int:
+    """Side of the patches of feature_ablation in pixels."""
+    return patch or max(min(height, width) // 8, 1)
+
+
+def _number(size: int, window: int, stride: int) -> int:
+    """How many windows it takes to reach the border."""
+    return math.ceil((size - window) / stride) + 1
+
+
+def _occluded(shared: int, window: int | None, stride: int | None, height: int, width: int) -> float:
+    """shared + windows"""
+    window, stride = _window(window, stride, height, width)
+    return shared + _number(height, window, stride) * _number(width, window, stride)
+
+
+def _ablated(shared: int, patch: int | None, height: int, width: int) -> float:
+    """shared + patches"""
+    patch = _patch(patch, height, width)
+    return shared + math.ceil(height / patch) * math.ceil(width / patch)
+
+
+@method(
+    source="zeiler2014; captum",
+    forwards=_occluded,
+    backwards=0,
+    cost="for all labels of an image",
+    rankings_change_with=("window", "stride", "baseline"),
+    criticism="Images with hidden parts are unlike any training image.",
+    elsewhere="Occlusion in captum, which repeats every window for every label.",
+)
 def occlusion(
     forward: Forward, pairs: Pairs, *, window: Count | None = None, stride: Count | None = None, baseline: float = 0.0
 ) -> Tensor:
@@ -27,12 +63,9 @@ def occlusion(
     R = sum_w [pixel in w] (S_c(x) - S_c(x without w)) / sum_w [pixel in w]. Windows start every `stride` pixels; the
     last one is cut off at the border. Defaults: a window of a quarter of the shorter side, moved by half of itself.
     `baseline` is in units of the model's input (0: the mean colour). Maps [P, H, W], logit units.
-
-    Elsewhere: Occlusion in captum, which repeats every window for every label.
     """
     height, width = forward.images.shape[-2:]
-    window = max(min(height, width) // 4, 1) if window is None else window
-    stride = max(window // 2, 1) if stride is None else stride
+    window, stride = _window(window, stride, height, width)
     if not stride <= window <= min(height, width):
         raise UsageError(
             f"occlusion needs stride <= window <= {min(height, width)}, found stride {stride}, window {window}"
@@ -48,17 +81,23 @@ def occlusion(
     return einsum("pyx,yh,xw->phw", loss, rows, columns) / (rows.sum(0)[:, None] * columns.sum(0))
 
 
-@method(source="kokhlikyan2020, captum", cost="1 + patches forwards for all labels of an image")
+@method(
+    source="kokhlikyan2020, captum",
+    forwards=_ablated,
+    backwards=0,
+    cost="for all labels of an image",
+    rankings_change_with=("patch", "baseline"),
+    criticism="Images with hidden parts are unlike any training image.",
+    elsewhere="FeatureAblation in captum.",
+)
 def feature_ablation(forward: Forward, pairs: Pairs, *, patch: Count | None = None, baseline: float = 0.0) -> Tensor:
     """Loss of the logit when one patch of a grid is set to b: S_c(x) - S_c(x without the patch), at its pixels.
 
     Patches are squares of `patch` pixels (default: an eighth of the shorter side) from the upper left; those at the
     lower and right border are cut off. Maps [P, H, W], logit units.
-
-    Elsewhere: FeatureAblation in captum.
     """
     height, width = forward.images.shape[-2:]
-    patch = max(min(height, width) // 8, 1) if patch is None else patch
+    patch = _patch(patch, height, width)
     rows, columns = (torch.arange(size, device=forward.images.device) // patch for size in (height, width))
     part = rows[:, None] * math.ceil(width / patch) + columns  # [H, W]: the number of each pixel's patch
 
@@ -69,7 +108,16 @@ def feature_ablation(forward: Forward, pairs: Pairs, *, patch: Count | None = No
     return loss[:, part]
 
 
-@method(source="petsiuk2018", cost="samples forwards for all labels of an image", renamed={"masks": "samples"})
+@method(
+    source="petsiuk2018",
+    renamed={"masks": "samples"},
+    forwards="samples",
+    backwards=0,
+    cost="for all labels of an image",
+    rankings_change_with=("samples", "cells", "probability"),
+    criticism="Images with hidden parts are unlike any training image. With few masks the map is noise.",
+    elsewhere="The paper takes 4000 masks (VGG) and 8000 (ResNet).",
+)
 def rise(
     forward: Forward, pairs: Pairs, *, samples: Count = 1000, cells: Count = 7, probability: PositiveFraction = 0.5
 ) -> Tensor:
@@ -103,7 +151,14 @@ def rise(
 
 
 @method(
-    source="ribeiro2016; the authors' image explainer", version=2, cost="samples forwards for all labels of an image"
+    source="ribeiro2016; the authors' image explainer",
+    version=2,
+    forwards="samples",
+    backwards=0,
+    cost="for all labels of an image",
+    rankings_change_with=("cells", "samples", "kernel_width", "baseline"),
+    criticism="Images with hidden parts are unlike any training image.",
+    elsewhere="Lime in captum; the authors' image explainer segments by quickshift, where this has the cells of a grid.",
 )
 def lime(
     forward: Forward,
@@ -122,8 +177,6 @@ def lime(
     ones. Superpixels are the cells x cells of a grid, where the authors' image explainer segments (quickshift). Coins
     are seeded by (suite seed, sample id). Solved in float64, so that a label that is nearly certain keeps its map.
     Maps [P, cells, cells], probability units.
-
-    Elsewhere: Lime in captum.
     """
     _check_grid(forward, cells)
     z = (forward.draw("lime", samples, cells**2) < 0.5).to(forward.images)  # [B, samples, M]
@@ -144,7 +197,16 @@ def lime(
     return weights.view(len(pairs), cells, cells).to(forward.images)
 
 
-@method(source="lundberg2017, theorem 2", version=2, cost="samples forwards for all labels of an image")
+@method(
+    source="lundberg2017, theorem 2",
+    version=2,
+    forwards="shared + 1 + min(2 ** cells ** 2 - 2, samples // 2 * 2)",
+    backwards=0,
+    cost="for all labels of an image",
+    rankings_change_with=("cells", "samples", "baseline"),
+    criticism="Images with hidden parts are unlike any training image.",
+    elsewhere="KernelShap in captum.",
+)
 def kernel_shap(
     forward: Forward, pairs: Pairs, *, cells: AtLeastTwo = 7, samples: Count = 500, baseline: float = 0.0
 ) -> Tensor:
@@ -155,8 +217,6 @@ def kernel_shap(
     `samples` allows it, and the values are then exact; else sizes and members are drawn with probability k, each
     coalition with its complement, seeded by (suite seed, sample id). Maps [P, cells, cells], logit units; they sum
     to S_c(x) - S_c(b).
-
-    Elsewhere: KernelShap in captum.
     """
     _check_grid(forward, cells)
     players = cells**2
@@ -187,7 +247,7 @@ def _check_grid(forward: Forward, cells: int) -> None:
 
 def _windows(size: int, window: int, stride: int) -> Tensor:
     """[n, size]: 1 where window n lies; as many windows as it takes to reach the border."""
-    starts = torch.arange(math.ceil((size - window) / stride) + 1) * stride
+    starts = torch.arange(_number(size, window, stride)) * stride
     position = torch.arange(size)
     return ((position >= starts[:, None]) & (position < starts[:, None] + window)).double()
 

@@ -33,7 +33,15 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest logit: 
 @method(
     needs=("relu",),
     source="bach2015, eq. 58 and 60; montavon2019",
-    cost="3 forwards, 1 backward per label",
+    forwards="shared + 1",
+    backwards="pairs",
+    cost="convolutions compute their rules beside the pass",
+    rankings_change_with=("rule", "first", "bias", "eps"),
+    criticism="One rule for all convolutions: composites of rules by depth, as zennit has them, are what is used in "
+    "practice.",
+    elsewhere="LRP in captum, which has the epsilon rule (1e-9) everywhere by default, leaves biases as they are, fails "
+    "on nn.Identity, and passes relevance through means and additions that are called as functions as if it "
+    "were a gradient.",
 )
 def lrp(
     forward: Forward,
@@ -60,9 +68,6 @@ def lrp(
 
     Convolutions that transform their weights, and normalisations that follow no convolution, pass m back as it is. The
     sum of the map at any `layer` is S_c less what biases took. Maps [P, h, w], logit units.
-
-    Elsewhere: LRP in captum, which has the epsilon rule (1e-9) everywhere by default, fails on nn.Identity, and
-    passes relevance through means and additions that are called as functions as if it were a gradient.
     """
     classifier = forward.classifier
     norms, convolutions = batch_norms_after_convolutions(classifier.module, forward.images[:1])

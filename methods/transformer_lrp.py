@@ -35,34 +35,53 @@ Level = Literal["tokens", "pixels"]
 @method(
     needs=("transformer_blocks", "attention_gradients"),
     source="chefer2021",
-    cost="1 forward, 1 backward per label; relevance: 2 forwards' worth per image and 2 per label",
+    forwards="shared",
+    backwards="shared * pairs",
+    cost="relevance computes as much as 2 forwards per image and 2 per label",
+    rankings_change_with=("start_layer", "rules"),
+    criticism="Relevance is not conserved, and quotients by sums near 0 make it noisy in float32.",
+    elsewhere="transformer_attribution in the authors' code (also what its script calls lrp), which is right for one "
+    "image at a time: of a batch it returns the first map, and that depends on the other images. Their "
+    "evaluation scripts use start_layer = 1, their notebooks 0, and the maps differ a lot.",
 )
 def transformer_lrp(forward: Forward, pairs: Pairs, *, start_layer: int = 1, rules: Rules = "ours") -> Tensor:
     """Transformer Attribution: r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(G^b R_A^b).
 
     Blocks count from 0. The authors' evaluation scripts use start_layer = 1, their notebooks 0, and the maps differ a
     lot. Maps [P, h, w], non-negative.
-
-    Elsewhere: transformer_attribution in the authors' code (also what its script calls lrp), which is right for one
-    image at a time: of a batch it returns the first map, and that depends on the other images.
     """
     walk = attention_relevance(forward, pairs, rules=rules, start_layer=start_layer)
     gradients = forward.block_gradients(pairs, start_layer)
     return _rollout(forward, ((gradients[block] * r).relu().mean(1) for block, r in walk))
 
 
-@method(needs=("transformer_blocks",), source="chefer2021, ablation", cost="as transformer_lrp, no backward")
+@method(
+    needs=("transformer_blocks",),
+    source="chefer2021, ablation",
+    forwards="shared",
+    backwards=0,
+    cost="relevance computes as much as 2 forwards per image and 2 per label",
+    rankings_change_with=("start_layer", "rules"),
+    criticism="Relevance is not conserved, and quotients by sums near 0 make it noisy in float32.",
+    elsewhere="rollout in the relprop of the code of chefer2021, whose Baselines.generate_rollout is attention_rollout.",
+)
 def lrp_rollout(forward: Forward, pairs: Pairs, *, start_layer: int = 1, rules: Rules = "ours") -> Tensor:
-    """Relevance alone, rolled out: r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(R_A^b). Maps [P, h, w].
-
-    Elsewhere: rollout in the relprop of the code of chefer2021, whose Baselines.generate_rollout is
-    attention_rollout.
-    """
+    """Relevance alone, rolled out: r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(R_A^b). Maps [P, h, w]."""
     walk = attention_relevance(forward, pairs, rules=rules, start_layer=start_layer)
     return _rollout(forward, (r.relu().mean(1) for _, r in walk))
 
 
-@method(needs=("transformer_blocks",), source="voita2019; chefer2021, baseline", cost="as transformer_lrp, no backward")
+@method(
+    needs=("transformer_blocks",),
+    source="voita2019; chefer2021, baseline",
+    forwards="shared * (1 + gradient)",
+    backwards="shared * pairs * gradient",
+    cost="relevance computes as much as 2 forwards per image and 2 per label",
+    rankings_change_with=("block", "gradient", "rules"),
+    criticism="One block of many is shown.",
+    elsewhere="last_layer and, for block = 1, second_layer in the code of chefer2021, whose evaluation scripts use the "
+    'rules "orig"; is_ablation is `gradient`.',
+)
 def partial_lrp(
     forward: Forward, pairs: Pairs, *, block: int = -1, gradient: bool = False, rules: Rules = "orig"
 ) -> Tensor:
@@ -70,8 +89,6 @@ def partial_lrp(
 
     `block` counts from 0, or from the end: -1 is the last. The evaluation scripts of chefer2021 use the rules "orig".
     Maps [P, h, w], non-negative.
-
-    Elsewhere: last_layer and, for block = 1, second_layer in the code of chefer2021; is_ablation is `gradient`.
     """
     chosen = Blocks(forward).check("block", block)
     *_, (_, relevance) = attention_relevance(forward, pairs, rules=rules, start_layer=chosen)
@@ -83,15 +100,18 @@ def partial_lrp(
 @method(
     needs=("transformer_blocks", "patch_embedding"),
     source="chefer2021, baseline",
-    cost="as transformer_lrp, no backward",
+    forwards="shared",
+    backwards=0,
+    cost="relevance computes as much as 2 forwards per image and 2 per label",
+    rankings_change_with=("rules",),
+    criticism="Relevance is not conserved, and quotients by sums near 0 make it noisy in float32.",
+    elsewhere='full in the code of chefer2021, whose scripts use the rules "orig" and min-max its signed maps.',
 )
 def full_lrp(forward: Forward, pairs: Pairs, *, rules: Rules = "orig") -> Tensor:
     """Relevance down to the pixels, summed over colours: the z^B rule at the patch embedding.
 
     The evaluation scripts of chefer2021 use the rules "orig". Only for stems that are one convolution of patches
     (IncompatibleError otherwise). Maps [P, H, W], signed.
-
-    Elsewhere: full in the code of chefer2021, whose scripts min-max its signed maps.
     """
     return pixel_relevance(forward, pairs, rules=rules)
 
@@ -106,7 +126,15 @@ def _rollout(forward: Forward, matrices: Iterable[Tensor]) -> Tensor:
     return forward.token_map(row)
 
 
-@method(needs=("transformer_blocks",), source="achtibat2024", cost="1 forward, 1 backward per label")
+@method(
+    needs=("transformer_blocks",),
+    source="achtibat2024",
+    forwards=1,
+    backwards="pairs",
+    rankings_change_with=("rule", "gamma", "conv_gamma", "level"),
+    criticism="The epsilon rule is noisy in vision transformers, and gamma is to be tuned for each model.",
+    elsewhere="The authors' lxt has no mapping for timm's models, and for torchvision's ViT that of cp_lrp.",
+)
 def attn_lrp(
     forward: Forward,
     pairs: Pairs,
@@ -123,8 +151,6 @@ def attn_lrp(
     Other layers keep their gradient (epsilon rule at 0) or follow `rule` = "gamma", for which the authors tune `gamma`
     and `conv_gamma` (of the patch embedding) per model; epsilon is noisy in vision transformers.
 
-    Elsewhere: the authors' lxt has no mapping for timm's models, and for torchvision's ViT that of cp_lrp.
-
     Args:
         level: "tokens": relevance of the input of the first block, patch by patch; "pixels": of the image, summed over
             colours (only where the stem is one convolution: through a normalising stem it is zero)
@@ -136,7 +162,15 @@ def attn_lrp(
     return _input_x_gradient(forward, pairs, hooks, level)
 
 
-@method(needs=("transformer_blocks",), source="ali2022; achtibat2024, baseline", cost="1 forward, 1 backward per label")
+@method(
+    needs=("transformer_blocks",),
+    source="ali2022; achtibat2024, baseline",
+    forwards=1,
+    backwards="pairs",
+    rankings_change_with=("rule", "gamma", "conv_gamma", "level"),
+    criticism="What queries and keys do gets no relevance, and gamma is to be tuned for each model.",
+    elsewhere="lxt, the code of achtibat2024, has it for torchvision's ViT, and no mapping for timm's models.",
+)
 def cp_lrp(
     forward: Forward,
     pairs: Pairs,
@@ -150,8 +184,6 @@ def cp_lrp(
 
     The authors of attn_lrp advise it with rule = "gamma" for vision transformers. Maps [P, h, w] or [P, H, W], signed,
     logit units.
-
-    Elsewhere: lxt, the code of achtibat2024, has it for torchvision's ViT, and no mapping for timm's models.
     """
     hooks = relevance_hooks(forward, query=0, key=0, value=1, rule=rule, gamma=gamma, conv_gamma=conv_gamma)
     return _input_x_gradient(forward, pairs, hooks, level)

@@ -11,10 +11,17 @@ from torch.nn import functional as F
 from xaibench.core.registry import method
 from xaibench.core.value_range import min_max
 from xaibench.forward import Forward, Pairs, Plan
-from xaibench.models.structure import batch_norm_affine
+from xaibench.models.structure import batch_norm_affine, stages
 
 
-@method(needs=("features", "gradients"), source="chen2020", cost="1 forward, 1 backward per label to the layer")
+@method(
+    needs=("features", "gradients"),
+    source="chen2020",
+    forwards="shared",
+    backwards="shared * pairs",
+    rankings_change_with=("layer",),
+    criticism="What the biases above the cut contribute is in no pixel: `bias_ratio` measures it.",
+)
 def vgatt(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     """Activation times gradient, summed over channels, at any cut of the network: sum_k A_k g_k.
 
@@ -38,10 +45,28 @@ def vgatt_bias(forward: Forward, pairs: Pairs, layer: str = "last") -> tuple[Ten
     return bias, (bias.abs() / logit.abs()).where(logit != 0, torch.nan)
 
 
+def vgatt_bias_by_layer(forward: Forward, pairs: Pairs) -> dict[str, tuple[Tensor, Tensor]]:
+    """`vgatt_bias` at every stage of the network (see `stages`), from the input on; one forward pass for all.
+
+    In a transformer the map leaves out prefix tokens such as the class token, so their part of the logit counts as bias.
+    """
+    classifier = forward.classifier
+    layers = stages(classifier.module, classifier.structure.target_layer, forward.images)
+    forward.expect(Plan(features=frozenset(layers[1:]), gradients=frozenset(layers)))
+    return {layer: vgatt_bias(forward, pairs, layer) for layer in layers}
+
+
 @method(
     needs=("relu",),
     source="srinivas2019; idiap/fullgrad-saliency",
-    cost="2 forwards, 1 backward per label",
+    forwards=1,
+    backwards="pairs",
+    rankings_change_with=("variant",),
+    criticism="Absolute values and a min-max of every layer: neither sign nor size of a contribution is left.",
+    elsewhere="FullGrad in pytorch-grad-cam min-maxes each channel by itself and so makes another map, and finds batch "
+    "normalisations by exact type, which timm's BatchNormAct2d is not. full_gradients in keras-explainable "
+    "also min-maxes each channel, takes means over channels, and the gradient of the sum of all logits asked "
+    "for.",
 )
 def full_grad(forward: Forward, pairs: Pairs, *, variant: Literal["original", "simple"] = "original") -> Tensor:
     """Input x gradient plus bias x gradient of every layer: psi(x g_x) + sum_l sum_k psi(b_l g_l).
@@ -51,10 +76,6 @@ def full_grad(forward: Forward, pairs: Pairs, *, variant: Literal["original", "s
     (with 1e-6 in the denominator), summed over channels, resized bilinearly with align_corners = True. `variant`
     simple leaves the factor b_l out. Before psi, all terms and the biases of linear layers sum to S_c (see
     `full_grad_terms`). pytorch-grad-cam min-maxes each channel by itself and so makes another map. Maps [P, H, W] >= 0.
-
-    Elsewhere: FullGrad in pytorch-grad-cam, where batch normalisations are found by exact type, which timm's
-    BatchNormAct2d is not. full_gradients in keras-explainable also min-maxes each channel, takes means over channels,
-    and the gradient of the sum of all logits asked for.
     """
     biases = _biases(forward)
     size = forward.images.shape[-2:]

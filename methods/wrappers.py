@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xaibench.core import registry
-from xaibench.core.errors import IncompatibleError, UsageError
-from xaibench.core.registry import method
+from xaibench.core.errors import UsageError
+from xaibench.core.registry import bound_method, method
 from xaibench.core.registry.bounds import Count, NotNegative, Positive
-from xaibench.forward import Forward, Pairs, Plan
+from xaibench.forward import Forward, Pairs
+from xaibench.forward.explainer import Explainer
 from xaibench.forward.noise import noisy
 from xaibench.models.capabilities import require
 
@@ -24,7 +24,18 @@ Explain = Callable[[Tensor, Pairs, Tensor], Tensor]
 RENAMED = {"method": "base"}
 
 
-@method(needs=("any_size",), source="ahn2019, make_cam", cost="scales x flips x the method", renamed=RENAMED)
+@method(
+    needs=("any_size",),
+    source="ahn2019, make_cam",
+    renamed=RENAMED,
+    forwards="len(scales) * (1 + flip) * method_forwards",
+    backwards="len(scales) * (1 + flip) * method_backwards",
+    cost="`method` is `base`; views are counted as if they had the image's size",
+    rankings_change_with=("base", "scales", "flip"),
+    criticism="What speaks against the label is cut off in every view.",
+    elsewhere="pytorch-grad-cam has aug_smooth (6 views), keras-explainable a tta that divides by 2 scales, though the "
+    "image itself adds one more pair of views.",
+)
 def tta(
     forward: Forward,
     pairs: Pairs,
@@ -40,9 +51,6 @@ def tta(
     The grid has a cell every `stride` pixels, ((H - 1) // stride + 1) rows, and maps reach it bilinearly
     (align_corners = False). Images are rescaled bicubically with antialiasing, as the original does before it
     normalises. The ReLU is the original's: views add up what speaks for the label. Maps [P, h, w] >= 0.
-
-    Elsewhere: pytorch-grad-cam has aug_smooth (6 views), keras-explainable a tta that divides by 2 scales, though the
-    image itself adds one more pair of views.
     """
     if not scales:
         raise UsageError("tta needs at least one of scales")
@@ -63,7 +71,17 @@ def tta(
     return total
 
 
-@method(needs=("any_size",), source="jo2021", cost="the method, on tiles", renamed=RENAMED)
+@method(
+    needs=("any_size",),
+    source="jo2021",
+    renamed=RENAMED,
+    forwards="tiles ** 2 * method_forwards",
+    backwards="tiles ** 2 * method_backwards",
+    cost="`method` is `base`; passes of tiles, which are smaller than the image",
+    rankings_change_with=("base", "tiles"),
+    criticism="A tile without the object is explained for its label all the same.",
+    elsewhere="In jo2021 maps of tiles train a model (Puzzle-CAM); its own maps are plain CAMs.",
+)
 def puzzle(
     forward: Forward,
     pairs: Pairs,
@@ -91,7 +109,15 @@ def puzzle(
     return merge(_inner(forward, base, options)(pieces, every, rows)[:, None], tiles)[:, 0]
 
 
-@method(source="smilkov2017, for any method", cost="samples x the method", renamed=RENAMED)
+@method(
+    source="smilkov2017, for any method",
+    renamed=RENAMED,
+    forwards="samples * method_forwards",
+    backwards="samples * method_backwards",
+    cost="`method` is `base`",
+    rankings_change_with=("base", "samples", "sigma"),
+    elsewhere="keras-explainable has it as smooth.",
+)
 def smooth(
     forward: Forward,
     pairs: Pairs,
@@ -104,8 +130,6 @@ def smooth(
     """Mean of the method's maps at x + noise, noise normal with standard deviation sigma · (max x - min x).
 
     Seeded by (suite seed, sample id). Raw maps [P, h, w] in the method's units.
-
-    Elsewhere: keras-explainable has it as smooth.
     """
     explain, images = _inner(forward, base, options), forward.images
     rows = torch.arange(len(images), device=images.device)
@@ -131,15 +155,10 @@ def merge(pieces: Tensor, tiles: int) -> Tensor:
 
 def _inner(forward: Forward, name: str, options: Mapping[str, Any] | None) -> Explain:
     """`name` as a function of (images, pairs of them, the row of `forward` that each image comes from)."""
-    entry, classifier = registry.methods[name], forward.classifier
-    bound = entry.bind(dict(options or {}))
-    if "masks" in entry.needs:
-        raise IncompatibleError(f"method {name} reads ground-truth masks, which other views of an image lack")
-    require(classifier, entry)
-    plan, arguments = Plan.of(classifier, entry.needs, bound), entry.arguments(bound)
+    explainer = Explainer(bound_method(name, options or {}))
+    require(forward.classifier, explainer.method.entry, no_masks="other views of an image lack")
 
     def explain(images: Tensor, pairs: Pairs, rows: Tensor) -> Tensor:
-        maps: Tensor = entry.function(forward.at(images, plan=plan, rows=rows), pairs, **arguments)
-        return maps
+        return explainer(forward.at(images, rows=rows), pairs)
 
     return explain

@@ -17,17 +17,18 @@ from xaibench.evaluation.perturbation import Output, Removal, Replacement, remov
     source="sundararajan2017",
     unit="logits",
     minimum_effect=0.01,
-    cost="1 forward per pair",
     invariant=(),
+    forwards="pairs",
+    backwards=0,
+    rankings_change_with=("removal.baseline", "the scale of the map"),
+    criticism="It means something for methods that share out a score, and nothing for others.",
+    elsewhere="Completeness in Quantus says whether the gap is 0, yes or no.",
 )
 def completeness_gap(evaluation: Evaluation, *, removal: Replacement = Removal(), score: Output = "logit") -> Tensor:
     """|sum a - (f(x) - f(b))|: what a map leaves unsaid, or says too much, of the difference to a baseline image b.
 
     The sum is over the raw map at its own resolution. Only methods that share out a score (integrated gradients,
     DeepLIFT, LRP, Shapley values) claim a gap of 0; for others the number is their scale.
-
-    Rankings change with the baseline and the scale of the map. Criticism: it means something for methods that share out
-    a score, and nothing for others.
     """
     return gap(evaluation, removal, score).abs()
 
@@ -50,8 +51,11 @@ def gap(evaluation: Evaluation, removal: Removal, score: Output) -> Tensor:
     average="ratio",
     source="chen2020",
     minimum_effect=0.01,
-    cost="none",
     invariant=(),
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("the scale of the map",),
+    criticism="A small b says that biases matter little to the logit, not that the map finds what matters.",
 )
 def bias_ratio(evaluation: Evaluation) -> Tensor:
     """Share of the logit that the sum of the map leaves unexplained: |b| / |S_c|, b = S_c - sum M. Statistics [P, 2].
@@ -59,9 +63,6 @@ def bias_ratio(evaluation: Evaluation) -> Tensor:
     The sum is over the raw map at its own resolution. For vgatt b is what the biases of the layers above the cut add;
     0 is perfect, and a map of zeros has 1. Unlike completeness_gap it asks no baseline image. In total over pairs,
     since logits near 0 would decide a mean of ratios; each pair's ratio is in the records, NaN where S_c = 0.
-
-    Rankings change with the scale of the map. Criticism: a small b says that biases matter little to the logit, not
-    that the map finds what matters.
     """
     logit = evaluation.clean.logit.double()
     bias = logit - evaluation.maps.double().sum((1, 2))

@@ -14,14 +14,21 @@ from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
 
 
-@metric(better="higher", range=(0, 1), group="concentration", source="chalasani2020", cost="none", minimum_effect=0.005)
+@metric(
+    better="higher",
+    range=(0, 1),
+    group="concentration",
+    source="chalasani2020",
+    minimum_effect=0.005,
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("resizing", "smoothing", "whatever shifts a map, such as a min-max"),
+    criticism="It says nothing about truth: one wrong pixel is perfectly sparse.",
+)
 def sparseness(evaluation: Evaluation) -> Tensor:
     """Gini index of |a| over the pixels of the image: sum_i (2i - n - 1) a_(i) / (n sum a), a_(i) ascending.
 
     0 for a constant map, towards 1 for a single pixel. Undefined (NaN) for an all-zero map.
-
-    Rankings change with resizing and smoothing, and with anything that shifts a map, such as a min-max. Criticism: it
-    says nothing about truth: one wrong pixel is perfectly sparse.
     """
     a = evaluation.relevance.abs().flatten(1).sort(1).values
     n = a.shape[1]
@@ -34,17 +41,18 @@ def sparseness(evaluation: Evaluation) -> Tensor:
     range=(0, 1),
     group="concentration",
     source="bhatt2020, complexity; divided by its maximum",
-    cost="none",
     minimum_effect=0.005,
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("resizing", "smoothing"),
+    criticism="Concentration is not truth; it says nearly the same as `sparseness`.",
+    elsewhere="Complexity in Quantus is not divided by ln n, so that maps of different sizes do not compare.",
 )
 def complexity(evaluation: Evaluation) -> Tensor:
     """Entropy of |a| over the n pixels of the image: -sum p ln p / ln n, p = |a| / sum |a|.
 
     1 for a constant map, 0 for a single pixel. The division makes resolutions comparable; smoothing raises the value.
     Undefined (NaN) for an all-zero map.
-
-    Rankings change with resizing and smoothing. Criticism: concentration is not truth; it says nearly the same as
-    `sparseness`.
     """
     a = evaluation.relevance.abs().flatten(1).double()
     entropy: Tensor = torch.special.entr(a / a.sum(1, keepdim=True)).sum(1)
@@ -57,8 +65,13 @@ def complexity(evaluation: Evaluation) -> Tensor:
     group="concentration",
     source="nguyen2020, effective complexity; as a share of the pixels",
     version=2,
-    cost="none",
     minimum_effect=0.005,
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("threshold", "scale"),
+    criticism="The threshold is arbitrary, and small is not right.",
+    elsewhere="EffectiveComplexity in Quantus counts |a| > eps, and by default divides maps by the largest value of the "
+    "whole batch, so that the number depends on the other images.",
 )
 def effective_complexity(
     evaluation: Evaluation, *, threshold: float = 0.05, scale: Literal["maximum", "none"] = "maximum"
@@ -67,8 +80,6 @@ def effective_complexity(
 
     With `none` it depends on the scale of the map, as other libraries' does. Undefined (NaN) with `maximum` for an
     all-zero map.
-
-    Rankings change with the threshold and its unit. Criticism: the threshold is arbitrary, and small is not right.
     """
     a = evaluation.relevance.abs().flatten(1)
     unit = a.amax(1, keepdim=True) if scale == "maximum" else torch.ones_like(a[:, :1])
@@ -82,15 +93,15 @@ def effective_complexity(
     needs=("method",),
     group="concentration",
     source="poppi2021, ADCC",
-    cost="1 forward and 1 explanation per pair",
     minimum_effect=0.005,
+    forwards={"keep native model": "pairs", "kept maps": "pairs * pair_forwards"},
+    backwards={"kept maps": "pairs * pair_backwards"},
+    rankings_change_with=("how the mask is made, which all three parts read",),
+    criticism="An image times a mask is no natural image, and the harmonic mean hides which part failed.",
+    elsewhere="The authors' code explains the top class throughout, whatever label is given.",
 )
 def adcc(evaluation: Evaluation) -> Tensor:
-    """Harmonic mean of coherency, 1 - complexity and 1 - drop, so that no single one can be gamed. See `adcc_parts`.
-
-    Rankings change with how the mask is made, which all three parts read. Criticism: an image times a mask is no
-    natural image, and the harmonic mean hides which part failed.
-    """
+    """Harmonic mean of coherency, 1 - complexity and 1 - drop, so that no single one can be gamed. See `adcc_parts`."""
     coherency, size, drop = adcc_parts(evaluation)
     return 3 / (1 / coherency + 1 / (1 - size) + 1 / (1 - drop))
 
@@ -113,15 +124,21 @@ def adcc_parts(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @metric(
-    better="lower", range=(0, 1), group="concentration", source="xaibench", version=2, cost="none", minimum_effect=0.005
+    better="lower",
+    range=(0, 1),
+    group="concentration",
+    source="xaibench",
+    version=2,
+    minimum_effect=0.005,
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("resizing (a map enlarged has fewer ties than the map itself)", "ReLU"),
+    criticism="Ties among the least relevant pixels hardly matter, and count as much as those at the top.",
 )
 def tied_fraction(evaluation: Evaluation) -> Tensor:
     """The fraction of pixels whose relevance another pixel has too: how much of a ranking is left to the tie rule.
 
     Every metric that removes or compares pixels in order breaks ties in raster order, so that 1 means it measured the
     image's rows, not the map.
-
-    Rankings change with resizing (a map enlarged has fewer ties than the map itself) and with ReLU. Criticism: ties among
-    the least relevant pixels hardly matter, and count as much as those at the top.
     """
     return evaluation.tied

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from xaibench.core.rank_statistics import ranks
+from xaibench.core import rank_statistics
 from xaibench.core.registry import Keys, metric
 from xaibench.core.registry.bounds import AtLeastTwo, InnerFraction
 from xaibench.evaluation import Evaluation
@@ -28,6 +28,7 @@ from xaibench.evaluation.perturbation import Output, Removal, Static, units
 
 Similarity = Literal["pearson", "spearman"]
 Blocks = Annotated[Removal, Keys(baseline=Static, steps=AtLeastTwo)]
+ROUNDING = 1e-9  # of the largest value: sums that differ by less vary by rounding only
 
 
 @metric(
@@ -37,7 +38,12 @@ Blocks = Annotated[Removal, Keys(baseline=Static, steps=AtLeastTwo)]
     source="bhatt2020",
     unit="correlation",
     minimum_effect=0.01,
-    cost="a forward per pair and sample",
+    forwards="pairs * samples",
+    backwards=0,
+    rankings_change_with=("fraction", "removal.unit", "removal.grid", "removal.baseline", "score"),
+    criticism="Subsets of pixels hardly move the score of a natural image, and 100 draws leave the correlation "
+    "uncertain by about 0.1.",
+    elsewhere="FaithfulnessCorrelation in Quantus removes single scalars of the image by default.",
 )
 def faithfulness_correlation(
     evaluation: Evaluation,
@@ -49,11 +55,7 @@ def faithfulness_correlation(
     ),
     score: Output = "logit",
 ) -> Tensor:
-    """Pearson correlation over random subsets S of units of the relevance of S and the drop of the score without S.
-
-    Rankings change with the size of the subsets, the unit, the baseline and the score. Criticism: subsets of pixels
-    hardly move the score of a natural image, and 100 draws leave the correlation uncertain by about 0.1.
-    """
+    """Pearson correlation over random subsets S of units of the relevance of S and the drop of the score without S."""
     partition = units(evaluation.forward.images, evaluation.pairs, removal.unit, removal.grid)
     chosen = _subsets(evaluation, partition.total, samples, fraction, "faithfulness_correlation")
     u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), removal, score)
@@ -67,7 +69,12 @@ def faithfulness_correlation(
     source="bhatt2020; fel2022, muFidelity",
     unit="correlation",
     minimum_effect=0.01,
-    cost="a forward per pair and sample",
+    forwards="pairs * samples",
+    backwards=0,
+    rankings_change_with=("removal.grid", "fraction"),
+    criticism="One property with `faithfulness_correlation`: report one of them; cells with holes are unlike any "
+    "training image.",
+    elsewhere="MuFidelity in Xplique.",
 )
 def mu_fidelity(
     evaluation: Evaluation,
@@ -77,11 +84,7 @@ def mu_fidelity(
     removal: Annotated[Removal, Keys("grid", baseline=Static)] = Removal(unit="patch", grid=9),
     score: Output = "logit",
 ) -> Tensor:
-    """Spearman correlation over random subsets of the cells of a grid of their relevance and the drop without them.
-
-    Rankings change with the grid and the fraction. Criticism: one property with `faithfulness_correlation`: report one
-    of them; cells with holes are unlike any training image.
-    """
+    """Spearman correlation over random subsets of the cells of a grid of their relevance and the drop without them."""
     partition = units(evaluation.forward.images, evaluation.pairs, removal.unit, removal.grid)
     chosen = _subsets(evaluation, partition.total, samples, fraction, "mu_fidelity")
     u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), removal, score)
@@ -96,7 +99,11 @@ def mu_fidelity(
     version=2,
     unit="correlation",
     minimum_effect=0.01,
-    cost="a forward per pair and step",
+    forwards="pairs * removal.steps",
+    backwards=0,
+    rankings_change_with=("removal.steps", "removal.baseline"),
+    criticism="Each block is removed alone, so what pixels do together is not seen.",
+    elsewhere="FaithfulnessEstimate in Quantus.",
 )
 def faithfulness_estimate(
     evaluation: Evaluation,
@@ -108,9 +115,6 @@ def faithfulness_estimate(
     """Correlation over `steps` blocks of pixels of like relevance, each removed ALONE, of its relevance and the drop.
 
     Pixels are sorted by relevance (equal ones in raster order) and cut into blocks of equal size.
-
-    Rankings change with the number of blocks and the baseline. Criticism: each block is removed alone, so what pixels
-    do together is not seen.
     """
     relevance = evaluation.relevance[:, None]
     choose, steps = _sorted_blocks(evaluation, relevance, removal, "morf")
@@ -126,7 +130,12 @@ def faithfulness_estimate(
     version=2,
     unit="correlation",
     minimum_effect=0.01,
-    cost="a forward per pair and step",
+    forwards="pairs * removal.steps",
+    backwards=0,
+    rankings_change_with=("removal.steps", "removal.baseline"),
+    criticism="It reads |a| and a squared change, so a map with every sign turned round scores the same.",
+    elsewhere="MonotonicityCorrelation in Quantus divides by f(x)^2 and fails where f(x) is 0. The published division "
+    "changes no rank and is left out here.",
 )
 def monotonicity_correlation(
     evaluation: Evaluation, *, removal: Blocks = Removal(), score: Output = "probability"
@@ -135,9 +144,6 @@ def monotonicity_correlation(
 
     Blocks are cut from the pixels sorted by |a|, smallest first. The published division by f(x)^2 changes no rank and
     is left out; it only made the value undefined where f(x) = 0.
-
-    Rankings change with the number of blocks and the baseline. Criticism: it reads |a| and a squared change, so a map
-    with every sign turned round scores the same.
     """
     magnitude = evaluation.relevance.abs()[:, None]
     choose, steps = _sorted_blocks(evaluation, magnitude, removal, "lerf")
@@ -147,15 +153,8 @@ def monotonicity_correlation(
 
 def correlate(u: Tensor, v: Tensor, similarity: Similarity) -> Tensor:
     """[P] correlation of double [P, S] and [P, S]; NaN where one of them does not vary (beyond rounding)."""
-    constant = _constant(u) | _constant(v)
-    if similarity == "spearman":
-        u, v = ranks(u), ranks(v)
-    u, v = u - u.mean(1, keepdim=True), v - v.mean(1, keepdim=True)
-    return ((u * v).sum(1) / (u.square().sum(1) * v.square().sum(1)).sqrt()).masked_fill(constant, torch.nan)
-
-
-def _constant(values: Tensor) -> Tensor:
-    return values.amax(1) - values.amin(1) <= 1e-9 * values.abs().amax(1)
+    statistic = rank_statistics.spearman if similarity == "spearman" else rank_statistics.pearson
+    return statistic(u, v, ROUNDING)
 
 
 def _defined(evaluation: Evaluation, values: Tensor) -> Tensor:

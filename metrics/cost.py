@@ -20,7 +20,6 @@ from xaibench.core.registry.bounds import Count
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
 
-COST = "the method once more, image by image"
 MEBIBYTE = 1 << 20
 
 
@@ -32,15 +31,16 @@ MEBIBYTE = 1 << 20
     group="cost",
     per="image",
     source="xaibench",
-    cost=COST,
+    forwards="method_forwards",
+    backwards="method_backwards",
+    cost="image by image",
+    rankings_change_with=("the number of labels, for most methods share their forwards among them",),
+    criticism="A backward pass costs twice a forward and counts nothing.",
 )
 def forwards_per_pair(evaluation: Evaluation) -> Tensor:
     """Images that the whole model is run on to explain one image, per label explained.
 
     Backward passes and passes of single blocks are not counted. Undefined (NaN) where nothing is explained.
-
-    Rankings change with the number of labels, for most methods share their forwards among them. Criticism: a backward
-    pass costs twice a forward and counts nothing.
     """
 
     def count(work: Callable[[], Tensor]) -> float:
@@ -68,15 +68,15 @@ def forwards_per_pair(evaluation: Evaluation) -> Tensor:
     group="cost",
     per="image",
     source="xaibench",
-    cost="as many explanations as `rounds`, image by image",
     repeatable=False,
+    forwards="rounds * method_forwards",
+    backwards="rounds * method_backwards",
+    cost="image by image",
+    rankings_change_with=("the machine", "its load", "the image's size", "the number of labels"),
+    criticism="An image alone does not fill a GPU; batches are cheaper there.",
 )
 def seconds_per_pair(evaluation: Evaluation, *, rounds: Count = 1) -> Tensor:
-    """Wall-clock seconds to explain one image, per label explained: the best of `rounds`.
-
-    Rankings change with the machine, its load, the image's size and the number of labels. Criticism: an image alone
-    does not fill a GPU; batches are cheaper there.
-    """
+    """Wall-clock seconds to explain one image, per label explained: the best of `rounds`."""
     cuda = evaluation.maps.device.type == "cuda"
 
     def seconds(work: Callable[[], Tensor]) -> float:
@@ -100,16 +100,17 @@ def seconds_per_pair(evaluation: Evaluation, *, rounds: Count = 1) -> Tensor:
     group="cost",
     per="image",
     source="xaibench",
-    cost=COST,
     repeatable=False,
+    forwards="cuda * method_forwards",
+    backwards="cuda * method_backwards",
+    cost="image by image, on CUDA devices only",
+    rankings_change_with=("the image's size", "the chunk size", "the number of labels"),
+    criticism="The allocator's caches and fragmentation come on top.",
 )
 def peak_memory(evaluation: Evaluation) -> Tensor:
     """Device memory that explaining one image takes at its height beyond what is held before, per label explained.
 
     CUDA alone keeps these books; undefined (NaN) elsewhere.
-
-    Rankings change with the image's size, the chunk size and the number of labels. Criticism: the allocator's caches and
-    fragmentation come on top.
     """
     device = evaluation.maps.device
     if device.type != "cuda":

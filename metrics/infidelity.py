@@ -21,7 +21,14 @@ from xaibench.evaluation.perturbation import Output, Removal, Replacement
     source="yeh2019",
     unit="squared logits",
     minimum_effect=0.001,
-    cost="a forward per pair and sample",
+    forwards="pairs * samples",
+    backwards=0,
+    rankings_change_with=(
+        "perturbation: squares prefer maps that share out a score, noise prefers gradients",
+        "normalise: without it the scale of the map decides",
+    ),
+    criticism="The best factor per pair hides a wrong scale, no factor lets scale decide.",
+    elsewhere="infidelity in captum, where `normalize` is off by default. Infidelity in Quantus adds patch upon patch.",
 )
 def infidelity(
     evaluation: Evaluation,
@@ -40,10 +47,6 @@ def infidelity(
     score out among pixels. `noise` subtracts Gaussian noise I of deviation `sigma`, the same in all channels of a
     pixel, and u = sum I a: for maps that are gradients. With `normalise`, beta = sum(u v) / sum(u^2) (0 for an all-zero
     map) takes the scale out of the comparison; without, beta = 1 and the metric ranks methods by their scale first.
-
-    Rankings change with what is removed (squares prefer maps that share out a score, noise prefers gradients), and
-    without `normalise` with the scale of the map. Criticism: the best factor per pair hides a wrong scale, no factor
-    lets scale decide.
     """
     relevance = evaluation.relevance[:, None]
     if perturbation == "square":

@@ -25,8 +25,14 @@ from xaibench.evaluation import Evaluation
     group="localisation",
     source="zhang2018",
     version=2,
-    cost="none",
     minimum_effect=0.01,
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("ties", "resizing", "tolerance"),
+    criticism="One bit a pair, and a large object is hit by chance; a model that looks beside the object is held "
+    "against the map.",
+    elsewhere="PointingGame in Quantus has no tolerance, counts a hit if any maximum is on the object, and gives a hit "
+    "for an empty mask. The original allows 15 pixels.",
 )
 def pointing_game(evaluation: Evaluation, *, tolerance: Natural = 0, ties: Literal["mean", "any"] = "mean") -> Tensor:
     """Whether the most relevant pixel lies on the object, or within `tolerance` pixels (Euclidean) of it.
@@ -34,9 +40,6 @@ def pointing_game(evaluation: Evaluation, *, tolerance: Natural = 0, ties: Liter
     Equal maxima count by the fraction of them on the object (mean), so that a constant map scores the object's area
     and not a hit; `any` is the lenient rule of other libraries. The original allows 15 pixels. Undefined (NaN): no
     object.
-
-    Rankings change with ties, resizing and the tolerance. Criticism: one bit a pair, and a large object is hit by
-    chance; a model that looks beside the object is held against the map.
     """
     relevance = evaluation.ranked.masked_fill(~evaluation.valid, -torch.inf)
     top = (relevance == relevance.amax((1, 2), keepdim=True)) & evaluation.valid
@@ -60,16 +63,18 @@ def near(region: Tensor, distance: int) -> Tensor:
     needs=("masks",),
     group="localisation",
     source="wang2020, energy-based pointing game",
-    cost="none",
     minimum_effect=0.005,
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("what becomes of negative relevance", "smoothing"),
+    criticism="It grows with the object: read it against the object's share of the image; context that the model uses "
+    "counts as wrong.",
+    elsewhere="AttributionLocalisation in Quantus; relevance_mass of the positive part.",
 )
 def energy_pointing_game(evaluation: Evaluation) -> Tensor:
     """Share of the positive relevance that lies on the object: sum_mask relu(a) / sum relu(a).
 
     Undefined (NaN): no object, or no positive relevance. Read it against the object's share of the image.
-
-    Rankings change with what becomes of negative relevance, and with smoothing. Criticism: it grows with the object:
-    read it against the object's share of the image; context that the model uses counts as wrong.
     """
     return _mass(evaluation, evaluation.relevance.relu())
 
@@ -80,16 +85,18 @@ def energy_pointing_game(evaluation: Evaluation) -> Tensor:
     needs=("masks",),
     group="localisation",
     source="arras2022, relevance mass accuracy",
-    cost="none",
     minimum_effect=0.005,
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("sign",),
+    criticism="It grows with the object, and `signed` has no bound.",
+    elsewhere="RelevanceMassAccuracy in Quantus sums signed relevance, which has no bound.",
 )
 def relevance_mass(evaluation: Evaluation, *, sign: Literal["signed", "abs", "positive"] = "abs") -> Tensor:
     """Share of the relevance that lies on the object: sum_mask a / sum a, of |a| (abs) or relu(a) (positive).
 
     `positive` is `energy_pointing_game`. `signed` leaves [0, 1] and has no bound: positive and negative relevance
     cancel in the denominator. Undefined (NaN): no object, or a denominator of 0.
-
-    Rankings change with the sign that counts. Criticism: it grows with the object, and `signed` has no bound.
     """
     relevance = evaluation.relevance
     return _mass(evaluation, {"signed": relevance, "abs": relevance.abs(), "positive": relevance.relu()}[sign])
@@ -109,15 +116,15 @@ def _mass(evaluation: Evaluation, relevance: Tensor) -> Tensor:
     group="localisation",
     source="arras2022, relevance rank accuracy",
     version=2,
-    cost="none",
     minimum_effect=0.005,
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("ties", "resizing"),
+    criticism="A model that looks beside the object is held against the map, and small objects decide on few pixels.",
+    elsewhere="RelevanceRankAccuracy in Quantus, with ties in the order of an unstable sort.",
 )
 def relevance_rank(evaluation: Evaluation) -> Tensor:
-    """Share of the k most relevant pixels that lie on the object, k being the object's area.
-
-    Rankings change with ties and resizing. Criticism: a model that looks beside the object is held against the map, and
-    small objects decide on few pixels.
-    """
+    """Share of the k most relevant pixels that lie on the object, k being the object's area."""
     area = evaluation.truth.sum((1, 2))
     return rank_statistics.expected_hits(*_pixels(evaluation), area).where(_defined(evaluation), torch.nan) / area
 
@@ -129,8 +136,12 @@ def relevance_rank(evaluation: Evaluation) -> Tensor:
     group="localisation",
     source="theiner2022, top-k intersection",
     version=2,
-    cost="none",
     minimum_effect=0.005,
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("k",),
+    criticism="It cannot reach 1 where the object is smaller than k, so objects' sizes are mixed in.",
+    elsewhere="TopKIntersection in Quantus, with ties in the order of an unstable sort.",
 )
 def top_k_intersection(evaluation: Evaluation, *, k: Count = 100, concept_influence: bool = False) -> Tensor:
     """Share of the k most relevant pixels that lie on the object; it cannot reach 1 where the object is smaller than k.
@@ -140,9 +151,6 @@ def top_k_intersection(evaluation: Evaluation, *, k: Count = 100, concept_influe
         concept_influence: divide by the object's share of the image, so that chance is 1; unbounded
 
     Undefined (NaN): no object, or fewer than k pixels that are not void.
-
-    Rankings change with k. Criticism: it cannot reach 1 where the object is smaller than k, so objects' sizes are mixed
-    in.
     """
     area, counted = evaluation.truth.sum((1, 2)), evaluation.valid.sum((1, 2))
     share = rank_statistics.expected_hits(*_pixels(evaluation), torch.full_like(area, k)) / k
@@ -157,16 +165,17 @@ def top_k_intersection(evaluation: Evaluation, *, k: Count = 100, concept_influe
     group="localisation",
     source="fawcett2006; ties count one half",
     version=2,
-    cost="none",
     minimum_effect=0.005,
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("resizing only: it is a matter of ranks",),
+    criticism="A large background flatters it, and it does not see how concentrated the relevance is.",
+    elsewhere="AUC in Quantus, the same.",
 )
 def localisation_auc(evaluation: Evaluation) -> Tensor:
     """Probability that a pixel of the object is more relevant than one outside (ROC-AUC), ties one half.
 
     Undefined (NaN): no object, or nothing outside. Large backgrounds flatter it; see `average_precision`.
-
-    Rankings change with resizing only; it is a matter of ranks. Criticism: a large background flatters it, and it does
-    not see how concentrated the relevance is.
     """
     return rank_statistics.roc_auc(*_pixels(evaluation)).where(_defined(evaluation), torch.nan)
 
@@ -178,16 +187,16 @@ def localisation_auc(evaluation: Evaluation) -> Tensor:
     group="localisation",
     source="everingham2010; not interpolated",
     version=2,
-    cost="none",
     minimum_effect=0.005,
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("resizing", "ties"),
+    criticism="Chance is the object's share of the image, so that small and large objects do not compare.",
 )
 def average_precision(evaluation: Evaluation) -> Tensor:
     """Area under precision over recall of the relevance as a score for the object's pixels.
 
     Chance is the object's share of the image, so small objects are hard. Undefined (NaN): no object.
-
-    Rankings change with resizing and ties. Criticism: chance is the object's share of the image, so that small and
-    large objects do not compare.
     """
     return rank_statistics.average_precision(*_pixels(evaluation)).where(_defined(evaluation), torch.nan)
 

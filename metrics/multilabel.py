@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from xaibench.core.registry import metric
+from xaibench.core.registry.cost import Shared
 from xaibench.evaluation import Evaluation, Normalise, Space
 from xaibench.evaluation.perturbation import Outputs
 from xaibench.forward.forward import Labels
@@ -33,8 +34,9 @@ AVERAGES = ("label_macro", "mean")
 F1_AVERAGES = ("label_macro_f1", "f1_of_macro", "f1_of_mean")
 
 OFFICIAL = "david2022; official notebooks"
-KEEP, DROP = "1 forward per pair, shared by all that keep", "1 forward per pair, shared by all that drop"
-KEEP_AND_DROP = "2 forwards per pair, shared by all that keep or drop"
+KEEP: Shared = {"keep {normalise} {space}": "pairs"}
+DROP: Shared = {"drop {normalise} {space}": "pairs"}
+KEEP_AND_DROP: Shared = {**KEEP, **DROP}
 
 
 def loss(before: Tensor, after: Tensor) -> Tensor:
@@ -57,8 +59,11 @@ def loss_of_others(evaluation: Evaluation, probe: Outputs, labels: Labels, lone:
     average=AVERAGES,
     group="multi_label",
     source=f"chattopadhay2018, sec. 4.1; {OFFICIAL}",
-    cost=KEEP,
     minimum_effect=0.01,
+    forwards=KEEP,
+    backwards=0,
+    rankings_change_with=("normalise", "space", "ties"),
+    criticism="One bit a pair; the kept region is shown on a surface that no training image has.",
 )
 def increase_in_confidence(
     evaluation: Evaluation,
@@ -67,11 +72,7 @@ def increase_in_confidence(
     space: Space = "model",
     ties: Literal["strict", "count"] = "strict",
 ) -> Tensor:
-    """Whether the explained region alone is more convincing than the whole image: [y < o].
-
-    Rankings change with `normalise`, `space` and `ties`. Criticism: one bit a pair; the kept region is shown on a
-    surface that no training image has.
-    """
+    """Whether the explained region alone is more convincing than the whole image: [y < o]."""
     y, o = evaluation.confidence, evaluation.probe("keep", normalise, space).confidence
     increased = (o > y if ties == "strict" else o >= y).to(y.dtype)
     return increased.where(~o.isnan(), torch.nan)
@@ -83,15 +84,15 @@ def increase_in_confidence(
     average=AVERAGES,
     group="multi_label",
     source=f"chattopadhay2018, sec. 4.1; {OFFICIAL}",
-    cost=KEEP,
     minimum_effect=0.005,
+    forwards=KEEP,
+    backwards=0,
+    rankings_change_with=("normalise", "space"),
+    criticism="A mask of ones has a drop of 0: never read it without a metric that punishes large masks.",
+    elsewhere="pytorch-grad-cam's drop is absolute, not divided by the clean confidence: not the published number.",
 )
 def average_drop(evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model") -> Tensor:
-    """Relative loss of confidence when only the explained region is kept: relu(y - o) / y.
-
-    Rankings change with `normalise` and `space`. Criticism: a mask of ones has a drop of 0: never read it without a
-    metric that punishes large masks.
-    """
+    """Relative loss of confidence when only the explained region is kept: relu(y - o) / y."""
     return loss(evaluation.confidence, evaluation.probe("keep", normalise, space).confidence)
 
 
@@ -100,17 +101,17 @@ def average_drop(evaluation: Evaluation, *, normalise: Normalise = "native", spa
     range=(0, 1),
     average=AVERAGES,
     source="zhang2023opticam",
-    cost=KEEP,
     minimum_effect=0.005,
+    forwards=KEEP,
+    backwards=0,
+    rankings_change_with=("normalise", "space"),
+    criticism="A model that is certain leaves nothing to gain, and unsure pairs decide.",
 )
 def average_gain(evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model") -> Tensor:
     """Relative gain of confidence when only the explained region is kept: relu(o - y) / (1 - y).
 
     Undefined (NaN) where y = 1, which a float32 sigmoid is from a logit of about 17 on. Not one of the seven metrics of
     MinMax-CAM, and so not in their group.
-
-    Rankings change with `normalise` and `space`. Criticism: a model that is certain leaves nothing to gain, and unsure
-    pairs decide.
     """
     y = evaluation.confidence
     return (evaluation.probe("keep", normalise, space).confidence - y).relu() / (1 - y)
@@ -122,14 +123,14 @@ def average_gain(evaluation: Evaluation, *, normalise: Normalise = "native", spa
     average=AVERAGES,
     group="multi_label",
     source=OFFICIAL,
-    cost=DROP,
     minimum_effect=0.005,
+    forwards=DROP,
+    backwards=0,
+    rankings_change_with=("normalise", "space"),
+    criticism="A mask of ones removes everything and wins.",
 )
 def average_retention(evaluation: Evaluation, *, normalise: Normalise = "native", space: Space = "model") -> Tensor:
-    """Relative loss of confidence when the explained region is removed: relu(y - co) / y.
-
-    Rankings change with `normalise` and `space`. Criticism: a mask of ones removes everything and wins.
-    """
+    """Relative loss of confidence when the explained region is removed: relu(y - co) / y."""
     return loss(evaluation.confidence, evaluation.probe("drop", normalise, space).confidence)
 
 
@@ -140,8 +141,11 @@ def average_retention(evaluation: Evaluation, *, normalise: Normalise = "native"
     group="multi_label",
     source=OFFICIAL,
     version=2,
-    cost=KEEP,
     minimum_effect=0.005,
+    forwards=KEEP,
+    backwards=0,
+    rankings_change_with=("labels", "lone"),
+    criticism="An empty mask removes the others too and wins; read it with `average_drop`, or as `f1_plus`.",
 )
 def average_drop_of_others(
     evaluation: Evaluation,
@@ -151,11 +155,7 @@ def average_drop_of_others(
     space: Space = "model",
     lone: Lone = "zero",
 ) -> Tensor:
-    """Relative loss of the other labels when only the region of c is kept: high if it holds nothing of theirs.
-
-    Rankings change with `labels` and `lone`. Criticism: an empty mask removes the others too and wins; read it with
-    `average_drop`, or as `f1_plus`.
-    """
+    """Relative loss of the other labels when only the region of c is kept: high if it holds nothing of theirs."""
     return loss_of_others(evaluation, evaluation.probe("keep", normalise, space), labels, lone)
 
 
@@ -166,8 +166,11 @@ def average_drop_of_others(
     group="multi_label",
     source=OFFICIAL,
     version=2,
-    cost=DROP,
     minimum_effect=0.005,
+    forwards=DROP,
+    backwards=0,
+    rankings_change_with=("labels", "lone"),
+    criticism="An empty mask removes nothing and wins; read it with `average_retention`.",
 )
 def average_retention_of_others(
     evaluation: Evaluation,
@@ -177,11 +180,7 @@ def average_retention_of_others(
     space: Space = "model",
     lone: Lone = "zero",
 ) -> Tensor:
-    """Relative loss of the other labels when the region of c is removed: low if it holds nothing of theirs.
-
-    Rankings change with `labels` and `lone`. Criticism: an empty mask removes nothing and wins; read it with
-    `average_retention`.
-    """
+    """Relative loss of the other labels when the region of c is removed: low if it holds nothing of theirs."""
     return loss_of_others(evaluation, evaluation.probe("drop", normalise, space), labels, lone)
 
 
@@ -191,8 +190,12 @@ def average_retention_of_others(
     average=F1_AVERAGES,
     group="multi_label",
     source=OFFICIAL,
-    cost=KEEP_AND_DROP,
     minimum_effect=0.005,
+    forwards=KEEP_AND_DROP,
+    backwards=0,
+    rankings_change_with=("average", "labels", "lone"),
+    criticism="An absolute loss of a label that was hardly detected weighs as one that was certain, since both halves "
+    "are relative.",
 )
 def f1_plus(
     evaluation: Evaluation,
@@ -202,11 +205,7 @@ def f1_plus(
     space: Space = "model",
     lone: Lone = "zero",
 ) -> Tensor:
-    """Harmonic mean of average retention and average drop of others, both better when higher. [P, 2]
-
-    Rankings change with which means are combined (`average`), `labels` and `lone`. Criticism: an absolute loss of a
-    label that was hardly detected weighs as one that was certain, since both halves are relative.
-    """
+    """Harmonic mean of average retention and average drop of others, both better when higher. [P, 2]"""
     retention = average_retention(evaluation, normalise=normalise, space=space)
     drop = average_drop_of_others(evaluation, labels=labels, normalise=normalise, space=space, lone=lone)
     return torch.stack([retention, drop], 1)
@@ -218,8 +217,12 @@ def f1_plus(
     average=F1_AVERAGES,
     group="multi_label",
     source=OFFICIAL,
-    cost=KEEP_AND_DROP,
     minimum_effect=0.005,
+    forwards=KEEP_AND_DROP,
+    backwards=0,
+    rankings_change_with=("average", "labels", "lone"),
+    criticism="A harmonic mean of what should be low is 0 as soon as one half is: a mask of ones (drop 0) and an empty "
+    "one (retention 0) are both perfect.",
 )
 def f1_minus(
     evaluation: Evaluation,
@@ -229,11 +232,7 @@ def f1_minus(
     space: Space = "model",
     lone: Lone = "zero",
 ) -> Tensor:
-    """Harmonic mean of average drop and average retention of others, both better when lower. [P, 2]
-
-    Rankings change with which means are combined (`average`), `labels` and `lone`. Criticism: a harmonic mean of what
-    should be low is 0 as soon as one half is: a mask of ones (drop 0) and an empty one (retention 0) are both perfect.
-    """
+    """Harmonic mean of average drop and average retention of others, both better when lower. [P, 2]"""
     drop = average_drop(evaluation, normalise=normalise, space=space)
     retention = average_retention_of_others(evaluation, labels=labels, normalise=normalise, space=space, lone=lone)
     return torch.stack([drop, retention], 1)

@@ -20,14 +20,17 @@ from torch import Tensor
 
 from xaibench.core.registry import Keys, metric
 from xaibench.core.registry.bounds import Count
+from xaibench.core.registry.cost import Shared
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.perturbation import Order, Output, Removal
 
-CURVE = "a forward per pair and step, shared by all with the same order, baseline, unit and steps"
-BOTH = f"two curves; {CURVE}"
-
 Regions = Annotated[Removal, Keys("baseline", "unit", "grid", "steps")]
 Blurred = Annotated[Removal, Keys("baseline", "unit", "grid", "steps", "blur_kernel", "blur_sigma")]
+
+
+def curves(*orders: str) -> Shared:
+    """Passes of the curves of some orders, which all metrics with the same removal share."""
+    return {f"curve {order} {{removal}}": "pairs * (removal.steps or removal.grid ** 2)" for order in orders}
 
 
 @metric(
@@ -36,9 +39,14 @@ Blurred = Annotated[Removal, Keys("baseline", "unit", "grid", "steps", "blur_ker
     group="perturbation",
     source="petsiuk2018",
     version=2,
-    cost=CURVE,
     minimum_effect=0.005,
     flips={"order": "lerf"},
+    forwards=curves("{order}"),
+    backwards=0,
+    rankings_change_with=("removal.baseline, most of all", "score", "removal.unit"),
+    criticism="An image with holes is unlike any training image, and of the map only the order counts.",
+    elsewhere="RISE's; other libraries integrate the curve otherwise (mean of the points, dx = 1 without the first), so "
+    "that their numbers do not compare.",
 )
 def deletion(
     evaluation: Evaluation,
@@ -47,11 +55,7 @@ def deletion(
     order: Order = "morf",
     score: Output = "probability",
 ) -> Tensor:
-    """Area under the score while the most relevant pixels are removed: low if the map found what the score rests on.
-
-    Rankings change with the baseline most of all, then with score and unit. Criticism: an image with holes is unlike
-    any training image, and of the map only the order counts.
-    """
+    """Area under the score while the most relevant pixels are removed: low if the map found what the score rests on."""
     curve = evaluation.curve(order, removal)
     return curve.auc(curve.of(score))
 
@@ -62,9 +66,12 @@ def deletion(
     group="perturbation",
     source="petsiuk2018",
     version=2,
-    cost=CURVE,
     minimum_effect=0.005,
     flips={"order": "lerf"},
+    forwards=curves("{'lerf' if order == 'morf' else 'morf' if order == 'lerf' else order}"),
+    backwards=0,
+    rankings_change_with=("removal.baseline", "removal.blur_kernel", "removal.blur_sigma", "score", "removal.unit"),
+    criticism="A blurred image gives low frequencies away before the first pixel is back.",
 )
 def insertion(
     evaluation: Evaluation,
@@ -76,9 +83,6 @@ def insertion(
     """Area under the score while the most relevant pixels are put back: deletion of the opposite order, read backwards.
 
     Equal pixels are put back last row first.
-
-    Rankings change with the baseline and its blur, then with score and unit. Criticism: a blurred image gives low
-    frequencies away before the first pixel is back.
     """
     opposite: dict[Order, Order] = {"morf": "lerf", "lerf": "morf", "random": "random"}
     curve = evaluation.curve(opposite[order], removal)
@@ -91,8 +95,12 @@ def insertion(
     group="perturbation",
     source="bluecher2024",
     version=2,
-    cost=BOTH,
     minimum_effect=0.005,
+    forwards=curves("morf", "lerf"),
+    backwards=0,
+    rankings_change_with=("removal.unit", "score", "removal.baseline, much less than `deletion`"),
+    criticism="Both curves are of images with holes, and a map that hides what speaks against a label gains as much as "
+    "one that finds what speaks for it.",
 )
 def srg(
     evaluation: Evaluation,
@@ -103,10 +111,6 @@ def srg(
     """Symmetric relevance gain: area when the least relevant go first minus area when the most relevant go first.
 
     0 for a constant map. Depends on the baseline much less than either area alone.
-
-    Rankings change with the unit and the score, and with the baseline much less than `deletion`. Criticism: both curves
-    are of images with holes, and a map that hides what speaks against a label gains as much as one that finds what
-    speaks for it.
     """
     morf, lerf = evaluation.curve("morf", removal), evaluation.curve("lerf", removal)
     return lerf.auc(lerf.of(score)) - morf.auc(morf.of(score))
@@ -118,9 +122,14 @@ def srg(
     group="perturbation",
     source="bach2015; quantus",
     version=2,
-    cost=CURVE,
     minimum_effect=0.005,
     flips={"order": "lerf"},
+    forwards={"curve {order} {removal}": "pairs * removal.steps"},
+    backwards=0,
+    rankings_change_with=("removal.baseline", "removal.steps"),
+    criticism="Numbers with different steps do not compare, and an image with holes is unlike any training image.",
+    elsewhere="PixelFlipping in Quantus flips single channels of pixels and does not divide, so its numbers are T - 1 "
+    "times these and those of another set of images.",
 )
 def pixel_flipping(
     evaluation: Evaluation,
@@ -133,9 +142,6 @@ def pixel_flipping(
 
     Quantus flips single channels of pixels and does not divide, so its numbers are T - 1 times these and those of
     another set of images. Undefined with one step.
-
-    Rankings change with the baseline and the number of steps. Criticism: numbers with different steps do not compare,
-    and an image with holes is unlike any training image.
     """
     curve = evaluation.curve(order, removal)
     return flipping_area(curve.of(score))
@@ -153,9 +159,12 @@ def flipping_area(values: Tensor) -> Tensor:
     group="perturbation",
     source="xaibench",
     version=2,
-    cost=CURVE,
     minimum_effect=0.005,
     flips={"order": "lerf"},
+    forwards=curves("{order}"),
+    backwards=0,
+    rankings_change_with=("removal.baseline", "removal.unit", "score"),
+    criticism="Labels that share evidence cannot be told apart by any map, and images with one label say nothing.",
 )
 def selectivity_gap(
     evaluation: Evaluation,
@@ -168,9 +177,6 @@ def selectivity_gap(
 
     n runs over the other labels detected in the clean image; undefined (NaN) where there are none. A map that shows the
     most salient thing whatever the label takes all labels down together and scores 0.
-
-    Rankings change with the baseline, the unit and the score. Criticism: labels that share evidence cannot be told
-    apart by any map, and images with one label say nothing.
     """
     curve = evaluation.curve(order, removal)
     others = curve.of_others(score)

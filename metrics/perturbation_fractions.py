@@ -24,9 +24,18 @@ TENTHS = tuple(k / 10 for k in range(1, 10))
     group="perturbation",
     source="rong2022",
     version=2,
-    cost="a forward and an imputation per pair and step, for two orders",
     minimum_effect=0.005,
     flips={"order": "morf"},
+    forwards={
+        "curve lerf inside {removal}": "pairs * (removal.steps - 1) * (order != 'morf')",
+        "curve morf inside {removal}": "pairs * (removal.steps - 1) * (order != 'lerf')",
+    },
+    backwards=0,
+    cost="and an imputation for each",
+    rankings_change_with=("removal.steps", "score", "ties"),
+    criticism="What is imputed is smooth, so blurry maps are still favoured.",
+    elsewhere="pytorch-grad-cam removes pixels above a percentile of the map, which is another fraction where values "
+    "are equal. ROAD in Quantus fails on images of several channels and keeps the first batch only.",
 )
 def road(
     evaluation: Evaluation,
@@ -40,9 +49,6 @@ def road(
     The mean score over 1/T, ..., (T - 1)/T of the pixels removed, least relevant first (`lerf`, higher is better) or
     most relevant first (`morf`, lower is better); `combined` is half of lerf - morf. `accuracy` scores 1 where the
     label is still the model's decision, 0 where not. Still favours blurry maps.
-
-    Rankings change with which fractions are removed, the score, and ties. Criticism: what is imputed is smooth, so
-    blurry maps are still favoured.
     """
     assert removal.steps is not None  # by the type of the key
     removal = removal.at([t / removal.steps for t in range(1, removal.steps)])
@@ -64,9 +70,12 @@ def after_removal(curve: Curve, score: Literal["probability", "logit", "accuracy
     group="perturbation",
     source="chefer2021; authors' code",
     version=2,
-    cost="9 forwards per pair",
     minimum_effect=0.5,
     flips={"polarity": "negative"},
+    forwards={"curve {polarity} black": "pairs * 9"},
+    backwards=0,
+    rankings_change_with=("which label is explained", "polarity"),
+    criticism="Any label of the image counts as a hit, and black pixels are unlike any training image.",
 )
 def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "negative"] = "positive") -> Tensor:
     """Area under the accuracy while 0, 10, ..., 90 % of the pixels turn black: 100 x trapezoid with dx = 0.1.
@@ -75,9 +84,6 @@ def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "n
     A hit is a prediction (largest logit) that is among the image's ground-truth labels, whatever label the map
     explains; `explain: predicted` or `target` of the metric's entry in a suite chooses that. The mean of the values
     is the published area under the data set's accuracy. Black is 0 before normalisation. Needs ground-truth labels.
-
-    Rankings change with which label is explained, and the polarity. Criticism: any label of the image counts as a hit,
-    and black pixels are unlike any training image.
     """
     present = evaluation.forward.ground_truth.labels_for("perturbation_auc")
     removal = Removal("black").at(TENTHS)
@@ -93,9 +99,12 @@ def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "n
     group="perturbation",
     source="chen2020, A.2",
     version=2,
-    cost="1 forward per pair",
     minimum_effect=0.005,
     flips={"report": "accuracy", "order": "lerf"},
+    forwards={"curve {order} {fraction} {removal}": "pairs"},
+    backwards=0,
+    rankings_change_with=("fraction", "removal.baseline"),
+    criticism="One point of a curve, and unsure pairs decide through the denominator.",
 )
 def confidence_change(
     evaluation: Evaluation,
@@ -110,9 +119,6 @@ def confidence_change(
 
     `report: accuracy` is 1 where the explained label is still the model's decision and 0 where not, so that its mean is
     the accuracy on those labels after removal (lower is better).
-
-    Rankings change with the fraction and the baseline. Criticism: one point of a curve, and unsure pairs decide through
-    the denominator.
     """
     curve = evaluation.curve(order, removal.at([fraction]))
     if report == "accuracy":

@@ -13,7 +13,7 @@ from torch import Tensor
 from xaibench.core.registry import Keys, metric
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.perturbation import Curve, Order, Output, Removal
-from xaibench.metrics.perturbation import CURVE, Regions
+from xaibench.metrics.perturbation import Regions, curves
 
 
 @metric(
@@ -22,9 +22,14 @@ from xaibench.metrics.perturbation import CURVE, Regions
     group="perturbation",
     source="samek2017",
     version=2,
-    cost=CURVE,
     minimum_effect=0.005,
     flips={"order": "lerf"},
+    forwards=curves("{order}"),
+    backwards=0,
+    rankings_change_with=("removal.grid", "removal.baseline", "score"),
+    criticism="Cells of a grid do not follow objects, and an image with holes is unlike any training image. Areas of "
+    "different models do not compare.",
+    elsewhere="RegionPerturbation in Quantus calls lower values better, which is wrong for a drop.",
 )
 def aopc(
     evaluation: Evaluation,
@@ -36,9 +41,6 @@ def aopc(
     """Area over the curve of region perturbation: sum_k f(x) - f(x_k) over L removed regions, divided by L + 1.
 
     `steps: null` removes the regions one at a time.
-
-    Rankings change with the grid, the baseline and the score. Criticism: cells of a grid do not follow objects, and an
-    image with holes is unlike any training image.
     """
     curve = evaluation.curve(order, removal)
     return torch.where(curve.valid, curve.drop(score), 0).sum(1) / curve.valid.sum(1)
@@ -50,9 +52,13 @@ def aopc(
     group="perturbation",
     source="montavon2018",
     version=2,
-    cost=CURVE,
     minimum_effect=0.005,
     flips={"order": "lerf"},
+    forwards=curves("{order}"),
+    backwards=0,
+    rankings_change_with=("removal.grid", "removal.baseline", "score"),
+    criticism="It is f(x) minus the drop, so it repeats `aopc` and adds the clean score.",
+    elsewhere="Selectivity in Quantus.",
 )
 def selectivity(
     evaluation: Evaluation,
@@ -61,11 +67,7 @@ def selectivity(
     order: Order = "morf",
     score: Output = "probability",
 ) -> Tensor:
-    """Area under the score while the most relevant regions are removed: f(x) minus the drop that `aopc` averages.
-
-    Rankings change with the grid, the baseline and the score. Criticism: it is f(x) minus the drop, so it repeats
-    `aopc` and adds the clean score.
-    """
+    """Area under the score while the most relevant regions are removed: f(x) minus the drop that `aopc` averages."""
     curve = evaluation.curve(order, removal)
     return curve.auc(curve.of(score))
 
@@ -76,8 +78,14 @@ def selectivity(
     group="perturbation",
     source="rieger2020",
     version=2,
-    cost=CURVE,
     minimum_effect=0.005,
+    forwards={"curve morf {removal}": "pairs * removal.grid ** 2"},
+    backwards=0,
+    cost="fewer where superpixels die out",
+    rankings_change_with=("the superpixels", "removal.grid", "removal.baseline"),
+    criticism="The clean score is the denominator: unsure pairs decide, and values have no lower bound.",
+    elsewhere="IROF in Quantus does not divide by the number of segments, takes the mean of the whole batch, and fails "
+    "on images of several channels.",
 )
 def irof(
     evaluation: Evaluation,
@@ -90,9 +98,6 @@ def irof(
 
     Superpixels rank by their mean relevance. Divided by n (`per_segment`); without, images of different numbers of
     segments are not comparable. The clean score is a denominator: a label that was hardly there weighs most.
-
-    Rankings change with the superpixels, their number and the baseline. Criticism: the clean score is the denominator:
-    unsure pairs decide, and values have no lower bound.
     """
     return segment_area(evaluation.curve("morf", removal), score, per_segment)
 

@@ -47,8 +47,13 @@ WINDOW = 7
     average=("cascade_mean", "cascade_last"),
     source="adebayo2018, sec. 3.1; top-down cascade",
     version=2,
-    cost="`layers` explanations by a random model",
     minimum_effect=0.01,
+    forwards={"random models {layers}": "layers * method_forwards"},
+    backwards={"random models {layers}": "layers * method_backwards"},
+    rankings_change_with=("similarity", "the absolute value", "the order in which layers become random"),
+    criticism="It asks whether a map depends on the model, not whether it is right: noise passes; random upper layers "
+    "keep the scale of activations below.",
+    elsewhere="MPRT in Quantus counts the trained model among the depths of its mean, and seeds the global generator.",
 )
 def mprt(
     evaluation: Evaluation,
@@ -62,10 +67,6 @@ def mprt(
         similarity: rank or linear correlation, or structural similarity of the maps divided by their maxima
         layers: at how many depths the maps are compared, evenly spaced; the last is the wholly random model
         average: the mean over depths (without the model as it was), or the last alone
-
-    Rankings change with the similarity, the absolute value, and the order in which layers become random. Criticism: it
-    asks whether a map depends on the model, not whether it is right: noise passes; random upper layers keep the scale
-    of activations below.
     """
     before = evaluation.maps.abs()
     measure = SIMILARITIES[similarity]
@@ -80,17 +81,17 @@ def mprt(
     group="randomisation",
     source="hedstroem2024, eMPRT",
     version=2,
-    cost="1 explanation by a random model",
     minimum_effect=0.005,
+    forwards="method_forwards",
+    backwards="method_backwards",
+    rankings_change_with=("the number of bins", "outliers, which stretch them"),
+    criticism="A map whose entropy is high already cannot rise, however much it depends on the model.",
 )
 def efficient_mprt(evaluation: Evaluation) -> Tensor:
     """(H(a') - H(a)) / H(a): how much the entropy of the map rises when the whole model is random.
 
     H is the entropy of the histogram of the map's values in 100 bins from its minimum to its maximum. Undefined (NaN)
     for a constant map.
-
-    Rankings change with the bins, and with outliers that stretch them. Criticism: a map whose entropy is high already
-    cannot rise, however much it depends on the model.
     """
     (after,) = randomised_maps(evaluation, 1)
     h = histogram_entropy(evaluation.maps)
@@ -104,15 +105,16 @@ def efficient_mprt(evaluation: Evaluation) -> Tensor:
     needs=("method",),
     group="randomisation",
     source="sixt2020, random logit",
-    cost="1 explanation of another label on the same forward",
     minimum_effect=0.01,
+    forwards="again_forwards",
+    backwards="method_backwards",
+    rankings_change_with=("similarity", "the label that was drawn"),
+    criticism="Labels with the same evidence should have similar maps, and the map of an absent label may be noise.",
+    elsewhere="RandomLogit in Quantus takes the structural similarity of flattened maps, and seeds the global "
+    "generator.",
 )
 def random_logit(evaluation: Evaluation, *, similarity: Similarity = "spearman") -> Tensor:
-    """Similarity of the map to that of another label, drawn at random among all others. NaN where there is none.
-
-    Rankings change with the similarity and the label that was drawn. Criticism: labels with the same evidence should
-    have similar maps, and the map of an absent label may be noise.
-    """
+    """Similarity of the map to that of another label, drawn at random among all others. NaN where there is none."""
     pairs = evaluation.pairs
     if evaluation.forward.logits.shape[1] < 2 or not len(pairs):
         return evaluation.maps.new_full((len(pairs),), torch.nan)
@@ -123,7 +125,7 @@ def random_logit(evaluation: Evaluation, *, similarity: Similarity = "spearman")
 def other_labels(evaluation: Evaluation) -> Tensor:
     """[P]: for each pair one of the other labels, seeded by sample and label."""
     pairs, count = evaluation.pairs, evaluation.forward.logits.shape[1]
-    steps = 1 + evaluation.forward.draw_per_pair(pairs, "random_logit", below=count - 1)
+    steps = 1 + evaluation.forward.draw_per_pair(pairs, "random_logit", kind=count - 1)
     return (pairs.label + steps) % count
 
 

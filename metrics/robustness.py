@@ -13,11 +13,13 @@ from torch import Tensor
 
 from xaibench.core.registry import PER_IMAGE, metric
 from xaibench.core.registry.bounds import Count, NotNegative, Positive
+from xaibench.core.registry.cost import Shared
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
 
-COST = "`samples` explanations, shared by all of one radius"
-COST_OUTPUT = f"{COST}; `samples` forwards"
+NOISY: Shared = {"noisy maps {samples} {radius}": "samples * method_forwards"}
+NOISY_BACKWARDS: Shared = {"noisy maps {samples} {radius}": "samples * method_backwards"}
+NOISY_AND_LOGITS: Shared = {**NOISY, "noisy logits {samples} {radius}": "samples"}
 
 
 @metric(
@@ -27,15 +29,16 @@ COST_OUTPUT = f"{COST}; `samples` forwards"
     needs=("method",),
     group="robustness",
     source="yeh2019, sensitivity",
-    cost=COST,
     minimum_effect=0.005,
+    forwards=NOISY,
+    backwards=NOISY_BACKWARDS,
+    rankings_change_with=("radius", "samples", "what the method does to the sign and scale of its map"),
+    criticism="A constant map is perfect, and a model that itself changes is held against the map.",
+    elsewhere="sensitivity_max in captum (10 samples, radius 0.02); MaxSensitivity in Quantus (200 samples, radius "
+    "0.2).",
 )
 def max_sensitivity(evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02) -> Tensor:
-    """max_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map.
-
-    Rankings change with radius, number of samples, and what the method does to the sign and scale of its map.
-    Criticism: a constant map is perfect, and a model that itself changes is held against the map.
-    """
+    """max_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map."""
     return _sensitivity(evaluation, samples, radius).amax(1)
 
 
@@ -46,15 +49,15 @@ def max_sensitivity(evaluation: Evaluation, *, samples: Count = 10, radius: Posi
     needs=("method",),
     group="robustness",
     source="yeh2019, sensitivity; bhatt2020",
-    cost=COST,
     minimum_effect=0.005,
+    forwards=NOISY,
+    backwards=NOISY_BACKWARDS,
+    rankings_change_with=("radius", "samples, less than the maximum"),
+    criticism="A constant map is perfect, and a model that itself changes is held against the map.",
+    elsewhere="AvgSensitivity in Quantus (200 samples, radius 0.2).",
 )
 def avg_sensitivity(evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02) -> Tensor:
-    """mean_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map.
-
-    Rankings change with the radius, less with the number of samples than the maximum. Criticism: a constant map is
-    perfect, and a model that itself changes is held against the map.
-    """
+    """mean_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map."""
     return _sensitivity(evaluation, samples, radius).mean(1)
 
 
@@ -65,7 +68,10 @@ def avg_sensitivity(evaluation: Evaluation, *, samples: Count = 10, radius: Posi
     needs=("method",),
     group="robustness",
     source="agarwal2022, relative input stability",
-    cost=COST_OUTPUT,
+    forwards=NOISY_AND_LOGITS,
+    backwards=NOISY_BACKWARDS,
+    rankings_change_with=("eps", "radius", "samples"),
+    criticism="Quotients of pixels near 0 decide.",
 )
 def relative_input_stability(
     evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02, eps: NotNegative = 1e-6
@@ -75,8 +81,6 @@ def relative_input_stability(
     The decision is the most probable label (softmax), or whether the pair's label is detected (sigmoid). Quotients are
     taken per pixel; |a| and |x| below eps times their maximum are raised to it. Pixels near 0 make it large: the known
     weakness of this metric. Undefined (NaN): an all-zero map, or every x' is decided otherwise.
-
-    Rankings change with eps, the radius and the number of samples. Criticism: quotients of pixels near 0 decide.
     """
     image, row = torch.unique(evaluation.pairs.image, return_inverse=True)
     x = evaluation.forward.images[image].flatten(1)[:, None]
@@ -93,16 +97,15 @@ def relative_input_stability(
     needs=("method",),
     group="robustness",
     source="agarwal2022, relative output stability",
-    cost=COST_OUTPUT,
+    forwards=NOISY_AND_LOGITS,
+    backwards=NOISY_BACKWARDS,
+    rankings_change_with=("eps", "radius", "samples"),
+    criticism="Quotients of pixels near 0 decide, and so do neighbours whose logits happen not to move.",
 )
 def relative_output_stability(
     evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02, eps: NotNegative = 1e-6
 ) -> Tensor:
-    """max_i ||(a - a') / a||_2 / max(||h(x) - h(x')||_2, eps), h being all logits. As `relative_input_stability`.
-
-    Rankings change with eps, the radius and the number of samples. Criticism: quotients of pixels near 0 decide, and so
-    do neighbours whose logits happen not to move.
-    """
+    """max_i ||(a - a') / a||_2 / max(||h(x) - h(x')||_2, eps), h being all logits. As `relative_input_stability`."""
     logits = _logits(evaluation, samples, radius)
     change = (logits - evaluation.forward.logits[evaluation.pairs.image][:, None]).norm(dim=2)
     return _largest(

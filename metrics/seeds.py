@@ -47,10 +47,14 @@ THESIS = "chen2020, sec. 4.4.1"
     average=AVERAGES,
     source=SWEEP_SOURCE,
     version=2,
-    cost="none",
     minimum_effect=0.005,
     per="image",
     invariant=(),
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("the threshold, more than with the map",),
+    criticism="A fixed threshold suits one family of maps: read the curve's best and its width beside it.",
+    elsewhere="psa and PNOC average over all classes, irn and chainercv over those that occur.",
 )
 def seed_miou(
     evaluation: Evaluation,
@@ -70,9 +74,6 @@ def seed_miou(
             `seed_miou_all` over all classes, 0 for absent ones; `oracle_seed_miou` (`_all`) at the best threshold of
             the sweep, which is chosen on the ground truth; `seed_width` (`_all`) the length of the range of thresholds
             within 2 points of that best. The curve itself: `xaibench.metrics.seed_curve`
-
-    Rankings change with the threshold, more than with the map. Criticism: a fixed threshold suits one family of maps:
-    read the curve's best and its width beside it.
     """
     sweep = [float(t) for t in thresholds]
     if not sweep or any(a >= b for a, b in pairwise(sweep)):
@@ -95,9 +96,12 @@ def seed_miou(
     group="seeds",
     average="ratio",
     source=THESIS,
-    cost="none",
     minimum_effect=0.005,
     per="image",
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("fraction",),
+    criticism="Seeds of a few pixels win.",
 )
 def seed_pixel_accuracy(
     evaluation: Evaluation,
@@ -110,8 +114,6 @@ def seed_pixel_accuracy(
     """Correct pixels over pixels that are not unknown, in total. Statistics [B, 2].
 
     It always grows when seeds shrink: never rank by it alone, read it beside `seed_area_ratio`.
-
-    Rankings change with the fraction. Criticism: seeds of a few pixels win.
     """
     seeds, gt, valid = _fraction_seeds(evaluation, fraction, strict, area, zero)
     known = valid & (seeds != UNKNOWN)
@@ -125,9 +127,12 @@ def seed_pixel_accuracy(
     group="seeds",
     average="ratio",
     source=THESIS,
-    cost="none",
     minimum_effect=0.005,
     per="image",
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("fraction",),
+    criticism="It is a size and no quality: it belongs beside `seed_pixel_accuracy`.",
 )
 def seed_area_ratio(
     evaluation: Evaluation,
@@ -141,8 +146,6 @@ def seed_area_ratio(
     """Pixels seeded with a label over pixels of objects, in total (foreground); or the share of known pixels (known).
 
     How much a seed covers, right or wrong: above 1 the seeds are larger than the objects. Statistics [B, 2].
-
-    Rankings change with the fraction. Criticism: it is a size and no quality: it belongs beside `seed_pixel_accuracy`.
     """
     seeds, gt, valid = _fraction_seeds(evaluation, fraction, strict, area, zero)
     known = valid & (seeds != UNKNOWN)
@@ -159,9 +162,12 @@ def seed_area_ratio(
     average=FIXED_AVERAGES,
     source=THESIS,
     version=2,
-    cost="none",
     minimum_effect=0.005,
     per="image",
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("fraction", "unknown"),
+    criticism="Where those are ignored, seeds of a few sure pixels win.",
 )
 def seed_miou_k(
     evaluation: Evaluation,
@@ -177,9 +183,6 @@ def seed_miou_k(
     Args:
         unknown: pixels left out (ignored), or counted as missed by their class
         average: over the classes that occur (`seed_miou`) or over all, 0 for absent ones (`seed_miou_all`)
-
-    Rankings change with the fraction, and with what becomes of unknown pixels. Criticism: where those are ignored,
-    seeds of a few sure pixels win.
     """
     seeds, gt, valid = _fraction_seeds(evaluation, fraction, strict, area, zero)
     known = valid & (seeds != UNKNOWN)

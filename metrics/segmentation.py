@@ -32,15 +32,14 @@ PROTOCOL = "chefer2021, sec. 4.2; official imagenet_seg_eval.py"
     group="segmentation",
     average="ratio",
     source=PROTOCOL,
-    cost="none",
     minimum_effect=0.005,
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("the threshold, which is the map's own mean: a power of the map is another segmentation",),
+    criticism="Background is most of the image, and a map without any foreground scores well.",
 )
 def pixel_accuracy(evaluation: Evaluation, *, truth: Truth = "label") -> Tensor:
-    """Correct pixels over labelled pixels, in total. Statistics [P, 2]: correct, labelled.
-
-    Rankings change with the threshold, which is the map's own mean: a power of the map is another segmentation.
-    Criticism: background is most of the image, and a map without any foreground scores well.
-    """
+    """Correct pixels over labelled pixels, in total. Statistics [P, 2]: correct, labelled."""
     segment, gt, labelled, defined = _segmentation(evaluation, truth)
     counts = torch.stack([((segment == gt) & labelled).sum(1), labelled.sum(1)], 1)
     return counts.double().where(defined, torch.nan)
@@ -53,15 +52,14 @@ def pixel_accuracy(evaluation: Evaluation, *, truth: Truth = "label") -> Tensor:
     group="segmentation",
     average="mean_iou",
     source=PROTOCOL,
-    cost="none",
     minimum_effect=0.005,
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("the threshold, which is the map's own mean: a power of the map is another segmentation",),
+    criticism="A model that looks at parts of an object is held against the map.",
 )
 def miou(evaluation: Evaluation, *, truth: Truth = "label") -> Tensor:
-    """Mean of the IoU of background and of foreground, each of totals. Statistics [P, 4]: 2 intersections, 2 unions.
-
-    Rankings change with the threshold, which is the map's own mean: a power of the map is another segmentation.
-    Criticism: a model that looks at parts of an object is held against the map.
-    """
+    """Mean of the IoU of background and of foreground, each of totals. Statistics [P, 4]: 2 intersections, 2 unions."""
     segment, gt, labelled, defined = _segmentation(evaluation, truth)
     intersections = [(~segment & ~gt & labelled).sum(1), (segment & gt & labelled).sum(1)]
     unions = [((~segment | ~gt) & labelled).sum(1), ((segment | gt) & labelled).sum(1)]
@@ -74,17 +72,17 @@ def miou(evaluation: Evaluation, *, truth: Truth = "label") -> Tensor:
     needs=("masks",),
     group="segmentation",
     source=PROTOCOL,
-    cost="none",
     minimum_effect=0.005,
+    forwards=0,
+    backwards=0,
+    rankings_change_with=("the min-max, which compares foreground with background across the middle of the range",),
+    criticism="The name is that of the protocol; a dark background lifts it.",
 )
 def map(evaluation: Evaluation, *, truth: Truth = "label") -> Tensor:
     """Average precision of r for foreground and 1 - r for background pooled in one ranking (micro-average), per pair.
 
     It is not the average precision of the foreground, which is lower (see `average_precision`): a background that is
     rightly dark counts as well. One half for a constant map.
-
-    Rankings change with the min-max, which compares foreground with background across the middle of the range.
-    Criticism: the name is that of the protocol; a dark background lifts it.
     """
     gt, labelled, defined = _truth(evaluation, truth)
     r = _unit(evaluation).flatten(1)

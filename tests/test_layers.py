@@ -1,4 +1,7 @@
-"""Imports point down, from one package to the next, and never round in a circle; light modules stay light."""
+"""Imports point down and form no circle; light modules import no torch; files and functions stay short.
+
+docs/architecture.md draws the floors; tests/test_architecture.py compares the two.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.layers import FLOOR
 from tests.support.paths import ROOT
 
 GALLERIES = ("methods", "metrics")
-LAYERS = [
-    ("core",),
-    ("data",),
-    ("models",),
-    ("suite", "forward"),
-    ("methods", "evaluation"),
-    ("metrics", "results"),
-    ("runner",),
-    ("api",),
-    ("cli",),
-]
-FLOOR = {name: floor for floor, names in enumerate(LAYERS) for name in names}
+LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines; of a function those of its code
 
 
 def module_of(path: Path) -> str:
@@ -98,3 +91,47 @@ def test_results_know_no_torch(module: str) -> None:
     named = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     named += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert not [name for name in named if name.partition(".")[0] == "torch"]
+
+
+# -- lengths ------------------------------------------------------------------------------------------------------------
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> int:
+    """Lines of a function's code: without decorators, docstring, comments and blank lines."""
+    body = range(function.lineno, int(function.end_lineno or 0) + 1)
+    first = function.body[0]
+    documentation = range(first.lineno, int(first.end_lineno or 0) + 1) if ast.get_docstring(function) else ()
+    code = (lines[number - 1].strip() for number in body if number not in documentation)
+    return sum(bool(line) and not line.startswith("#") for line in code)
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_files_and_functions_are_short(module: str) -> None:
+    text = SOURCES[module].read_text(encoding="utf-8")
+    lines, functions = text.splitlines(), (ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [(node.name, code_lines(node, lines)) for node in ast.walk(ast.parse(text)) if isinstance(node, functions)]
+    too_long = [(name, count) for name, count in found if count > LONGEST_FUNCTION]
+    assert not too_long
+    assert len(lines) <= LONGEST_FILE
+
+
+def test_lines_of_code_are_counted() -> None:
+    text = '''
+@decorated(
+    1
+)
+def function(
+    a,
+):
+    """Two
+
+    paragraphs."""
+
+    # why
+    x = """
+    text"""
+    return x
+'''
+    function = ast.parse(text).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    assert code_lines(function, text.splitlines()) == 6

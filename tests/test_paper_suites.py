@@ -16,8 +16,8 @@ import yaml
 from PIL import Image
 
 import xaibench
-from tests.data.datasets.test_voc import OBJECTS, SIZE, drawn, palette_image, write_tree
-from tests.test_docs import BIBLIOGRAPHY, KEY
+from tests.support.bibliography import BIBLIOGRAPHY, KEY
+from tests.support.trees import OBJECTS, SIZE, drawn, palette_image, write_tree
 from xaibench.cli.app import main
 from xaibench.models.architectures import create_module
 from xaibench.runner.run_directory import Run

@@ -29,19 +29,19 @@ metrics:
 
 FOLDER = "cells/shapes/shapes-resnet/deep@a6d387b6"
 CELLS = {
-    f"{FOLDER}/average_drop@3e009f51.parquet": "3e009f5155d6ffc02ddfe2fd6f8dc60f5ae9bc2ab44c5d8547c7cf5932fc4b59",
-    f"{FOLDER}/pointing@99d5ae66.parquet": "99d5ae662cc8f7151e72f4cf380c25f05c9c2154174e89309c8b74c4a737e162",
+    f"{FOLDER}/average_drop@32c1b55b.parquet": "32c1b55b1e49eb0b96bdf0b97de0eec2555c00c0f12b0c79185995b7cb3a789f",
+    f"{FOLDER}/pointing@9ef51e59.parquet": "9ef51e592df22eb03d414b547ff3f555cfe4f004f779c284fc50edb8eaafb1b7",
 }
 RECORD = [
-    "dataset", "model", "method", "metric", "sample_id", "label", "value", "status", "seconds", "parts",
+    "dataset", "model", "method", "metric", "sample_id", "label", "value", "status", "seconds", "statistics",
 ]  # fmt: skip
 SCORES = [
     "suite", "dataset", "split", "model", "method", "metric", "direction", "n", "n_undefined", "n_error", "value", "std",
     "stderr", "ci_low", "ci_high", "seconds_per_sample", "fingerprint", "version", "partial", "untrained", "control",
 ]  # fmt: skip
 ATTEMPT = {
-    "argv", "started", "suite", "seed", "device", "batch_size", "workers", "limit", "host", "platform", "versions", "git",
-    "exit_code", "seconds", "computed_parts", "failed", "bad_samples",
+    "argv", "started", "suite", "suite_file", "seed", "device", "batch_size", "workers", "limit", "host", "platform",
+    "versions", "git", "exit_code", "seconds", "computed_parts", "failed", "bad_samples",
 }  # fmt: skip
 
 

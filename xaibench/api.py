@@ -18,11 +18,12 @@ from xaibench.evaluation import Evaluation, Explain
 from xaibench.evaluation.measure import measure, pair_table
 from xaibench.forward import Forward, Pairs
 from xaibench.forward.explainer import Explainer
-from xaibench.forward.forward import check_images
+from xaibench.forward.one_pass import check_images
 from xaibench.models.capabilities import require
 from xaibench.models.classifier import Classifier
 from xaibench.models.model_cache import ModelCache
 from xaibench.results.accumulated import Scores, score_rows
+from xaibench.runner.attempt import default_directory
 from xaibench.runner.benchmark import benchmark_of
 from xaibench.runner.python_benchmark import Methods, Metrics, Models, Question, data_of, device_of, python_benchmark
 from xaibench.runner.run_directory import Run, run_and_forget, run_benchmark
@@ -150,7 +151,9 @@ def evaluate(
         measured = {metric.label: measure(evaluation, metric) for metric in bound}
     if reduce == "pairs":
         return pair_table(evaluation.pairs, bound, measured)
-    rows = {label: score_rows(found.image, found.label, found.values, found.parts) for label, found in measured.items()}
+    rows = {
+        label: score_rows(found.image, found.label, found.values, found.statistics) for label, found in measured.items()
+    }
     sums = Scores(rows, {metric.label: metric.aggregate for metric in bound}, len(images), seed)
     return sums if reduce == "sums" else sums.table
 
@@ -211,7 +214,7 @@ def run(
         fail_fast=fail_fast,
         cache=ModelCache() if cache is None else cache,
     )
-    directory = Path(out) if out else Path("runs") / loaded.name
+    directory = Path(out) if out else default_directory(loaded)
     return run_benchmark(benchmark_of(loaded, settings), directory, settings, progress, selection)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.benchmarks.conftest import report, seconds
+from tests.support.ratios import report, seconds
 from xaibench.data import Dataset, load_dataset
 from xaibench.data.loader import chunks, read_ahead
 from xaibench.data.preprocess import Preprocess

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.support.ratios import RATIOS, report, seconds
+
 ROUNDS = 7
-_ratios: list[tuple[str, float, float]] = []
 
 
 @pytest.fixture
@@ -29,21 +29,10 @@ def ratio(benchmark: Any) -> Callable[..., float]:
     return measure
 
 
-def report(name: str, found: float, target: float) -> None:
-    """A line of the closing table."""
-    _ratios.append((name, found, target))
-
-
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if _ratios:
+    if RATIOS:
         terminalreporter.section("ratios within this run (target)")
-        width = max(len(name) for name, _, _ in _ratios)
-        for name, found, target in _ratios:
+        width = max(len(name) for name, _, _ in RATIOS)
+        for name, found, target in RATIOS:
             mark = "ok  " if found <= target else "OVER"
             terminalreporter.write_line(f"{mark} {name:<{width}}  {found:6.2f}  (<= {target:.2f})")

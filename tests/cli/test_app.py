@@ -12,7 +12,9 @@ import pytest
 
 import xaibench
 from tests.support.console import SUITE, call
+from tests.support.paths import ROOT
 from xaibench import run as run_suite
+from xaibench.core.errors import UsageError
 from xaibench.runner.benchmark import resolved
 from xaibench.suite import load_suite, shipped_suites
 
@@ -169,6 +171,26 @@ def test_several_suites_get_folders_of_their_names(
     other.write_text(SUITE.replace("name: tiny", "name: other") + "titel: x\n")
     assert call(monkeypatch, "run", suite, other, "--progress", "none") == 2  # nothing runs before all are checked
     assert not (tmp_path / "runs" / "tiny").exists()
+
+
+def test_another_suite_of_the_same_name_does_not_overwrite_a_run(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "b").mkdir()
+    other = tmp_path / "b" / "tiny.yaml"
+    other.write_text(SUITE)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--method", "cam", "--metric", "sparseness", "--progress", "none"]
+    assert call(monkeypatch, "run", suite, *flags) == 0
+    table = (tmp_path / "runs" / "tiny" / "scores.csv").read_bytes()
+    assert call(monkeypatch, "run", other, *flags) == 2
+    assert f"another suite that is called 'tiny' ({suite}); choose another" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(UsageError, match="another suite that is called 'tiny'"):
+        xaibench.run(other)
+    assert (tmp_path / "runs" / "tiny" / "scores.csv").read_bytes() == table
+    suite.write_text(SUITE + "title: changed\n")
+    assert call(monkeypatch, "run", suite, *flags) == 0  # the same file, whatever it says
+    assert call(monkeypatch, "run", other, "--out", "runs/tiny", *flags) == 0  # asked for
 
 
 @pytest.fixture(scope="module")
@@ -433,6 +455,19 @@ def test_list_suites_looks_nothing_up() -> None:
     for name, path in shipped_suites().items():
         assert f"{name} " in printed
         assert load_suite(path).title[:40] in printed
+
+
+def test_leaderboard_imports_no_torch() -> None:
+    scores = ROOT / "leaderboards" / "shapes.scores.csv"
+    code = (
+        f"import sys; sys.argv = ['xaibench', 'leaderboard', {str(scores)!r}]\n"
+        "from xaibench.cli.app import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print('HEAVY', sorted({'torch', 'timm', 'matplotlib'} & set(sys.modules)))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "HEAVY []" in printed
+    assert "shapes-resnet" in printed
 
 
 @pytest.mark.parametrize("kind", ["methods", "metrics", "models", "datasets", "suites"])

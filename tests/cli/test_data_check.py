@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.data.datasets.test_voc import truncate, write_tree
 from tests.support.console import call
 from tests.support.paths import DOCS
+from tests.support.trees import truncate, write_tree
 from xaibench.core import registry
 from xaibench.data.datasets.shapes import shapes
 from xaibench.data.datasets.voc import voc12

@@ -14,7 +14,7 @@ import xaibench
 from xaibench.core import registry
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import Entry
-from xaibench.core.registry.bounds import words
+from xaibench.core.registry.bounds import texts
 
 OUTSIDE = {
     Ge: lambda bound: bound.ge - 1,
@@ -90,9 +90,9 @@ def test_true_is_no_number_and_one_is_not_true() -> None:
 
 def test_bounds_in_words() -> None:
     types = registry.metrics["deletion"].mappings["removal"].types
-    assert words(types["steps"]) == ["at least 1"]
-    assert words(types["blur_kernel"]) == ["at least 1", "odd"]
-    assert words(types["baseline"]) == []
+    assert texts(types["steps"]) == ["at least 1"]
+    assert texts(types["blur_kernel"]) == ["at least 1", "odd"]
+    assert texts(types["baseline"]) == []
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_positions_are_those_of_the_text() -> None:
     position = values.values["b", 1, "d"]
     assert (position.line, position.column) == (4, 9)
     assert (values.keys["b", 1, "d"].line, values.keys["b", 1, "d"].column) == (4, 6)
-    assert values.words["a",] == "1"
+    assert values.texts["a",] == "1"
 
 
 def test_a_merged_mapping_is_overridden_by_own_keys() -> None:

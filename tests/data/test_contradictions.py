@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 import xaibench
-from tests.data.datasets.test_voc import write_tree
 from tests.support.console import call
+from tests.support.trees import write_tree
 from xaibench.data import Sample, load_dataset
 from xaibench.data.contradictions import Contradictions, contradicted
 from xaibench.data.loader import chunks, read_ahead

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.methods.test_invariances import build, images
+from tests.support.networks import build, images
 from xaibench.core import registry
 from xaibench.core.errors import SampleError, UsageError
 from xaibench.data import Sample

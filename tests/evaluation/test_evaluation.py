@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import xaibench
-from tests.forward.test_forward import count_passes
-from tests.methods.test_invariances import PAIRS, build, images, mask
+from tests.support.networks import PAIRS, build, count_passes, images, mask
 from xaibench.core.errors import UsageError
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.data.preprocess import Preprocess

@@ -7,17 +7,9 @@ import torch
 from torch import Tensor
 
 import xaibench
-from tests.methods.test_invariances import PAIRS, build, images
+from tests.support.networks import PAIRS, build, count_passes, images
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs, Plan
-
-
-def count_passes(module: torch.nn.Module) -> list[int]:
-    """Batch sizes of the passes through the first convolution, as they happen."""
-    passes: list[int] = []
-    first = next(m for m in module.modules() if isinstance(m, torch.nn.Conv2d))
-    first.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
-    return passes
 
 
 def test_gradients_are_those_of_one_pair_at_a_time() -> None:

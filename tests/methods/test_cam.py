@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from tests.conftest import Golden
+from tests.support.golden import Golden
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
 from xaibench.models.architectures import create_module

@@ -10,10 +10,8 @@ import pytest
 import torch
 
 import xaibench
-from tests.conftest import Golden
-from xaibench.methods.vgatt import full_grad_terms, vgatt_bias
-
-TOLERANCE = 1e-5  # of the map's maximum: the arrays are float32
+from tests.support.golden import TOLERANCE, Golden, assert_maps_equal
+from xaibench.methods.vgatt import full_grad_terms, vgatt_bias, vgatt_bias_by_layer
 
 # golden key (behind cam/<layer>/) -> method and parameters
 CAM_FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
@@ -40,14 +38,6 @@ MINMAX = {
     "minmax_gradcam": "minmax_grad_cam",
     "d_minmax_gradcam": "d_minmax_grad_cam",
 }
-
-
-def assert_maps_equal(found: npt.NDArray[Any], reference: npt.NDArray[Any], tolerance: float = TOLERANCE) -> None:
-    assert found.shape == reference.shape
-    largest = np.abs(reference).max(axis=(-2, -1), keepdims=True)
-    assert (np.abs(found - reference) <= tolerance * np.maximum(largest, 1e-12)).all(), (
-        np.abs(found - reference) / np.maximum(largest, 1e-12)
-    ).max()
 
 
 def unit(maps: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -164,6 +154,22 @@ def test_vgatt_bias(cnn: Golden, layer: str) -> None:
     np.testing.assert_allclose(bias, cnn.arrays[f"vgatt/{layer}/bias"].flatten(), atol=rounding)
     np.testing.assert_allclose(ratio, cnn.arrays[f"vgatt/{layer}/bias_score_ratio"].flatten(), rtol=5e-5)
     assert (ratio >= 0).all()
+
+
+def test_vgatt_bias_by_layer_takes_one_pass(cnn: Golden) -> None:
+    forward, passes = xaibench.Forward(cnn.classifier, cnn.images), []
+    handle = cnn.classifier.module.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
+    try:
+        found = vgatt_bias_by_layer(forward, cnn.every_pair)
+    finally:
+        handle.remove()
+    assert sorted(passes) == [1, len(cnn.images)]  # one image finds the stages
+    assert next(iter(found)) == "input"
+    assert len(found) > 2
+    for layer, terms in found.items():
+        alone = vgatt_bias(xaibench.Forward(cnn.classifier, cnn.images), cnn.every_pair, layer)
+        for own, expected in zip(terms, alone, strict=True):
+            torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", ["original", "simple"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import xaibench
-from tests.conftest import GoldenTransformer
+from tests.support.golden import GoldenTransformer
 from xaibench.core.errors import IncompatibleError, UsageError
 
 TOLERANCE = 1e-6  # of the largest value; attention and gradients

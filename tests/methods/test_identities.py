@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 import xaibench
-from tests.conftest import Golden
-from tests.methods.test_golden_cnn import assert_maps_equal
+from tests.support.golden import Golden, assert_maps_equal
 from xaibench.forward import Pairs
 
 EXACT = 1e-10

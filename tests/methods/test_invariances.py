@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 import xaibench
+from tests.support.networks import IDS, PAIRS, build, images, mask
 from xaibench.core import registry
-from xaibench.core.timm_import import import_timm
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.models.capabilities import lacking
@@ -34,71 +34,10 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 
 
-class Net(nn.Module):
-    """Convolutions with in-place activations and additions, a pooled linear head: what real networks look like."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.MaxPool2d(3, 1, 1)
-        )
-        self.conv1 = nn.Conv2d(8, 8, 3, 1, 1)
-        self.act1 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Sequential(nn.Conv2d(8, 12, 3, 2, 1), nn.BatchNorm2d(12))
-        self.act2 = nn.ReLU(inplace=True)
-        self.fc = nn.Linear(12, 6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        branch = self.conv1(x)
-        branch += x
-        x = self.act2(self.conv2(self.act1(branch)))
-        return self.fc(x.mean((2, 3)))
-
-
-def build(kind: str) -> xaibench.Classifier:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        if kind == "cnn":
-            module: nn.Module = Net()
-            module.fc.weight.data.mul_(4)  # type: ignore[union-attr, operator]
-        else:
-            import_timm()
-            from timm.models.vision_transformer import VisionTransformer
-
-            module = VisionTransformer(
-                img_size=(24, 32), patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=6
-            )
-            for parameter in module.parameters():
-                nn.init.normal_(parameter, std=0.3)
-        for layer in module.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.running_mean.normal_(std=0.2)  # type: ignore[union-attr]
-                layer.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
-    classifier = xaibench.Classifier(module.double(), name=kind)
-    classifier.inspect(images())
-    return classifier
-
-
 @cache
 def shared(kind: str) -> xaibench.Classifier:
     """One network for all tests that do not touch it."""
     return build(kind)
-
-
-@cache
-def images() -> Tensor:
-    return torch.randn(8, 3, 24, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-
-
-@cache
-def mask() -> Tensor:
-    generator = torch.Generator().manual_seed(6)
-    return torch.randint(0, 7, (8, 24, 32), generator=generator).to(torch.uint8)
-
-
-IDS = [f"sample-{i}" for i in range(8)]
-PAIRS = Pairs([0, 1, 1, 1, 1, 1, 3, 4, 4, 5, 6, 7, 7], [2, 0, 1, 2, 4, 5, 3, 0, 5, 1, 1, 2, 3])  # 0, 1 and 5 labels
 
 
 def maps_of(name: str, classifier: xaibench.Classifier, rows: Tensor, pairs: Pairs) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from tests.support.paths import GOLDEN
+from tests.support.golden import load_arrays, load_facts
 from xaibench.core import registry
 from xaibench.core.errors import IncompatibleError, UsageError
 from xaibench.forward import Forward, Pairs
@@ -21,7 +20,7 @@ from xaibench.models.architectures import create_module
 
 @pytest.fixture(scope="module")
 def arrays() -> Any:
-    return np.load(GOLDEN / "wsss" / "open_puzzle_tta.npz", allow_pickle=False)
+    return load_arrays("wsss/open_puzzle_tta")
 
 
 class Puzzle(nn.Module):
@@ -89,7 +88,7 @@ def stand_in(arrays: Any, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_tta(arrays: Any, stand_in: str, classifier: xaibench.Classifier) -> None:
     ramp = torch.linspace(0, 1, 43).expand(1, 3, 29, 43)
     forward = Forward(classifier, ramp.double())
-    label = json.loads((GOLDEN / "wsss" / "open_puzzle_tta.json").read_text())["label"]
+    label = load_facts("wsss/open_puzzle_tta")["label"]
     pairs = Pairs.where(torch.tensor([label]) > 0)
     with torch.no_grad():
         found = registry.methods["tta"].function(forward, pairs, base=stand_in).numpy()
@@ -178,3 +177,15 @@ def test_wrappers_nest_and_refuse(classifier: xaibench.Classifier, images: Tenso
 def test_what_is_wrapped_can_be_chosen_in_python(classifier: xaibench.Classifier, images: Tensor) -> None:
     own, other = (wrapped(classifier, images, "tta", base=base, scales=[1.0]) for base in ("cam", "layer_cam"))
     assert not torch.allclose(own, other)
+
+
+def test_maps_of_the_wrapped_method_are_checked(
+    classifier: xaibench.Classifier, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def per_image(forward: Forward, pairs: Pairs) -> Tensor:
+        return forward.images[:, 0]
+
+    entry = registry.Method(name="per_image", function=per_image, source="", version=1)
+    monkeypatch.setitem(registry.methods._entries, "per_image", entry)
+    with pytest.raises(UsageError, match=r"method per_image returned \(2, 37, 50\)"):
+        wrapped(classifier, images, "smooth", base="per_image")

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.methods.test_invariances import IDS, PAIRS, images
-from tests.metrics.test_invariances import network
+from tests.support.networks import IDS, PAIRS, images, network
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward, Pairs
 from xaibench.methods.gradient import input_x_gradient, smooth_grad

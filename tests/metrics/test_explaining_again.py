@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import xaibench
-from tests.support.golden_set import GOLDEN_SET, any_classifier
+from tests.support.golden import GOLDEN_SET
+from tests.support.networks import any_classifier
 from xaibench.core.errors import UsageError
 from xaibench.data.dataset import VOID
 from xaibench.data.ground_truth import GroundTruth

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,14 +17,17 @@ from scipy import stats
 from torch import Tensor
 
 import xaibench
-from tests.conftest import Golden
-from tests.support.open_set import ARRAYS, FACTS, attribution, classifier, evaluation, result, tensor
+from tests.support.golden import GOLDEN_SET, Golden
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.effects import blocks, effects, members, noise_effects
 from xaibench.evaluation.perturbation import Removal, Static, Units
 from xaibench.metrics.completeness import gap
-from xaibench.metrics.correlation import Similarity, correlate
+from xaibench.metrics.correlation import correlate
 from xaibench.metrics.infidelity import squared_error
+
+ARRAYS, FACTS = GOLDEN_SET.arrays, GOLDEN_SET.facts
+attribution, evaluation, result = GOLDEN_SET.attribution, GOLDEN_SET.summed, GOLDEN_SET.result
+classifier = functools.cache(GOLDEN_SET.classifier)
 
 CORRELATION = 1e-5  # open.json allows 2e-3
 FAMILIES = ("complete", "faithfulness", "infidelity", "monotonicity", "non_sensitivity", "sensitivity_n", "sufficiency")
@@ -44,7 +47,7 @@ def scalars() -> Units:
 
 
 def faithfulness(attr: str) -> Tensor:
-    subsets = tensor("aux/faithfulness_correlation/subsets").long()
+    subsets = GOLDEN_SET["aux/faithfulness_correlation/subsets"].long()
     chosen = torch.zeros(8, 40, SCALARS, dtype=torch.bool).scatter_(2, subsets, True)
     own = evaluation(attribution(attr))
     u, v = effects(own, attribution(attr), 40, members(scalars(), chosen), Removal("min"), "logit")
@@ -67,7 +70,7 @@ def monotonicity(attr: str) -> Tensor:
 
 
 def captum(attr: str, normalise: bool) -> Tensor:
-    noise = tensor("noise_int8").float() / 500
+    noise = GOLDEN_SET["noise_int8"].float() / 500
     u, v = noise_effects(evaluation(attribution(attr)), attribution(attr), 6, lambda p, s: noise[p, s], "logit")
     return squared_error(u, v, normalise)
 
@@ -219,7 +222,12 @@ def test_bias_ratio_is_undefined_without_a_logit() -> None:
     np.testing.assert_array_equal(values, [1, np.nan])
 
 
-def test_correlations_of_constants_and_nans() -> None:
-    values = torch.tensor([[3.0, 1.0, 3.0, 2.0], [1.0, 1.0, 1.0, 1.0], [float("nan"), 1.0, 2.0, 3.0]])
-    for similarity in get_args(Similarity):
-        assert correlate(values, values, similarity).isnan().tolist() == [False, True, True]
+def test_correlations_with_ties_rounding_and_nan() -> None:
+    one = torch.tensor([[3.0, 1.0, 3.0, 2.0], [1.0, 1.0, 1.0, 1.0], [float("nan"), 1.0, 2.0, 3.0]]).double()
+    other = torch.tensor([5.0, 1.0, 2.0, 2.0]).double().expand(3, 4)
+    nearly = torch.tensor([[1.0, 1.0 + 1e-10, 1.0, 1.0]]).double()
+    for similarity, reference in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
+        found = correlate(one, other, similarity)
+        assert found[0] == pytest.approx(reference(one[0], other[0])[0])
+        assert found[1:].isnan().all()
+        assert correlate(nearly, other[:1], similarity).isnan().all()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,7 @@ import pytest
 import torch
 
 import xaibench
-from tests.conftest import Golden
-from tests.support.golden_set import GOLDEN_SET
-from tests.support.paths import GOLDEN
+from tests.support.golden import GOLDEN_SET, Golden, load_facts
 from xaibench.core.value_range import min_max
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.perturbation import Outputs
@@ -131,7 +128,7 @@ class GivenProbabilities(Evaluation):
 
 @pytest.fixture(scope="module")
 def edge_cases() -> Any:
-    return json.loads((GOLDEN / "cnn" / "open_metric_edgecases.json").read_text())
+    return load_facts("cnn/open_metric_edgecases")
 
 
 def test_edge_cases(edge_cases: Any) -> None:
@@ -146,7 +143,7 @@ def test_edge_cases(edge_cases: Any) -> None:
                 "label": evaluation.pairs.label.numpy(),
                 "value": values[:, 0].tolist() if values.ndim == 2 else values.tolist(),
                 "status": "ok",
-                "parts": parts,
+                "statistics": parts,
             }
         )
         column = COLUMNS[metric.label]

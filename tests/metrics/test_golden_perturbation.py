@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
-from tests.support.open_set import ARRAYS, FACTS, attribution, classifier, evaluation, result, tensor
-from tests.support.paths import GOLDEN
+from tests.support.golden import GOLDEN_SET, load_arrays, weights
 from xaibench.data.preprocess import Preprocess
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.perturbation import (
@@ -33,6 +32,9 @@ from xaibench.forward import Pairs
 from xaibench.metrics.perturbation import flipping_area
 from xaibench.metrics.perturbation_fractions import after_removal
 from xaibench.metrics.perturbation_regions import segment_area
+
+ARRAYS, FACTS = GOLDEN_SET.arrays, GOLDEN_SET.facts
+attribution, evaluation, result = GOLDEN_SET.attribution, GOLDEN_SET.summed, GOLDEN_SET.result
 
 CURVE = 1e-5  # open.json allows 1e-4
 OTHER_CONVENTIONS = ("auc_conventions/latec", "auc_conventions/quantus", "auc_conventions/interpretdl_mean")
@@ -59,7 +61,7 @@ def open_evaluation(attr: str) -> Evaluation:
 def metric(attr: str, entry: Any) -> Tensor:
     """A metric through the public door."""
     own = open_evaluation(attr)
-    table = xaibench.evaluate(classifier(), tensor("x"), own.pairs, own.maps, [entry])
+    table = xaibench.evaluate(GOLDEN_SET.classifier(), GOLDEN_SET["x"], own.pairs, own.maps, [entry])
     return torch.tensor(table.iloc[:, -1].to_numpy())
 
 
@@ -84,7 +86,7 @@ def region_scores(attr: str, grid: int) -> Tensor:
 @functools.cache
 def flipped(attr: str, baseline: str, labels: str = "y") -> Curve:
     """Single channels of pixels as units, 64 a step: what Quantus flips."""
-    maps, images = attribution(attr), tensor("x")
+    maps, images = attribution(attr), GOLDEN_SET["x"]
     count = images[0].numel()
     units = Units(torch.arange(count).view(1, *images.shape[1:]).expand_as(images), count)
     ranks = units.ranks(maps, "morf")
@@ -110,12 +112,12 @@ def flipped_area(attr: str, baseline: str) -> Tensor:
 def irof(attr: str) -> Tensor:
     """On the stored superpixels, with Quantus' mean, which drifts from step to step."""
     own = open_evaluation(attr)
-    segments = tensor("aux/irof/segments").long()[:, None]
+    segments = GOLDEN_SET["aux/irof/segments"].long()[:, None]
     units = Units(segments, int(segments.max()) + 1)
     present = (units.sizes > 0).sum(1)
     counts = Removal("running_mean", "segment", steps=None).counts(present)
     ranks = units.ranks(own.relevance[:, None], "morf")
-    filled = running_mean(tensor("x"), ranks, counts)
+    filled = running_mean(GOLDEN_SET["x"], ranks, counts)
     curve = trace(
         own.forward,
         own.pairs,
@@ -246,14 +248,14 @@ def test_road(score: str, key: str) -> None:
 
 @pytest.fixture(scope="module")
 def protocol() -> Any:
-    return np.load(GOLDEN / "protocols" / "perturbation.npz", allow_pickle=False)
+    return load_arrays("protocols/perturbation")
 
 
 @pytest.mark.parametrize("explained", ["top", "target"])
 @pytest.mark.parametrize("polarity", ["positive", "negative"])
 def test_perturbation_auc(protocol: Any, explained: str, polarity: str) -> None:
     module = nn.Sequential(nn.Conv2d(3, 6, 5, stride=3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4))
-    module.load_state_dict({k[2:]: torch.tensor(protocol[k]) for k in protocol if k.startswith("w/")})
+    module.load_state_dict(weights(protocol))
     half = (0.5, 0.5, 0.5)
     classifier = xaibench.Classifier(module, activation="softmax", preprocess=Preprocess((16, 16), "none", half, half))
     images = (torch.tensor(protocol["images"]) - 0.5) / 0.5

@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import xaibench
-from tests.methods.test_invariances import IDS, PAIRS, build, images, mask
-from tests.methods.test_invariances import Net as ColourNet
+from tests.support.networks import IDS, PAIRS, images, mask, network
 from tests.support.parameters import taken
 from xaibench.core import registry
 from xaibench.core.aggregation import find_aggregation
@@ -52,21 +50,6 @@ def coarse(forward: Forward, pairs: Pairs) -> Tensor:
     """Maps of 6 x 8 with seven levels: they need resizing, and have heavy ties."""
     maps = explain(forward, pairs).unflatten(1, (6, 4)).unflatten(3, (8, 4)).mean((2, 4))
     return (3 * maps / maps.abs().amax((1, 2), keepdim=True)).round()
-
-
-@cache
-def network(channels: int = 3) -> xaibench.Classifier:
-    classifier = build("cnn")
-    if channels != 3:
-        module = ColourNet()
-        module.load_state_dict(classifier.module.state_dict())
-        first = nn.Conv2d(channels, 8, 3, 2, 1)
-        generator = torch.Generator().manual_seed(channels)
-        first.weight.data = torch.randn(first.weight.shape, generator=generator) * 0.3
-        module.stem[0] = first
-        classifier = xaibench.Classifier(module.double(), name="cnn")
-    classifier.preprocess = Preprocess(size=(24, 32), mean=(0.5,) * channels, std=(0.25,) * channels)
-    return classifier
 
 
 def labels() -> Tensor:

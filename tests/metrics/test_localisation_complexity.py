@@ -11,14 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from tests.support.golden_set import GOLDEN_SET, any_evaluation
+from tests.support.evaluations import any_evaluation, compute
+from tests.support.golden import GOLDEN_SET
 from xaibench.core.errors import UsageError
-from xaibench.core.registry import BoundMetric, metrics
+from xaibench.core.registry import metrics
 from xaibench.data.dataset import VOID
 from xaibench.evaluation import Evaluation
-from xaibench.evaluation.measure import statistics
 from xaibench.metrics.complexity import tied_fraction
 
 Array = npt.NDArray[Any]
@@ -55,11 +54,6 @@ FAMILIES = {*LOCALISATION, *COMPLEXITY, "focus"}
 def cases(table: dict[str, Any]) -> list[str]:
     keys = [key[2:] for key in GOLDEN_SET.arrays if key.startswith("r/")]
     return [key for key in keys if key.rpartition("/")[0] in table and key not in NOT_COVERED]
-
-
-def compute(name: str, evaluation: Evaluation, **parameters: Any) -> Tensor:
-    entry = metrics[name]
-    return statistics(evaluation, BoundMetric(name, entry, entry.bind(parameters), "detected"))
 
 
 @pytest.mark.parametrize("key", cases(LOCALISATION))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import xaibench
-from tests.support.golden_set import any_classifier
+from tests.support.networks import any_classifier
 from xaibench.core.registry import PER_IMAGE
 from xaibench.data.preprocess import Preprocess
 

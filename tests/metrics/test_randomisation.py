@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 import xaibench
-from tests.metrics.test_robustness import compute, gradient
-from tests.support.golden_set import GOLDEN_SET, any_classifier
+from tests.support.evaluations import compute, gradient
+from tests.support.golden import GOLDEN_SET
+from tests.support.networks import any_classifier
 from xaibench.core.errors import UsageError
 from xaibench.core.rank_statistics import pearson, spearman
 from xaibench.core.registry import metrics

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import xaibench
-from tests.support.golden_set import GOLDEN_SET, any_classifier
+from tests.support.evaluations import compute, gradient
+from tests.support.golden import GOLDEN_SET
+from tests.support.networks import any_classifier
 from xaibench.core.errors import UsageError
-from xaibench.core.registry import BoundMetric, metrics
 from xaibench.evaluation import Evaluation
-from xaibench.evaluation.measure import statistics
 from xaibench.forward import Forward, Pairs
 from xaibench.metrics import robustness
 
 NAMES = ("max_sensitivity", "avg_sensitivity", "relative_input_stability", "relative_output_stability")
-
-
-def gradient(forward: Forward, pairs: Pairs) -> Tensor:
-    """dS/dx with its colours one below the other: [P, C H, W]."""
-    return forward.gradients(pairs, "input").flatten(1, 2)
 
 
 def input_x_gradient(forward: Forward, pairs: Pairs) -> Tensor:
@@ -31,11 +24,6 @@ def input_x_gradient(forward: Forward, pairs: Pairs) -> Tensor:
 
 
 EXPLAINERS = {"grad": gradient, "ixg": input_x_gradient}
-
-
-def compute(name: str, evaluation: Evaluation, **parameters: Any) -> Tensor:
-    entry = metrics[name]
-    return statistics(evaluation, BoundMetric(name, entry, entry.bind(parameters), "detected"))
 
 
 @pytest.mark.parametrize("explainer", EXPLAINERS)

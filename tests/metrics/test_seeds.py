@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 import xaibench
-from tests.support.golden_set import any_classifier
-from tests.support.paths import GOLDEN
+from tests.support.golden import load_arrays, load_facts
+from tests.support.networks import any_classifier
 from xaibench.core.errors import UsageError
 from xaibench.core.registry import BoundMetric
 from xaibench.data.dataset import VOID as UNKNOWN
@@ -36,8 +35,8 @@ class Reference:
     """Maps, keys (1-based, ascending) and ground truth of images of different sizes, with results."""
 
     def __init__(self, name: str, maps: str) -> None:
-        self.arrays = np.load(GOLDEN / "wsss" / f"{name}.npz", allow_pickle=False)
-        self.facts = json.loads((GOLDEN / "wsss" / f"{name}.json").read_text())
+        self.arrays = load_arrays(f"wsss/{name}")
+        self.facts = load_facts(f"wsss/{name}")
         self.count = sum(key.startswith("keys_") for key in self.arrays)
         self.maps = [torch.from_numpy(self.arrays[f"{maps}_{i}"]) for i in range(self.count)]
         self.keys = [torch.from_numpy(self.arrays[f"keys_{i}"]) for i in range(self.count)]
@@ -51,7 +50,7 @@ class Reference:
             forward = Forward(classifier, torch.zeros((1, 3, *truth.shape)), ground_truth=GroundTruth(mask=truth[None]))
             pairs = Pairs(torch.zeros(len(keys), dtype=torch.long), keys - 1)
             found = measure(Evaluation(forward, pairs, maps), metric)
-            rows += rows_of([str(i)], found.label, found.values, found.parts, 0.0)
+            rows += rows_of([str(i)], found.label, found.values, found.statistics, 0.0)
         return pd.DataFrame(rows)
 
 
@@ -217,7 +216,7 @@ def test_sweep_counts_are_those_of_label_maps(batch: tuple[Forward, Pairs, Tenso
     evaluation = Evaluation(forward, pairs, maps)
     thresholds, fixed = [0.0, 0.3, 0.6], 0.3
     relevance = evaluation.relevance.relu() / (evaluation.relevance.relu().amax((1, 2), keepdim=True) + 1e-5)
-    rows = measure(evaluation, bound("seed_miou", thresholds=thresholds, fixed=fixed)).parts
+    rows = measure(evaluation, bound("seed_miou", thresholds=thresholds, fixed=fixed)).statistics
     for image in range(4):
         own = [p for c in range(3) for p in range(6) if pairs.image[p] == image and pairs.label[p] == c]
         expected = [
@@ -275,8 +274,8 @@ def test_an_object_free_image_counts(batch: tuple[Forward, Pairs, Tensor]) -> No
     metric = bound("seed_area_ratio")
     found = measure(Evaluation(forward, pairs, maps), metric)
     assert found.values[2] == np.inf
-    frame = pd.DataFrame(rows_of(map(str, found.image), found.label, found.values, found.parts, 0.0))
-    parts = np.array([part for part in found.parts if part is not None])
+    frame = pd.DataFrame(rows_of(map(str, found.image), found.label, found.values, found.statistics, 0.0))
+    parts = np.array([part for part in found.statistics if part is not None])
     result = score(frame, metric.aggregate, resamples=0)
     assert result.value == pytest.approx(parts[:, 0].sum() / parts[:, 1].sum())
     assert np.isfinite(result.std)

@@ -11,14 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.golden_set import any_classifier, any_evaluation
-from tests.support.paths import GOLDEN
+from tests.support.evaluations import any_evaluation
+from tests.support.evaluations import compute as compute_values
+from tests.support.golden import load_arrays
+from tests.support.networks import any_classifier
 from xaibench.core.errors import UsageError
-from xaibench.core.registry import BoundMetric, metrics
+from xaibench.core.registry import BoundMetric
 from xaibench.data.dataset import VOID
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.evaluation import Evaluation
-from xaibench.evaluation.measure import Measured, measure, statistics
+from xaibench.evaluation.measure import Measured, measure
 from xaibench.forward import Forward, Pairs
 from xaibench.results.records import rows_of
 from xaibench.results.scores import Score, score
@@ -30,7 +32,7 @@ NAMES = ("pixel_accuracy", "miou", "map")
 
 @pytest.fixture(scope="module")
 def golden() -> Any:
-    return np.load(GOLDEN / "protocols" / "imagenet_seg.npz", allow_pickle=False)
+    return load_arrays("protocols/imagenet_seg")
 
 
 def masks_of(packed: npt.NDArray[Any]) -> Tensor:
@@ -49,13 +51,12 @@ def total(metric: BoundMetric, *found: Measured) -> Score:
     """The score of the rows of one or several batches; images are numbered on."""
     rows: list[dict[str, Any]] = []
     for batch, m in enumerate(found):
-        rows += rows_of([f"{batch}/{i}" for i in m.image], m.label, m.values, m.parts, 0.0)
+        rows += rows_of([f"{batch}/{i}" for i in m.image], m.label, m.values, m.statistics, 0.0)
     return score(pd.DataFrame(rows), metric.aggregate, resamples=50)
 
 
 def compute(name: str, evaluation: Evaluation, **parameters: Any) -> npt.NDArray[np.float64]:
-    entry = metrics[name]
-    return np.asarray(statistics(evaluation, BoundMetric(name, entry, entry.bind(parameters), "detected")))
+    return np.asarray(compute_values(name, evaluation, **parameters))
 
 
 @pytest.mark.parametrize("kind", ["seg", "seg_pix"])

@@ -77,7 +77,10 @@ def test_a_method_that_does_not_go_with_a_model_is_refused() -> None:
     found, images, pairs = classifier("test_resnet"), torch.randn(1, 3, 64, 64), xaibench.Pairs([0], [0])
     message = "method raw_attention does not go with test_resnet: ResNet has no"
     require(found, registry.methods["cam"])
-    require(found, registry.methods["oracle"])  # masks are the business of the data
+    require(found, registry.methods["oracle"])  # masks belong to the data
+    require(found, registry.methods["cam"], no_masks="a sketch lacks")
+    with pytest.raises(IncompatibleError, match="method oracle reads ground-truth masks, which a sketch lacks"):
+        require(found, registry.methods["oracle"], no_masks="a sketch lacks")
     with pytest.raises(IncompatibleError, match=message):
         require(found, registry.methods["raw_attention"])
     with pytest.raises(IncompatibleError, match=message):

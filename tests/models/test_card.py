@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import xaibench
 from tests.support.console import SUITE, call
 from xaibench.cli import figures
-from xaibench.cli.explain_image import Explained
+from xaibench.cli.figures import Explained
 from xaibench.core.errors import UsageError
 from xaibench.data.preprocess import Preprocess
 from xaibench.models import bundled

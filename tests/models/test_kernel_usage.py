@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import xaibench
-from tests.conftest import Golden
+from tests.support.golden import Golden
 from xaibench.core.errors import UsageError
 from xaibench.models.architectures import create_module
 from xaibench.models.training.kernel_usage import fold, regularise

@@ -137,7 +137,20 @@ def test_every_option_changes_what_is_learnt_and_still_learns(tmp_path: Path, pl
     assert plain != whole.read_bytes()
 
 
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, plain: bytes) -> None:
+    def stop(epoch: Epoch) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(tmp_path), tmp_path, on_epoch=stop)
+    epochs: list[Epoch] = []
+    assert train(recipe(tmp_path), tmp_path, on_epoch=epochs.append).read_bytes() == plain
+    assert [epoch.number for epoch in epochs] == [2, 3]
+
+
+@pytest.mark.slow
 def test_a_killed_training_goes_on(tmp_path: Path) -> None:
+    """SIGKILL after the first state is written; the second training begins where that state ends."""
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE.replace("epochs: 3", "epochs: 40"))
     command = [sys.executable, "-m", "xaibench", "train", str(path), "--out", str(tmp_path), "--device", "cpu"]

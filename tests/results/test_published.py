@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.support.bibliography import BIBLIOGRAPHY, KEY
 from tests.support.paths import DOCS
-from tests.test_docs import BIBLIOGRAPHY, KEY
 from xaibench.cli.app import main
 from xaibench.core.errors import UsageError
 from xaibench.results.leaderboard import COLUMNS as SCORE_COLUMNS

@@ -28,8 +28,8 @@ def test_round_trip(tmp_path: Path) -> None:
     frame = records.read(CELL)
     assert list(frame["status"]) == ["ok", "undefined"] * 2
     np.testing.assert_array_equal(frame["value"], [0.5, np.nan, 0.5, np.nan])
-    assert frame["parts"][0].tolist() == [1.0, 2.0]
-    assert frame["parts"][1] is None
+    assert frame["statistics"][0].tolist() == [1.0, 2.0]
+    assert frame["statistics"][1] is None
     metadata = pq.read_schema(records.whole_path(CELL)).metadata
     assert metadata[b"xaibench.fingerprint"].decode() == CELL.fingerprint
     assert json.loads(metadata[b"xaibench.cell"]) == FACTS

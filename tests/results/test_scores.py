@@ -24,7 +24,7 @@ def frame(rows: list[tuple[int, int, list[float]]]) -> pd.DataFrame:
             "label": [label for _, label, _ in rows],
             "value": [parts[0] for _, _, parts in rows],
             "status": ["undefined" if math.isnan(parts[0]) else "ok" for _, _, parts in rows],
-            "parts": [parts if len(parts) > 1 else None for _, _, parts in rows],
+            "statistics": [parts if len(parts) > 1 else None for _, _, parts in rows],
         }
     )
 

@@ -1,4 +1,4 @@
-"""The command line: verbs only. Everything heavy is imported inside a verb, so that `xaibench --help` is quick."""
+"""The verbs of the command line and their options. Verbs import heavy modules themselves, so `xaibench --help` is fast."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from xaibench.cli import options
 from xaibench.cli.console_encoding import replace_what_cannot_be_encoded
 from xaibench.cli.exit_codes import INTERRUPTED, epilog, report
-from xaibench.cli.options import DataRoot, Device, Intervals, Json, Plugin, Precision, Progress, Set, Suites, Workers
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,10 +21,11 @@ app = typer.Typer(
     epilog=epilog(),
 )
 
-debugging = False  # `--debug`, of the command that runs
+debugging = False  # the value of --debug
 
 
 def version(value: bool) -> None:
+    """Print the version and exit."""
     if value:
         import xaibench
 
@@ -45,60 +46,38 @@ def root(
 
 @app.command()
 def run(
-    suites: Suites,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Directory to write; default runs/SUITE. Several suites: a folder each in it."),
-    ] = None,
-    data_root: DataRoot = None,
-    method: Annotated[
-        list[str] | None, typer.Option("--method", metavar="GLOB,...", help="Only these methods; repeatable.")
-    ] = None,
-    metric: Annotated[
-        list[str] | None, typer.Option("--metric", metavar="GLOB,...", help="Only these metrics; repeatable.")
-    ] = None,
-    model: Annotated[
-        list[str] | None, typer.Option("--model", metavar="GLOB,...", help="Only these models; repeatable.")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Only the part that the suite calls representative.")] = False,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only the first N samples; marks the run partial.")
-    ] = None,
-    overrides: Set = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the suite's.")] = None,
-    device: Device = "auto",
-    precision: Precision = None,
-    batch_size: Annotated[str, typer.Option("--batch-size", metavar="N|auto", help="Images per batch.")] = "auto",
-    workers: Workers = "auto",
-    max_bad_samples: Annotated[
-        int | None, typer.Option("--max-bad-samples", min=0, help="Samples that may be bad (unreadable, no mask...).")
-    ] = None,
-    fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", help="Stop at the first error in a method or metric.")
-    ] = False,
-    ci: Intervals = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
-    progress: Progress = "auto",
-    plugin: Plugin = None,
+    suites: options.Suites,
+    out: options.RunDirectory = None,
+    data_root: options.DataRoot = None,
+    method: options.OnlyMethods = None,
+    metric: options.OnlyMetrics = None,
+    model: options.OnlyModels = None,
+    quick: options.Quick = False,
+    limit: options.Limit = None,
+    overrides: options.Set = None,
+    seed: options.Seed = None,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    batch_size: options.BatchSize = "auto",
+    workers: options.Workers = "auto",
+    max_bad_samples: options.MaxBadSamples = None,
+    fail_fast: options.FailFast = False,
+    ci: options.Intervals = False,
+    dry_run: options.DryRun = False,
+    progress: options.Progress = "auto",
+    plugin: options.Plugin = None,
 ) -> None:
     """Evaluate every missing cell of SUITE, write records, print the leaderboard. The same command again goes on."""
-    from xaibench.cli import options as options
     from xaibench.cli import run
     from xaibench.runner.settings import Settings
 
-    _plugins(plugin)
-    given = {"seed": seed, "precision": precision, "max_bad_samples": max_bad_samples}
-    jobs = run.jobs_of(
-        suites,
-        out,
-        overrides=[*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)],
-        quick=quick,
-        patterns={
-            "method": options.patterns_of("--method", method),
-            "metric": options.patterns_of("--metric", metric),
-            "model": options.patterns_of("--model", model),
-        },
-    )
+    _load_plugins(plugin)
+    keys = {"seed": seed, "precision": precision, "max_bad_samples": max_bad_samples}
+    patterns = {
+        kind: options.patterns_of(f"--{kind}", globs)
+        for kind, globs in (("method", method), ("metric", metric), ("model", model))
+    }
+    jobs = run.jobs_of(suites, out, overrides=options.overrides_of(overrides, keys), quick=quick, patterns=patterns)
     device = options.device_of(device)
     settings = Settings(
         data_root=data_root,
@@ -121,42 +100,42 @@ def list_(
         str | None, typer.Option("--model", help="With `methods`: say which go with this model, and why others do not.")
     ] = None,
     long: Annotated[bool, typer.Option("--long", help="With facts.")] = False,
-    json: Json = False,
-    plugin: Plugin = None,
+    json: options.Json = False,
+    plugin: options.Plugin = None,
 ) -> None:
     """Methods, metrics, models, datasets or suites."""
     from xaibench.cli import list_show
 
-    _plugins(plugin)
+    _load_plugins(plugin)
     list_show.list_(kind, glob, model=model, long=long, as_json=json)
 
 
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="A method, metric, model, data set or suite.")],
-    json: Json = False,
-    plugin: Plugin = None,
+    json: options.Json = False,
+    plugin: options.Plugin = None,
 ) -> None:
     """The card of NAME: what it is, formula, source, parameters, needs, cost, where it is defined."""
     from xaibench.cli import list_show
 
-    _plugins(plugin)
+    _load_plugins(plugin)
     list_show.show(name, as_json=json)
 
 
 @app.command()
 def validate(
-    suites: Suites,
-    data_root: DataRoot = None,
-    overrides: Set = None,
-    json: Json = False,
-    plugin: Plugin = None,
+    suites: options.Suites,
+    data_root: options.DataRoot = None,
+    overrides: options.Set = None,
+    json: options.Json = False,
+    plugin: options.Plugin = None,
 ) -> None:
     """Check suites: format, names, parameters (exit 2), then model x method compatibility and data on disk (exit 1)."""
-    from xaibench.cli import commands
+    from xaibench.cli import validate
 
-    _plugins(plugin)
-    raise typer.Exit(commands.validate(suites, data_root=data_root, overrides=overrides or [], as_json=json))
+    _load_plugins(plugin)
+    raise typer.Exit(validate.validate(suites, data_root=data_root, overrides=overrides or [], as_json=json))
 
 
 @app.command()
@@ -171,30 +150,30 @@ def leaderboard(
         str | None,
         typer.Option("--published", metavar="NAME", help="Beside the numbers that the paper of this suite prints."),
     ] = None,
-    ci: Intervals = False,
+    ci: options.Intervals = False,
 ) -> None:
     """The table of one or several finished runs."""
-    from xaibench.cli import commands
+    from xaibench.cli import leaderboard
 
-    commands.leaderboard(runs, format, output, published, intervals=ci)
+    leaderboard.leaderboard(runs, format, output, published, intervals=ci)
 
 
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A .yaml recipe, or the name of a bundled model.")],
     out: Annotated[Path, typer.Option("--out", help="Directory for weights and card.")] = Path("checkpoints"),
-    data_root: DataRoot = None,
-    device: Device = "auto",
+    data_root: options.DataRoot = None,
+    device: options.Device = "auto",
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that read and augment images.")] = 0,
-    progress: Progress = "auto",
-    plugin: Plugin = None,
+    progress: options.Progress = "auto",
+    plugin: options.Plugin = None,
 ) -> None:
     """Multi-label fine-tuning of a timm model; writes safetensors and a card."""
-    from xaibench.cli import commands
-    from xaibench.cli.options import device_of
+    from xaibench.cli import train
 
-    _plugins(plugin)
-    commands.train(recipe, out, data_root=data_root, device=device_of(device), workers=workers, progress=progress)
+    _load_plugins(plugin)
+    device = options.device_of(device)
+    train.train(recipe, out, data_root=data_root, device=device, workers=workers, progress=progress)
 
 
 data = typer.Typer(no_args_is_help=True, help="Data sets on disk.")
@@ -204,7 +183,7 @@ app.add_typer(data, name="data")
 @data.command(name="check")
 def data_check(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A data set, see `list datasets`.")],
-    data_root: DataRoot = None,
+    data_root: options.DataRoot = None,
     split: Annotated[list[str] | None, typer.Option("--split", help="Only this one; repeatable. Default: all.")] = None,
     option: Annotated[
         list[str] | None,
@@ -214,15 +193,14 @@ def data_check(
         bool, typer.Option("--checksums", help="Compare the official archives that are on disk with their MD5.")
     ] = False,
     decode: Annotated[bool, typer.Option("--decode", help="Read every sample, as a run would.")] = False,
-    workers: Workers = "auto",
-    json: Json = False,
-    plugin: Plugin = None,
+    workers: options.Workers = "auto",
+    json: options.Json = False,
+    plugin: options.Plugin = None,
 ) -> None:
     """Is NAME complete on disk? What is missing, where it comes from, its licence. Downloads nothing. Exit 4: incomplete."""
     from xaibench.cli import data_check
-    from xaibench.cli.options import worker_number
 
-    _plugins(plugin)
+    _load_plugins(plugin)
     code = data_check.run(
         name,
         data_root=data_root,
@@ -230,7 +208,7 @@ def data_check(
         options=option or [],
         checksums=checksums,
         decode=decode,
-        workers=worker_number(workers),
+        workers=options.worker_number(workers),
         plugins=plugin or [],
         as_json=json,
     )
@@ -241,38 +219,26 @@ def data_check(
 def explain(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture file.")],
     model: Annotated[str, typer.Option("--model", help="A bundled or timm model, see `list models`.")],
-    method: Annotated[
-        list[str], typer.Option("--method", metavar="GLOB,...", help="Methods, one column each; repeatable.")
-    ],
-    checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="Weights: safetensors, or a state dict.")
-    ] = None,
-    activation: Annotated[
-        Literal["sigmoid", "softmax"], typer.Option("--activation", help="What makes logits probabilities.")
-    ] = "sigmoid",
-    num_classes: Annotated[int | None, typer.Option("--num-classes", min=1, help="Length of the logits.")] = None,
-    label: Annotated[
-        list[str] | None, typer.Option("--label", help="A name or an index; default: the detected labels, at most 5.")
-    ] = None,
-    layers: Annotated[
-        Literal["all"] | None,
-        typer.Option("--layers", help="With `--method vgatt`: its bias term and bias/score ratio at every depth."),
-    ] = None,
+    method: options.Methods,
+    checkpoint: options.Checkpoint = None,
+    activation: options.Activation = "sigmoid",
+    num_classes: options.NumClasses = None,
+    label: options.Labels = None,
+    layers: options.Layers = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The picture to write.")] = Path("explained.png"),
-    device: Device = "auto",
-    precision: Precision = None,
-    plugin: Plugin = None,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    plugin: options.Plugin = None,
 ) -> None:
     r"""Maps of one IMAGE as a picture: a row per label, a column per method. Needs `pip install "xaibench\[figures]"`."""
-    from xaibench.cli import commands
-    from xaibench.cli.options import device_of, patterns_of
+    from xaibench.cli import explain
 
-    _plugins(plugin)
-    commands.explain(
+    _load_plugins(plugin)
+    explain.explain(
         image,
         output,
         model=model,
-        patterns=patterns_of("--method", method),
+        patterns=options.patterns_of("--method", method),
         labels=label or [],
         all_layers=layers == "all",
         options={
@@ -281,11 +247,11 @@ def explain(
             "num_classes": num_classes,
             "precision": precision or "float32",
         },
-        device=device_of(device),
+        device=options.device_of(device),
     )
 
 
-def _plugins(names: list[str] | None) -> None:
+def _load_plugins(names: list[str] | None) -> None:
     if names:
         from xaibench.core.registry.plugins import load_plugin
 
@@ -294,14 +260,14 @@ def _plugins(names: list[str] | None) -> None:
 
 
 def main() -> None:
-    """The console script: an error becomes one sentence and an exit code; `--debug` shows its traceback."""
+    """Run the command line. An error becomes one sentence and an exit code; `--debug` shows its traceback."""
     replace_what_cannot_be_encoded(sys.stdout, sys.stderr)
     try:
         app()
     except Exception as error:
         sys.exit(report(error, sys.argv[1:], debug=debugging))
     except SystemExit as end:
-        if end.code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
+        if end.code == INTERRUPTED:  # typer exits so after Ctrl-C, and prints nothing
             print("interrupted; everything finished is kept, the same command goes on", file=sys.stderr)
         raise
 

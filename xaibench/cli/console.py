@@ -1,7 +1,11 @@
-"""What a person sees: progress and messages on stderr (rich; plain lines when not a terminal), tables on stdout."""
+"""The terminal: progress and messages on stderr, tables and JSON on stdout.
+
+Progress is a bar on a terminal and plain lines elsewhere.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -19,28 +23,38 @@ if TYPE_CHECKING:
 
 ProgressMode = Literal["auto", "plain", "none"]
 PLAIN_SECONDS = 10.0  # between two plain progress lines
-WIDE = 240  # columns of a table that goes to a file or a pipe: nothing may be cut off
+WIDE = 240  # columns of a table that goes to a file or a pipe, where a narrow table would lose text
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def out() -> Console:
-    """stdout: as wide as the terminal, or wide enough for any table."""
+    """A console on stdout, as wide as the terminal; elsewhere wide enough for any table."""
     if sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, width=WIDE)
 
 
+def note(message: str) -> None:
+    """Print a note on stderr."""
+    err.print(f"note: {message}", markup=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on stdout; text in place of what JSON does not have."""
+    out().file.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
 def print_leaderboard(
     board: Leaderboard | Comparison, console: Console | None = None, *, intervals: bool = False
 ) -> None:
-    """Print its tables on stdout (or another console) and its notes on stderr.
+    """Print the tables of a leaderboard on stdout (or on another console), and its notes on stderr.
 
     Args:
-        intervals: with the interval of every value
+        intervals: print the interval of every value
     """
-    for note in board.notes:
-        err.print(f"[bold red]note:[/] {escape(note)}")
+    for message in board.notes:
+        err.print(f"[bold red]note:[/] {escape(message)}")
     console = console or out()
     for table in board.tables(console.width, intervals):
         title, table.title = table.title, None  # rich would wrap it at the table's width
@@ -58,7 +72,7 @@ class Rate(ProgressColumn):
 
 
 class Bars:
-    """Progress of work counted in images: one bar per model on a terminal, a line now and then elsewhere."""
+    """Progress of work counted in images: a bar per model on a terminal, a line every 10 s elsewhere."""
 
     def __init__(self, mode: ProgressMode) -> None:
         self.mode = "plain" if mode == "auto" and not err.is_terminal else mode
@@ -69,6 +83,7 @@ class Bars:
 
     @contextmanager
     def showing(self) -> Iterator[Bars]:
+        """Show bars until the block ends."""
         if self.mode != "auto":
             yield self
             return
@@ -84,6 +99,7 @@ class Bars:
             yield self
 
     def start(self, label: str, total: int) -> None:
+        """Begin a bar of `total` images."""
         self._label, self._total, self._done = label, total, 0
         self._started = self._last = time.monotonic()
         if self._progress is not None:
@@ -92,6 +108,7 @@ class Bars:
             err.print(f"{label}: {total} images to do" if total else f"{label}: everything is there already")
 
     def advance(self, count: int) -> None:
+        """Add images that are done to the present bar."""
         self._done += count
         if self._progress is not None:
             self._progress.advance(self._task, count)
@@ -103,5 +120,9 @@ class Bars:
             left = (self._total - self._done) / rate
             err.print(f"{self._label}: {self._done}/{self._total} images, {rate:.1f} images/s, ETA {left:.0f} s")
 
-    def note(self, sentence: str) -> None:
-        (self._progress.console if self._progress is not None else err).print(f"note: {sentence}", markup=False)
+    def note(self, message: str) -> None:
+        """Print a note above the bars."""
+        if self._progress is None:
+            note(message)
+        else:
+            self._progress.console.print(f"note: {message}", markup=False)

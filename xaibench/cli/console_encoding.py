@@ -1,4 +1,4 @@
-"""Text for streams that cannot hold every character, such as an ASCII terminal: replaced, never an error."""
+"""Replace characters that a stream cannot encode (on an ASCII terminal, for example) instead of failing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PLAIN = str.maketrans(
 
 
 def replace_what_cannot_be_encoded(*streams: TextIO) -> None:
-    """Let the streams write one ASCII character for each that they cannot encode, so that columns stay aligned."""
+    """Make streams write one ASCII character for each that they cannot encode: columns stay aligned."""
     codecs.register_error(ERRORS, _replaced)
     for stream in streams:
         reconfigure = getattr(stream, "reconfigure", None)  # a notebook's stream has none
@@ -29,6 +29,6 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 def _plain(character: str) -> str:
-    """An ASCII character that looks alike, or else a question mark."""
+    """An ASCII character that looks similar, or a question mark."""
     base = unicodedata.normalize("NFKD", character.translate(PLAIN))[0]
     return base if base.isascii() else "?"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from xaibench.cli.console import Bars, out
+from xaibench.cli.console import Bars, out, print_json
 from xaibench.core.errors import UsageError
 from xaibench.core.yaml.document import read_value
 from xaibench.data.disk_check import SHOWN, ArchiveReport, Report, SplitReport, check
@@ -32,16 +31,14 @@ def run(
     plugins: Sequence[str],
     as_json: bool,
 ) -> int:
-    """Check, print, and return the exit code: 0 complete, 4 not."""
-    words = ["xaibench", "data", "check", name]
-    flags: list[tuple[str, Sequence[object]]] = [
-        ("--data-root", [data_root] if data_root else []),
-        ("--split", splits),
-        ("--option", options),
-        ("--plugin", plugins),
-    ]
-    words += [str(word) for flag, values in flags for value in values for word in (flag, value)]
-    words += [flag for flag, given in (("--checksums", checksums), ("--decode", decode)) if given]
+    """Check a data set and print the report. Returns the exit code: 0 complete, 4 incomplete."""
+    values: dict[str, Sequence[object]] = {
+        "--data-root": [data_root] if data_root else [],
+        "--split": splits,
+        "--option": options,
+        "--plugin": plugins,
+    }
+    again = _command(name, values, {"--checksums": checksums, "--decode": decode})
     with Bars("auto").showing() as bars:
         report = check(
             name,
@@ -54,14 +51,25 @@ def run(
             progress=bars,
         )
     if as_json:
-        out().file.write(json.dumps({**report.as_dict(), "again": shlex.join(words)}, indent=2) + "\n")
+        print_json({**report.as_dict(), "again": again})
     else:
-        _print(report, shlex.join(words))
+        _print(report, again)
     return 0 if report.complete else INCOMPLETE
 
 
+def _command(name: str, values: Mapping[str, Sequence[object]], flags: Mapping[str, bool]) -> str:
+    """The same command as text, to be repeated when files were added."""
+    arguments = [str(argument) for option, given in values.items() for value in given for argument in (option, value)]
+    arguments += [flag for flag, given in flags.items() if given]
+    return shlex.join(["xaibench", "data", "check", name, *arguments])
+
+
 def parse_options(assignments: Sequence[str]) -> dict[str, Any]:
-    """Options from `key=value`, where the value is YAML as in a suite. Raises UsageError."""
+    """Options of a data set from `key=value`, where the value is YAML as in a suite.
+
+    Raises:
+        UsageError: no `=`, a value that is not YAML, a key that has an option of its own
+    """
     options = {}
     for assignment in assignments:
         key, separator, value = assignment.partition("=")
@@ -85,10 +93,10 @@ def _print(report: Report, again: str) -> None:
             _print_line(f"warning: {split.split}: {split.warning}")
     for archive in report.archives:
         _print_line(f"archive {archive.name}: {_state(archive)}; official MD5 {archive.md5}")
-    facts = ("data root", report.data_root), ("address", report.address), ("licence", report.licence)
-    for word, fact in facts:
+    facts = {"data root": report.data_root, "address": report.address, "licence": report.licence}
+    for heading, fact in facts.items():
         if fact:
-            _print_line(f"{word}: {fact}")
+            _print_line(f"{heading}: {fact}")
     verdict = "complete" if report.complete else "incomplete; nothing was downloaded"
     _print_line(f"{report.dataset} is {verdict}. Check again: {again}")
 
@@ -116,11 +124,12 @@ def _state(archive: ArchiveReport) -> str:
     return states.get(archive.state, f"on disk, its MD5 is {archive.state}")
 
 
-def _print_some(word: str, found: Mapping[str, None]) -> None:
+def _print_some(heading: str, found: Mapping[str, None]) -> None:
+    """Print the first items, and how many more there are."""
     for item in list(found)[:SHOWN]:
-        _print_line(f"{word}: {item}")
+        _print_line(f"{heading}: {item}")
     if len(found) > SHOWN:
-        _print_line(f"{word}: {len(found) - SHOWN} more")
+        _print_line(f"{heading}: {len(found) - SHOWN} more")
 
 
 def _print_line(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What an exception means at the command line: one sentence on stderr, and an exit code."""
+"""Exit codes, and the message that an exception becomes on stderr."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REMEDY = {
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name this file in an OSError of the block that names none, as that of a write to a full disk."""
+    """Add a file name to an OSError of the block that has none; a write to a full disk raises such an error."""
     try:
         yield
     except OSError as error:
@@ -45,14 +45,15 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def epilog() -> str:
-    return "Exit codes: " + "; ".join(f"{code} {words}" for code, words in MEANING.items()) + "."
+    """The last line of `xaibench --help`."""
+    return "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in MEANING.items()) + "."
 
 
 def report(error: Exception, arguments: Sequence[str], *, debug: bool) -> int:
-    """Print what is wrong on stderr, with `debug` after the traceback, and return the exit code.
+    """Print an error on stderr, with `debug` after its traceback. Returns the exit code.
 
     Args:
-        arguments: of the command line, repeated where the user is told how to see the traceback
+        arguments: of the command line; repeated in the command that shows the traceback
     """
     if debug:
         traceback.print_exception(error)
@@ -64,7 +65,7 @@ def report(error: Exception, arguments: Sequence[str], *, debug: bool) -> int:
 
 
 def explained(error: Exception) -> tuple[str, int]:
-    """One sentence (for a file with several problems, a line each), and the exit code."""
+    """Message and exit code of an error. The message is one sentence, or a line for each problem of a file."""
     if isinstance(error, XaibenchError):
         return str(error), error.exit_code
     if isinstance(error, OSError):
@@ -79,6 +80,6 @@ def _file_error(error: OSError) -> str:
     if error.strerror is None:
         return reason(error)
     names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-    words = error.strerror[0].lower() + error.strerror[1:]
+    message = error.strerror[0].lower() + error.strerror[1:]
     remedy = REMEDY.get(error.errno or 0, "")
-    return (f"{names}: " if names else "") + words + (f"; {remedy}" if remedy else "")
+    return (f"{names}: " if names else "") + message + (f"; {remedy}" if remedy else "")

@@ -1,29 +1,77 @@
-"""Pictures of one image's maps, of VGatt's bias by depth, of a training. Matplotlib is imported when one is drawn."""
+"""Figures: the maps of one image, the bias term of VGatt by depth, the curves of a training.
+
+Matplotlib and pandas are imported when a figure is drawn.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import numpy as np
 
 from xaibench.cli.options import check_place
 from xaibench.core.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+    from torch import Tensor
 
-    from xaibench.cli.explain_image import Explained, Share
-
-MIDDLE_GREY = 2 / 3  # of a grey image that fills [1/3, 1]
+MIDDLE_GREY = 2 / 3  # the middle of the grey image, which is drawn from 1/3 to 1
 INK, PAPER = "#1a1a1a", "#ffffff"
-# from clear over yellow to dark red, so that the grey image shows where nothing is explained
+# from transparent over yellow to dark red: the grey image stays visible where relevance is low
 RAMP = [(1.0, 0.93, 0.55, 0.0), (1.0, 0.8, 0.25, 0.75), (0.94, 0.35, 0.12, 0.88), (0.55, 0.0, 0.15, 0.95)]
 
 
+@dataclass(frozen=True)
+class Explained:
+    """One image, its explained labels, and a mask in [0, 1] of each method for each label.
+
+    Attributes:
+        picture: [H, W, C] in [0, 1], the model input without its normalisation
+        labels: [P] names, by confidence unless the user named them
+        confidences: [P]
+        masks: [P, H, W] of each method; see `Evaluation.mask`
+        notes: messages about the image's size and the choice of labels
+    """
+
+    picture: Tensor
+    labels: list[str]
+    confidences: list[float]
+    masks: dict[str, Tensor]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Share:
+    """The bias term of `vgatt` at one layer for one label, and its share of the label's logit.
+
+    Attributes:
+        depth: of the layer, 0 the input
+        bias: logit minus the sum of the map
+        score: the logit
+        ratio: |bias| / |score|
+    """
+
+    depth: int
+    layer: str
+    label: str
+    bias: float
+    score: float
+    ratio: float
+
+
 def check_output(path: Path) -> None:
-    """Before anything is computed: matplotlib is there, and the file can be written."""
+    """Check, before anything is computed, that matplotlib is installed and that a figure can be written here.
+
+    Raises:
+        UsageError: an ending that is no picture format
+        MissingError: matplotlib is not installed, or the file cannot be written
+    """
     formats = new_figure(1, 1).canvas.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in formats:
         raise UsageError(f"{path}: a picture's name ends in one of {', '.join(sorted(formats))}")
@@ -31,6 +79,7 @@ def check_output(path: Path) -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, sizes in inches. Raises MissingError where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -41,15 +90,10 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def draw_grid(explained: Explained, title: str) -> Figure:
-    """A row per label, a column per method; masks lie over the grey image, and white margins stay on dark pages."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+    """A row per label, a column per method: masks over the grey image. The background is white, also on dark pages."""
+    from matplotlib.colors import LinearSegmentedColormap
 
     ramp = LinearSegmentedColormap.from_list("explained", RAMP)
-    shades = ramp(range(ramp.N))
-    seen = ListedColormap(
-        shades[:, 3:] * shades[:, :3] + (1 - shades[:, 3:]) * MIDDLE_GREY
-    )  # as it looks in the panels
     height, width = explained.picture.shape[:2]
     rows, columns = len(explained.labels), len(explained.masks) + 1
     wide, tall = 1.9, 1.9 * height / width
@@ -58,35 +102,39 @@ def draw_grid(explained: Explained, title: str) -> Figure:
     grey = explained.picture.mean(-1).numpy()
     for row, (label, confidence) in enumerate(zip(explained.labels, explained.confidences, strict=True)):
         axes[row, 0].imshow(explained.picture.numpy())
-        axes[row, 0].set_ylabel(
-            f"{label}\n{confidence:.2f}", rotation=0, ha="right", va="center", labelpad=10, fontsize=11, color=INK
-        )
-        for column, masks in enumerate(explained.masks.values(), 1):
-            axes[row, column].imshow(grey, cmap="gray", vmin=-0.5, vmax=1)
-            axes[row, column].imshow(masks[row].numpy(), cmap=ramp, vmin=0, vmax=1)
-            if not masks[row].nan_to_num().any():
-                words = "undefined" if masks[row].isnan().all() else "nothing speaks\nfor this label"
-                axes[row, column].text(
-                    0.5,
-                    0.5,
-                    words,
-                    ha="center",
-                    va="center",
-                    fontsize=9,
-                    color=PAPER,
-                    transform=axes[row, column].transAxes,
-                )
+        heading = f"{label}\n{confidence:.2f}"
+        axes[row, 0].set_ylabel(heading, rotation=0, ha="right", va="center", labelpad=10, fontsize=11, color=INK)
+        for panel, masks in zip(axes[row, 1:], explained.masks.values(), strict=True):
+            _draw_mask(panel, grey, masks[row], ramp)
     for column, heading in enumerate(["image", *explained.masks]):
         axes[0, column].set_title(heading, fontsize=11, color=INK)
     for panel in axes.flat:
         panel.set(xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
-    bar = figure.colorbar(ScalarMappable(cmap=seen), ax=axes, shrink=min(1.0, 3 / (tall * rows)), aspect=25, pad=0.02)
+    _draw_colour_bar(figure, axes, ramp, shrink=min(1.0, 3 / (tall * rows)))
+    figure.suptitle("\n".join([title, *explained.notes]), fontsize=11, color=INK)
+    return figure
+
+
+def _draw_mask(panel: Axes, grey: Any, mask: Tensor, ramp: Colormap) -> None:
+    """Draw a mask [H, W] over the grey image; text says why there is nothing to see."""
+    panel.imshow(grey, cmap="gray", vmin=-0.5, vmax=1)
+    panel.imshow(mask.numpy(), cmap=ramp, vmin=0, vmax=1)
+    if not mask.nan_to_num().any():
+        text = "undefined" if mask.isnan().all() else "no positive\nrelevance"
+        panel.text(0.5, 0.5, text, ha="center", va="center", fontsize=9, color=PAPER, transform=panel.transAxes)
+
+
+def _draw_colour_bar(figure: Figure, axes: Any, ramp: Colormap, shrink: float) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap
+
+    shades = np.asarray(ramp(range(ramp.N)))
+    over_grey = ListedColormap(shades[:, 3:] * shades[:, :3] + (1 - shades[:, 3:]) * MIDDLE_GREY)  # as in the panels
+    bar = figure.colorbar(ScalarMappable(cmap=over_grey), ax=axes, shrink=shrink, aspect=25, pad=0.02)
     bar.set_label("positive relevance\n(of each map's range)", fontsize=9, color=INK)
     bar.set_ticks([0, 0.5, 1])
     bar.ax.tick_params(labelsize=9, colors=INK)
-    figure.suptitle("\n".join([title, *explained.notes]), fontsize=11, color=INK)
-    return figure
 
 
 def draw_shares(shares: Sequence[Share], title: str) -> Figure:
@@ -110,7 +158,9 @@ def draw_shares(shares: Sequence[Share], title: str) -> Figure:
 
 
 def draw_curves(log: Path) -> Figure:
-    """Training loss, and mAP, F1 and F2 on the evaluation split, over the steps of a training's log."""
+    """Training loss, and mAP, F1 and F2 on the evaluation split, over the steps in a training's log (a CSV file)."""
+    import pandas as pd
+
     rows = pd.read_csv(log)
     figure = new_figure(9, 3.4)
     left, right = figure.subplots(1, 2)
@@ -130,4 +180,5 @@ def draw_curves(log: Path) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the file's ending."""
     figure.savefig(path, dpi=130, facecolor=PAPER, bbox_inches="tight", pad_inches=0.2)

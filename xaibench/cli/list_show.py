@@ -1,4 +1,4 @@
-"""What `list` and `show` print: rows and cards, made of the registrations."""
+"""`xaibench list` and `xaibench show`: rows and cards, made from registrations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from rich.markup import escape
 from rich.table import Table
 
-from xaibench.cli.console import out
+from xaibench.cli.console import out, print_json
 from xaibench.core import registry
 from xaibench.core.errors import UsageError, closest, unknown
 from xaibench.core.registry import bounds
@@ -23,12 +23,21 @@ RECORDED = "recorded for a coming `compare`; changes nothing today"
 
 
 def list_(kind: str, glob: str, *, model: str | None, long: bool, as_json: bool) -> None:
+    """Print the entries of a kind whose names match.
+
+    Args:
+        model: with methods: add a column that says which go with this model
+        long: print all facts, not only name and summary
+
+    Raises:
+        UsageError: nothing matches, or `model` without methods
+    """
     if model is not None and kind != "methods":
         raise UsageError("--model goes with `list methods`")
     every = _rows(kind, model)
     rows = [row for row in every if fnmatch.fnmatch(row["name"], glob) or row.get("group") == glob]
     if as_json:
-        out().file.write(json.dumps(rows, indent=2) + "\n")
+        print_json(rows)
         return
     if not rows:
         raise UsageError(f"no {kind} match {glob!r}{closest(glob, [row['name'] for row in every])}")
@@ -37,11 +46,11 @@ def list_(kind: str, glob: str, *, model: str | None, long: bool, as_json: bool)
     for column in columns:
         table.add_column(column, no_wrap=column == "name", style="bold" if column == "name" else "")
     for row in rows:
-        table.add_row(*(escape(_words(row[column])) for column in columns))
+        table.add_row(*(escape(_text(row[column])) for column in columns))
     out().print(table)
 
 
-def _words(value: Any) -> str:
+def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
@@ -95,18 +104,18 @@ def _model_rows() -> list[dict[str, Any]]:
     from xaibench.models.architectures import model_names
 
     rows = [
-        {"name": name, "summary": f"bundled; {_card_words(bundled.facts(name))}", "kind": "bundled"}
+        {"name": name, "summary": f"bundled; {_quality(bundled.facts(name))}", "kind": "bundled"}
         for name in bundled.names()
     ]
     return rows + [{"name": name, "summary": "timm", "kind": "timm"} for name in model_names()]
 
 
-def _card_words(card: Mapping[str, Any]) -> str:
+def _quality(card: Mapping[str, Any]) -> str:
     return f"mAP {card['mean_average_precision']:.3f} on {card['data']['name']} {card['data']['evaluated_on']}"
 
 
 def _with_fit(rows: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:
-    """Rows of methods with a column that says whether each goes with the model."""
+    """Rows of methods with another column: whether the method goes with the model, and why not."""
     from xaibench.models.capabilities import lacking
     from xaibench.models.factory import load_classifier
 
@@ -120,9 +129,10 @@ def _with_fit(rows: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:
 
 
 def show(name: str, *, as_json: bool) -> None:
+    """Print the card of a method, metric, data set, suite or model. Raises UsageError for an unknown name."""
     card = _card(name)
     if as_json:
-        out().file.write(json.dumps(card, indent=2, default=str) + "\n")
+        print_json(card)
         return
     console = out()
     console.print(f"[bold]{escape(card.pop('name'))}[/] ({card.pop('kind')})")
@@ -133,7 +143,7 @@ def show(name: str, *, as_json: bool) -> None:
             for inner, content in value.items():
                 table.add_row(f"[dim]{key}[/]", f"{escape(str(inner))}: {escape(str(content))}")
         else:
-            table.add_row(f"[dim]{key}[/]", escape(_words(value)))
+            table.add_row(f"[dim]{key}[/]", escape(_text(value)))
     console.print(table)
 
 
@@ -195,7 +205,7 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
         "documentation": entry.documentation,
         "source": entry.source,
         "version": entry.version,
-        "parameters": {n: text for n, text in parameter_words(entry).items() if n != "data_root"},
+        "parameters": {n: text for n, text in parameter_texts(entry).items() if n != "data_root"},
     }
     if isinstance(entry, registry.Method):
         card |= {"needs": {need: registry.NEEDS[need] for need in entry.needs}, "cost": entry.cost}
@@ -219,29 +229,29 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
     return card | {"defined in": entry.location}
 
 
-def parameter_words(entry: registry.Entry) -> dict[str, str]:
+def parameter_texts(entry: registry.Entry) -> dict[str, str]:
     """Type, bounds and default of each parameter, and of each key of those that are mappings."""
-    words = {}
+    texts = {}
     for name, parameter in entry.parameters.items():
         if (mapping := entry.mappings.get(name)) is not None:
-            words[name] = f"mapping, default {json.dumps(mapping.complete({}))}"
-            words |= {f"{name}.{key}": _value_words(annotation) for key, annotation in mapping.types.items()}
+            texts[name] = f"mapping, default {json.dumps(mapping.complete({}))}"
+            texts |= {f"{name}.{key}": _value_text(annotation) for key, annotation in mapping.types.items()}
             continue
-        words[name] = _value_words(entry.annotations[name])
+        texts[name] = _value_text(entry.annotations[name])
         if parameter.default is not inspect.Parameter.empty:
-            words[name] += f", default {parameter.default!r}"
-    return words
+            texts[name] += f", default {parameter.default!r}"
+    return texts
 
 
-def _value_words(annotation: Any) -> str:
-    return ", ".join([_type_words(annotation), *bounds.words(annotation)])
+def _value_text(annotation: Any) -> str:
+    return ", ".join([_type_text(annotation), *bounds.texts(annotation)])
 
 
-def _type_words(annotation: Any) -> str:
+def _type_text(annotation: Any) -> str:
     if get_origin(annotation) is Annotated:
-        return _type_words(get_args(annotation)[0])
+        return _type_text(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return " | ".join(map(repr, get_args(annotation)))
     if get_origin(annotation) in (Union, UnionType):
-        return " | ".join(map(_type_words, get_args(annotation)))
+        return " | ".join(map(_type_text, get_args(annotation)))
     return "None" if annotation is NoneType else getattr(annotation, "__name__", str(annotation))

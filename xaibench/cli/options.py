@@ -1,15 +1,21 @@
-"""Options that several verbs of the command line share, and the values of their texts."""
+"""Options of the command line as types, and their values read from text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from fnmatch import fnmatch
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from xaibench.core.errors import MissingError, UsageError, closest
+
+
+def _only(kind: str) -> Any:
+    return typer.Option(f"--{kind}", metavar="GLOB,...", help=f"Only these {kind}s; repeatable.")
+
+
+# -- of several verbs -------------------------------------------------------------------------------------------------
 
 Suites = Annotated[list[str], typer.Argument(metavar="SUITE", help="Suite files, or names of shipped suites.")]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the data sets.")]
@@ -36,11 +42,55 @@ Workers = Annotated[
 ]
 Intervals = Annotated[bool, typer.Option("--ci", help="With the 95 % interval of every value in the table.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+# -- of `run` ---------------------------------------------------------------------------------------------------------
+
+RunDirectory = Annotated[
+    Path | None,
+    typer.Option("--out", help="Directory to write; default runs/SUITE. Several suites: a folder each in it."),
+]
+OnlyMethods = Annotated[list[str] | None, _only("method")]
+OnlyMetrics = Annotated[list[str] | None, _only("metric")]
+OnlyModels = Annotated[list[str] | None, _only("model")]
+Quick = Annotated[bool, typer.Option("--quick", help="Only the part that the suite calls representative.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N samples; marks the run partial.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Instead of the suite's.")]
+BatchSize = Annotated[str, typer.Option("--batch-size", metavar="N|auto", help="Images per batch.")]
+MaxBadSamples = Annotated[
+    int | None, typer.Option("--max-bad-samples", min=0, help="Samples that may be bad (unreadable, no mask...).")
+]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first error in a method or metric.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
+
+# -- of `explain` -----------------------------------------------------------------------------------------------------
+
+Methods = Annotated[
+    list[str], typer.Option("--method", metavar="GLOB,...", help="Methods, one column each; repeatable.")
+]
+Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", help="Weights: safetensors, or a state dict.")]
+Activation = Annotated[
+    Literal["sigmoid", "softmax"], typer.Option("--activation", help="What makes logits probabilities.")
+]
+NumClasses = Annotated[int | None, typer.Option("--num-classes", min=1, help="Length of the logits.")]
+Labels = Annotated[
+    list[str] | None, typer.Option("--label", help="A name or an index; default: the detected labels, at most 5.")
+]
+Layers = Annotated[
+    Literal["all"] | None,
+    typer.Option("--layers", help="With `--method vgatt`: its bias term and bias/score ratio at every depth."),
+]
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def device_of(text: str) -> str:
-    """A torch device that is there; `auto` is CUDA where possible. Raises UsageError for any other."""
+    """A torch device that is available; CUDA (if available) or else the CPU for `auto`.
+
+    Raises:
+        UsageError: any other device
+    """
     import torch
 
     if text == "auto":
@@ -56,7 +106,7 @@ def device_of(text: str) -> str:
 
 
 def batch_size_of(text: str, device: str) -> int:
-    """Images per batch; for `auto` a number that suits the device."""
+    """Images per batch; 16 on the CPU and 64 elsewhere for `auto`. Raises UsageError for anything but a number from 1."""
     if text == "auto":
         return 16 if device == "cpu" else 64
     if not text.isdigit() or int(text) < 1:
@@ -65,7 +115,7 @@ def batch_size_of(text: str, device: str) -> int:
 
 
 def worker_number(text: str) -> int | None:
-    """Number of worker processes; None for `auto`, as many as help."""
+    """Number of worker processes; None for `auto`. Raises UsageError for anything but a number from 0."""
     if text == "auto":
         return None
     if not text.isdigit():
@@ -74,7 +124,11 @@ def worker_number(text: str) -> int | None:
 
 
 def patterns_of(option: str, values: Sequence[str] | None) -> list[str]:
-    """Names and globs of a list option, given several times or with commas between them; `*` where it is not given."""
+    """Names and globs of an option that is repeatable and takes commas; `*` where it is not given.
+
+    Raises:
+        UsageError: nothing but commas and blanks
+    """
     if values is None:
         return ["*"]
     patterns = [pattern for value in values for part in value.split(",") if (pattern := part.strip())]
@@ -83,12 +137,9 @@ def patterns_of(option: str, values: Sequence[str] | None) -> list[str]:
     return patterns
 
 
-def check_patterns(option: str, patterns: Sequence[str], names: Sequence[str], whose: str) -> None:
-    """Raise UsageError for a pattern that chooses none of `names`, which are `whose`."""
-    for pattern in patterns:
-        if not any(fnmatch(name, pattern) for name in names):
-            hint = closest(pattern, names) or f": {', '.join(names)}"
-            raise UsageError(f"{option} {pattern!r} chooses nothing of {whose}{hint}")
+def overrides_of(assignments: Sequence[str] | None, given: Mapping[str, Any]) -> list[str]:
+    """Overrides of a suite: the values of `--set`, then keys that have an option of their own, where it is given."""
+    return [*(assignments or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
 
 
 def check_place(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`xaibench run`: the suites that are asked for, their output on the terminal, the exit code."""
+"""`xaibench run`: check suites, run them or print their plans, print their leaderboards."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ from typing import Any
 from rich.table import Table
 
 from xaibench import api
-from xaibench.cli.console import Bars, ProgressMode, err, out, print_leaderboard
+from xaibench.cli.console import Bars, ProgressMode, err, note, out, print_leaderboard
 from xaibench.cli.exit_codes import naming
 from xaibench.core.errors import MissingError, UsageError
 from xaibench.results.leaderboard import plural
 from xaibench.results.records import Records
-from xaibench.runner.benchmark import benchmark_of
+from xaibench.runner.attempt import default_directory
+from xaibench.runner.benchmark import Benchmark, benchmark_of
 from xaibench.runner.cells import ModelCells, model_cells
+from xaibench.runner.estimate import PAIRS_PER_IMAGE, Estimate, estimate
 from xaibench.runner.run_directory import BAD_SAMPLES, Run
 from xaibench.runner.settings import Progress, Settings
 from xaibench.suite import Selection, Suite, find_suite, load_suite, select
 
 BYTES_PER_ROW = 12  # of a Parquet cell, measured
-PAIRS_PER_IMAGE = 2.5  # a guess for the plan; the number of detected labels is known only when it is run
 
 
 @dataclass(frozen=True)
 class Job:
-    """One suite to run: its file, the suite after the options of the command, its part, the directory of its run.
+    """One suite to run.
 
     Attributes:
-        chosen: arguments of `xaibench.run` that choose the part
+        path: the suite's file
+        suite: the file with the overrides of the command line
+        directory: of the run
+        chosen: arguments of `xaibench.run` that choose a part of the suite
     """
 
     path: Path
@@ -39,9 +43,9 @@ class Job:
     chosen: Mapping[str, Any]
 
     def run(self, settings: Settings, mode: ProgressMode, intervals: bool) -> int:
-        """Run the suite and print its leaderboard; returns the exit code."""
-        for note in self.suite.notes:
-            err.print(f"note: {note}", markup=False)
+        """Run the suite and print its leaderboard. Returns the exit code."""
+        for message in self.suite.notes:
+            note(message)
         with Bars(mode).showing() as bars, naming(self.directory):
             result = api.run(
                 self.suite,
@@ -71,37 +75,50 @@ class Job:
             err.print(f"failed: {message}", markup=False, style="red")
 
     def print_plan(self, settings: Settings) -> None:
-        """Print what a run would do."""
+        """Print a table of what a run would compute: a row per model."""
         benchmark = benchmark_of(self.suite, replace(settings, suite_folder=self.suite.folder))
         selection, records = select(self.suite, **self.chosen), Records(self.directory)
         table = Table(title=f"{self.suite.name}: what would be done", title_justify="left")
         for column in ("model", "methods", "cells", "there already", "samples", "forwards", "backwards", "disk"):
             table.add_column(column, justify="left" if column == "model" else "right")
-        for source in benchmark.models:
-            if source.label in selection.models:
-                model = model_cells(source, benchmark)
-                table.add_row(*_plan_row(model, selection, records, len(benchmark.ids)))
-                for message in model.skipped:
-                    err.print(f"note: {message}", markup=False)
+        total, models = Estimate(), [source for source in benchmark.models if source.label in selection.models]
+        for source in models:
+            model = model_cells(source, benchmark)
+            row, found = _plan_row(model, selection, records, benchmark)
+            table.add_row(*row)
+            total += found
+            for message in model.skipped:
+                note(message)
+        if len(models) > 1:
+            table.add_row("all", *[""] * 4, *_passes(total), "")
         out().print(table)
         err.print(
-            f"(counts marked ~ assume {PAIRS_PER_IMAGE} explained labels per image; passes of perturbation methods, and "
-            "of metrics that remove step by step or explain again, come on top: see `xaibench show NAME`)"
+            "(forwards and backwards are passes of one image, computed from the formulas that `xaibench show NAME` prints; "
+            f"counts marked ~ assume {PAIRS_PER_IMAGE} explained labels per image where their number is not known)"
         )
+        if total.undeclared:
+            names = ", ".join(sorted(total.undeclared))
+            err.print(f"note: {names}: not counted; give forwards= and backwards= where it is registered", markup=False)
 
 
-def _plan_row(model: ModelCells, selection: Selection, records: Records, samples: int) -> list[str]:
+def _plan_row(
+    model: ModelCells, selection: Selection, records: Records, benchmark: Benchmark
+) -> tuple[list[str], Estimate]:
+    """A row of the plan, and the passes that it takes."""
     chosen = {
         key: cell for key, cell in model.cells.items() if key[0] in selection.methods and key[1] in selection.metrics
     }
     methods = [method for method in model.methods if method.label in selection.methods]
-    done = sum(records.complete(cell) for cell in chosen.values())
-    left, pairs = len(chosen) - done, round(samples * PAIRS_PER_IMAGE)
-    backward = any("gradients" in need for method in methods for need in method.entry.needs)
-    forwards = samples + 2 * pairs * len(methods)
+    missing = [key for key, cell in chosen.items() if not records.complete(cell)]
+    found = estimate(model, missing, benchmark)
+    samples, done = len(benchmark.ids), len(chosen) - len(missing)
     counts = [len(methods), len(chosen), done, samples]
-    passes = [f"~{forwards if left else 0}", f"~{pairs if left and backward else 0}"]
-    return [model.label, *map(str, counts), *passes, f"~{left * pairs * BYTES_PER_ROW / 1e6:.1f} MB"]
+    disk = len(missing) * samples * PAIRS_PER_IMAGE * BYTES_PER_ROW / 1e6
+    return [model.label, *map(str, counts), *_passes(found), f"~{disk:.1f} MB"], found
+
+
+def _passes(found: Estimate) -> list[str]:
+    return [f"~{round(number):,}" for number in (found.forwards, found.backwards)]
 
 
 def jobs_of(
@@ -112,16 +129,17 @@ def jobs_of(
     quick: bool,
     patterns: Mapping[str, Sequence[str]],
 ) -> list[Job]:
-    """The suites of a command, all checked before the first of them runs.
+    """The suites of a command as jobs; all are checked before the first job runs.
 
     Args:
-        directory: of the one suite's run; several suites are written into folders in it that are called like them.
-            None: `runs`, also for one
-        patterns: names and globs that choose methods, metrics and models, see `patterns_of`
+        directory: of the run; with several suites the parent of their directories, which have the suites' names.
+            None: the parent is `runs`, also for one suite
+        patterns: names and globs of methods, metrics and models, see `patterns_of`
 
     Raises:
-        UsageError: mistakes in a suite, a pattern that chooses nothing, two suites of one name
-        MissingError: the place of a run is a file
+        UsageError: mistakes in a suite, a pattern that chooses nothing, two suites of one name, or a default directory
+            that holds the run of another
+        MissingError: a file where a run needs a directory
     """
     jobs: dict[str, Job] = {}
     for name in names:
@@ -132,7 +150,10 @@ def jobs_of(
         if suite.name in jobs:
             first = jobs[suite.name].path
             raise UsageError(f"{first} and {path} are both called {suite.name!r}; change one `name`, or run them apart")
-        own = directory if directory is not None and len(names) == 1 else (directory or Path("runs")) / suite.name
+        if directory is None:
+            own = default_directory(suite)
+        else:
+            own = directory if len(names) == 1 else directory / suite.name
         if own.exists() and not own.is_dir():
             raise MissingError(f"{own}: a run needs a directory here, and this is a file; choose another --out")
         jobs[suite.name] = Job(path, suite, own, chosen)
@@ -142,7 +163,7 @@ def jobs_of(
 def run(
     jobs: Sequence[Job], settings: Settings, *, dry_run: bool, progress: ProgressMode, intervals: bool = False
 ) -> int:
-    """Run the jobs one after another, or with `dry_run` print their plans; returns the highest exit code."""
+    """Run jobs one after another, or with `dry_run` print their plans. Returns the highest exit code."""
     if dry_run:
         for job in jobs:
             job.print_plan(settings)

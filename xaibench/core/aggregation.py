@@ -63,9 +63,9 @@ def aggregation(name: str, per: Per = "all") -> Callable[[Value], Value]:
 
 
 def find_aggregation(name: str) -> Aggregation:
-    """An aggregation by name. Raises UsageError for an unknown one.
+    """An aggregation by name. Raises UsageError for an unknown name.
 
-    A name that is none of the general ones belongs to a metric, so the metrics are imported before it is called unknown.
+    Metrics may register aggregations of their own, so they are imported before a name is reported as unknown.
     """
     if name not in _aggregations:
         metrics.load()

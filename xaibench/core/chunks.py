@@ -1,4 +1,4 @@
-"""Work in chunks that adapt to memory: out of memory halves the chunk and goes on; results do not depend on it."""
+"""Work in chunks that adapt to memory: the chunk is halved when memory runs out. Results do not depend on its size."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def map_chunks(function: Callable[[Tensor], Tensor], rows: Tensor, chunk: int) -> Tensor:
-    """`function` over chunks of `rows` along dimension 0, results concatenated.
+    """Apply `function` to chunks of `rows` along dimension 0; returns the concatenated results.
 
     Raises:
-        torch.OutOfMemoryError: when even one row does not fit
+        torch.OutOfMemoryError: one row alone does not fit
     """
     if len(rows) <= chunk:
         try:

@@ -1,4 +1,4 @@
-"""What can go wrong, by exit code. A message is one clear sentence: what was found, what is allowed, the closest match."""
+"""Exceptions by exit code. A message is one clear sentence: what was found, what is allowed, the closest match."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ LONGEST = 120  # characters of a wrong name in it
 
 
 class XaibenchError(Exception):
-    """Something the user can mend; the command line prints the message without a traceback.
+    """An error that the user can correct. The command line prints its message without a traceback.
 
     Attributes:
-        key: the key of a suite's section that is to be mended, where it is one
-        place: `file:line:column` of it, where it came from a file
+        key: the wrong key of a suite's section; "" for other errors
+        place: `file:line:column` of the mistake; "" where it is in no file
     """
 
     exit_code = 2
@@ -26,13 +26,13 @@ class XaibenchError(Exception):
         self.key, self.place = key, ""
 
     def at(self, place: str) -> Self:
-        """The error with a place; the first that it was given stays."""
+        """The error itself, with a place unless it has one already."""
         self.place = self.place or place
         return self
 
     @property
     def message(self) -> str:
-        """What is wrong, without the place."""
+        """The message without the place."""
         return super().__str__()
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class UsageError(XaibenchError):
 
 
 class MissingError(XaibenchError):
-    """Data, weights or an optional dependency that is not there (exit code 4)."""
+    """Missing data, weights or optional dependency (exit code 4)."""
 
     exit_code = 4
 
@@ -60,14 +60,14 @@ class SampleError(XaibenchError):
 
 
 class WorkerError(XaibenchError):
-    """A process that read samples died. What is finished is kept."""
+    """A worker process that read samples died. Finished results are kept."""
 
     exit_code = 3
 
 
 @contextmanager
 def about(key: str) -> Iterator[None]:
-    """Errors that are raised inside are about this key, unless they name another."""
+    """Give errors of the block this key, unless they have another."""
     try:
         yield
     except XaibenchError as error:
@@ -76,7 +76,7 @@ def about(key: str) -> Iterator[None]:
 
 
 def closest(word: str, allowed: Iterable[str]) -> str:
-    """'; did you mean 'grad_cam'?' or ''; capitals, hyphens, underscores and blanks do not count."""
+    """'; did you mean 'grad_cam'?' or ''. Capitals, hyphens, underscores and blanks are ignored."""
     names = {_bare(name): name for name in allowed}
     match = difflib.get_close_matches(_bare(word), names, n=1, cutoff=0.5)
     return f"; did you mean {names[match[0]]!r}?" if match else ""
@@ -87,7 +87,7 @@ def _bare(name: str) -> str:
 
 
 def unknown(kind: str, found: str, allowed: Iterable[str]) -> str:
-    """One sentence for a name that is not among `allowed`."""
+    """Message for a name that is not among `allowed`."""
     allowed = sorted(allowed)
     few = len(allowed) <= MOST_LISTED
     listed = ", ".join(allowed) if few else f"{len(allowed):,} names, such as {', '.join(allowed[:5])}"

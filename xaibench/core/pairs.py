@@ -1,4 +1,4 @@
-"""`Pairs`: what is explained."""
+"""`Pairs`: the image and label pairs to explain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xaibench.core.errors import UsageError
 
 
 class Pairs:
-    """What is explained: pairs of an image row and a label. Multi-label is the normal case.
+    """Pairs of an image row and a label to explain. An image may have any number of labels.
 
     Args:
         image: [P] rows of the batch

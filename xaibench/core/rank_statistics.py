@@ -1,4 +1,4 @@
-"""Rank statistics of rows [P, n], each row on its own; ties share their ranks: no result depends on pixel order."""
+"""Rank statistics of rows [P, n], each row on its own. Ties share their ranks, so no result depends on pixel order."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ CONSTANT = 1e-12  # of the largest value: a float64 row with a smaller range var
 
 
 def comparable(values: Tensor) -> Tensor:
-    """float32 [P, n]: values as rankings compare them, so that rounding makes no order out of ties.
+    """float32 [P, n]: values as rankings compare them: rounding does not order ties.
 
-    float32 values are compared as they are, float64 values by their place in the range of their row, however large or
-    small they are. A row with a NaN is NaN.
+    float32 values are compared as they are. float64 values are compared by their position in the range of their row,
+    whatever their scale. A row with a NaN is NaN.
     """
     if values.dtype == torch.float32:
         return values
@@ -91,14 +91,23 @@ def expected_hits(scores: Tensor, positive: Tensor, counted: Tensor, k: Tensor) 
     return hits.where((k > 0) & (k <= counted.sum(1)), torch.nan)
 
 
-def pearson(a: Tensor, b: Tensor) -> Tensor:
-    """[P] float64: correlation of rows; NaN where one of them is constant."""
-    constant = (a == a[:, :1]).all(1) | (b == b[:, :1]).all(1)
+def pearson(a: Tensor, b: Tensor, tolerance: float = 0.0) -> Tensor:
+    """[P] float64: correlation of rows; NaN where one of them is constant.
+
+    Args:
+        tolerance: a row whose range is at most this fraction of its largest magnitude counts as constant
+    """
+    constant = _is_constant(a, tolerance) | _is_constant(b, tolerance)
     a, b = (v.double() - v.double().mean(1, keepdim=True) for v in (a, b))
     correlation: Tensor = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
     return correlation.where(~constant, torch.nan)
 
 
-def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """[P] float64: Pearson correlation of ranks; NaN where a row is constant or has a NaN."""
-    return pearson(ranks(a), ranks(b))
+def spearman(a: Tensor, b: Tensor, tolerance: float = 0.0) -> Tensor:
+    """[P] float64: Pearson correlation of ranks; NaN where a row is constant or has a NaN. `tolerance` as in `pearson`."""
+    undefined = _is_constant(a, tolerance) | _is_constant(b, tolerance) | (a.isnan() | b.isnan()).any(1)
+    return pearson(ranks(a), ranks(b)).masked_fill(undefined, torch.nan)
+
+
+def _is_constant(values: Tensor, tolerance: float) -> Tensor:
+    return values.amax(1) - values.amin(1) <= tolerance * values.abs().amax(1)

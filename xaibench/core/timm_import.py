@@ -1,11 +1,11 @@
 """Import timm, also where torchvision's compiled operators do not load.
 
-timm imports torchvision. Beside a build of torch that it was not made for (a CPU build of torch and the CUDA wheel of PyPI,
-for one), torchvision cannot load its compiled library; its Python side then registers a fake kernel for `torchvision::nms`,
-which nobody has defined, and the import ends with "operator torchvision::nms does not exist". xaibench and timm's
+timm imports torchvision. With a torch of another build (for example a CPU build of torch and the CUDA wheel of torchvision),
+torchvision cannot load its compiled library. Its Python side then registers a fake kernel for `torchvision::nms`, an
+operator that is not defined, and the import fails with "operator torchvision::nms does not exist". xaibench and timm's
 classifiers call none of these operators, so it is enough that their schemas exist.
 
-torchvision is imported as it is first. Schemas are defined only after that very error: defining an operator that
+torchvision is first imported unchanged. The schemas are defined only after this error: to define an operator that
 torchvision defines too would end the process.
 """
 
@@ -33,20 +33,20 @@ def import_timm() -> Any:
     """timm, with torchvision imported before it."""
     import_torchvision()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # timm's own deprecation notices are not the user's
+        warnings.simplefilter("ignore")  # deprecation notices of timm's own code, on which a user cannot act
         return import_module("timm")
 
 
 def import_torchvision() -> None:
-    """Import torchvision, with schemas in place of its compiled operators where these do not load.
+    """Import torchvision; where its compiled operators do not load, define their schemas.
 
     Does nothing where torchvision is imported already, or not installed.
 
     Raises:
-        MissingError: torchvision is there, but cannot be imported for another reason
+        MissingError: torchvision is installed, but cannot be imported for another reason
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torchvision.io, about its library for image files, which is not used
+        warnings.simplefilter("ignore")  # torchvision.io warns about its image library, which is not used
         try:
             import_module("torchvision")
         except ModuleNotFoundError as error:

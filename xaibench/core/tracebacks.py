@@ -1,4 +1,4 @@
-"""Where an exception comes from, as `my_methods.py:6`: for one sentence in place of a traceback."""
+"""Where an exception comes from, as `my_methods.py:6`: for messages that replace a traceback."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 def place(error: BaseException, belongs: Callable[[str], bool]) -> str | None:
-    """File and line of an exception: the innermost line in a module that counts.
+    """File and line of an exception: the innermost line in the chosen modules.
 
     Args:
-        belongs: whether the module of that name counts
+        belongs: whether a module of this name is chosen
 
     Returns:
-        `file:line`, relative to the working directory where the file lies below it; that of the mistake for a
-        SyntaxError; None where no line of the traceback counts
+        `file:line`, relative to the working directory where the file lies below it; the line of the mistake for a
+        SyntaxError; None where the traceback has no line in the chosen modules
     """
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{_shown(error.filename)}:{error.lineno}"
@@ -28,13 +28,13 @@ def place(error: BaseException, belongs: Callable[[str], bool]) -> str | None:
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, in one line, after the name of its class."""
-    words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    """The name of an exception's class and its message, in one line."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def headline(error: BaseException) -> str:
-    """The name of an exception's class and the first line of what it says."""
+    """The name of an exception's class and the first line of its message."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

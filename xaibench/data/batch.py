@@ -42,7 +42,7 @@ class Batch:
         return replace(self, images=images.to(dtype), ground_truth=self.ground_truth.to(device))
 
     def pin_memory(self) -> Batch:
-        """The batch in pages that a GPU can fetch; the DataLoader calls this."""
+        """The batch in page-locked memory, for fast copies to a GPU; the DataLoader calls this."""
         return replace(self, images=self.images.pin_memory(), ground_truth=self.ground_truth.pin_memory())
 
     def halves(self) -> list[Batch]:

@@ -50,7 +50,7 @@ class Contradictions:
     found: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The same batches; those of each are counted before it is handed on."""
+        """Yield the same batches; count the contradictions of each first."""
         for batch in batches:
             if batch.ground_truth.mask is not None:
                 self.pictures += len(batch.ids)

@@ -143,7 +143,7 @@ class Dataset(ABC, Sequence[Sample]):
 
     @property
     def contradiction_advice(self) -> str:
-        """What the user should check where masks contradict labels, as a clause; "" where nothing can be said."""
+        """What the user should check where masks contradict labels, as a clause; "" where there is no advice."""
         return ""
 
     @property

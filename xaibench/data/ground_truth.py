@@ -48,7 +48,7 @@ def one_mask_type(mask: Tensor, labels: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Regions:
-    """The regions of the labels that are present in a batch, and of no others: a data set may know many labels.
+    """The regions of the labels that are present in a batch, and of no others: a data set may have many labels.
 
     Attributes:
         image, label: [R] whose region it is: a row of the batch and a label of it, no pair twice

@@ -60,7 +60,7 @@ class InMemory(Dataset):
         self._images = _images(images)
         count = len(self._images)
         self._labels = None if labels is None else _labels(labels, count)
-        self.named = class_names is not None  # else the names are numbers, which say nothing of the classes
+        self.named = class_names is not None  # else the names are numbers, which do not identify the classes
         names = _class_names(class_names, self._labels)
         sizes = [_height_width(image) for image in self._images]
         self._masks = None if masks is None else _masks(masks, sizes, len(names) if names else None)

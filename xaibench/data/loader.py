@@ -33,7 +33,7 @@ from xaibench.data.preprocess import Geometry, Unchanged
 # needs a copy of the annotations and lacks the classes of a plug-in. macOS and Windows cannot fork safely.
 START = "fork" if sys.platform == "linux" else None
 MOST_WORKERS = 8
-BATCHES_PER_WORKER = 2  # with less to read, a worker is not worth its start
+BATCHES_PER_WORKER = 2  # with less to read, starting a worker costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -128,16 +128,16 @@ def most_workers(batches: int) -> int:
 def read_ahead(
     dataset: Dataset, geometry: Geometry, asked: Iterable[range], *, workers: int = 0, pin: bool = False
 ) -> Generator[Batch, None, None]:
-    """Batches in the order asked for, the next ones being read meanwhile; close it to end the workers.
+    """Yield batches in the given order, and read the next ones meanwhile; close the generator to end the workers.
 
     Args:
         geometry: the model's, or `own_geometry` of the data set
         asked: numbers of the samples of each batch; at most two batches per worker are drawn ahead
         workers: processes; 0 reads in a thread of this one
-        pin: put batches into pages that a GPU can fetch
+        pin: put batches into page-locked memory, for fast copies to a GPU
 
     Raises:
-        WorkerError: a worker died
+        WorkerError: a worker crashed
         UsageError: the data set cannot be sent to workers (where they are not forked)
     """
     with ThreadPoolExecutor(1) as pool:
@@ -171,7 +171,7 @@ def _start(reader: Reader, asked: Iterable[range], workers: int, pin: bool) -> I
     In the main thread the DataLoader would install a signal handler that raises wherever the loop happens to be, and a
     worker's crash would be reported as an error of the method that was running. The main thread waits meanwhile, so
     that it holds no lock that a fork would copy (torch's generator has one). Python warns of forks beside threads, and
-    torch of more workers than cores, which is the user's choice.
+    torch of more workers than cores, which the user chose.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

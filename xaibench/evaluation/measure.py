@@ -22,13 +22,13 @@ class Measured:
 
     Attributes:
         image: row of the batch; label: of the pair, or `PER_IMAGE`
-        parts: the statistics that a value comes from, where a mean of values is not the score
+        statistics: that a value comes from, where a mean of values is not the score
     """
 
     image: list[int]
     label: list[int]
     values: list[float]
-    parts: list[list[float] | None]
+    statistics: list[list[float] | None]
 
 
 def statistics(evaluation: Evaluation, metric: BoundMetric) -> Tensor:

@@ -15,7 +15,8 @@ class Gradients:
 
     Args:
         logits: [B, L] with their graph
-        targets: activations in the order of the pass. A backward pass to one of them yields those after it for nothing
+        targets: activations in the order of the pass. A backward pass to one of them also gives
+            those after it, at no further cost
     """
 
     def __init__(self, logits: Tensor, targets: dict[str, Tensor]) -> None:
@@ -78,3 +79,22 @@ class _Rows:
         if len(wanted) == len(self.rows) and torch.equal(wanted, torch.arange(len(wanted), device=wanted.device)):
             return self.rows
         return self.rows[wanted]
+
+
+def hessian_products(logits: Tensor, activation: Tensor, pairs: Pairs) -> Tensor:
+    """H A [P, *activation shape]: the Hessian of each pair's logit with respect to an activation A, times A.
+
+    Args:
+        logits: [B, L] with their graph, which holds `activation`
+    """
+    products = activation.new_zeros((len(pairs), *activation.shape[1:]))
+    for rows in pairs.ranks():
+        images = pairs.image[rows]
+        with torch.enable_grad():
+            total = logits[images, pairs.label[rows]].sum()
+            (gradient,) = torch.autograd.grad(total, activation, create_graph=True, materialize_grads=True)
+            if gradient.requires_grad:  # else the logits are linear in the activation
+                along = (gradient * activation.detach()).sum()
+                (product,) = torch.autograd.grad(along, activation, retain_graph=True, materialize_grads=True)
+                products[rows] = product[images]
+    return products

@@ -29,8 +29,14 @@ def lacking(classifier: Classifier, needs: Iterable[str]) -> str | None:
     return None
 
 
-def require(classifier: Classifier, method: Method) -> None:
-    """Raise IncompatibleError where a method does not go with a model."""
+def require(classifier: Classifier, method: Method, *, no_masks: str | None = None) -> None:
+    """Raise IncompatibleError where a method does not go with a model, or not with images that have no masks.
+
+    Args:
+        no_masks: which images have no ground-truth masks, as the end of a relative clause: "an image file lacks"
+    """
+    if no_masks is not None and "masks" in method.needs:
+        raise IncompatibleError(f"method {method.name} reads ground-truth masks, which {no_masks}")
     if (reason := lacking(classifier, method.needs)) is not None:
         raise IncompatibleError(f"method {method.name} does not go with {classifier.name}: {reason}")
 

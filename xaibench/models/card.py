@@ -1,4 +1,4 @@
-"""`Card`: what weights were trained for. It lies beside them as JSON, and travels in the metadata of safetensors.
+"""`Card`: what weights were trained for. It is stored beside them as JSON, and in the metadata of safetensors.
 
 This module imports neither torch nor timm, so that cards and suites are read quickly.
 """

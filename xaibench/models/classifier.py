@@ -35,7 +35,7 @@ class Classifier:
     """Any `nn.Module` that maps images [B, C, H, W] to logits [B, L].
 
     Args:
-        module: the model; any module works, and most is known about timm's
+        module: the model; any module works, and timm's models offer most to methods
         activation: how logits become probabilities: "sigmoid" (multi-label) or "softmax"
         layer: dotted name of the target layer ("last" in suites); None: the features before pooling are found. For
             transformers that read a class token it is the input of the last block's attention (its `norm1`), the
@@ -44,7 +44,7 @@ class Classifier:
         preprocess: input geometry and normalisation; None: images are taken as they come
         name: for records and messages
         class_names: names of the labels, in the order of the logits; empty where they are not known
-        trained: False marks a model without a checkpoint; leaderboards say so
+        trained: False marks a model without a checkpoint; leaderboards mark its rows
         structures: structures of this module that were found already; classifiers of one module share them
     """
 

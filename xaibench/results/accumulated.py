@@ -1,4 +1,4 @@
-"""`Scores`: rows of metrics on any number of batches, which add up to the scores of all of them together."""
+"""`Scores`: values of metrics on one batch, which can be added up over batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xaibench.core.errors import UsageError
 from xaibench.results.records import rows_of
 from xaibench.results.scores import score
 
-ROW = ["sample_id", "label", "value", "status", "parts"]
+ROW = ["sample_id", "label", "value", "status", "statistics"]
 
 
 def score_rows(
@@ -27,9 +27,9 @@ def score_rows(
 
 @dataclass(frozen=True)
 class Scores:
-    """What metrics found on some images. `a + b` is what they found on all of them; `sum(batches, Scores())` works.
+    """Values of metrics on some images. `a + b` are the values on the images of both; `sum(batches, Scores())` works.
 
-    A mean of the scores of batches is another number than the score of all images: some are ratios of totals, or means
+    The mean of the scores of batches differs from the score of all images where a score is a ratio of totals or a mean
     over labels.
 
     Attributes:
@@ -60,7 +60,7 @@ class Scores:
         return Scores(rows, self.aggregates, self.images + other.images, self.seed)
 
     def __radd__(self, other: int) -> Scores:
-        """What `sum` without a start begins with."""
+        """The scores themselves: `sum` without a start begins with 0."""
         return self if other == 0 else NotImplemented
 
     def __repr__(self) -> str:

@@ -45,11 +45,11 @@ class Leaderboard:
     def __repr__(self) -> str:
         return f"Leaderboard({self.title!r}: {len(self.rows)} rows, {len(self.metrics)} metrics)"
 
-    # -- what a reader must know before quoting a number ---------------------------------------------------------
+    # -- notes ----------------------------------------------------------------------------------------------------
 
     @property
     def notes(self) -> list[str]:
-        """Sentences about the whole table."""
+        """Messages about the whole table that a reader needs before quoting a number."""
         notes = []
         if untrained := sorted(set(self.scores.loc[self.scores["untrained"].astype(bool), "model"])):
             notes.append(f"{', '.join(untrained)}: {UNTRAINED}.")
@@ -58,14 +58,15 @@ class Leaderboard:
         notes += [f"{model} / {method}: no value is defined." for model, method in without_value(self.scores)]
         notes += list(self._undefined())
         if errors := errors_of(self.scores):
-            words = "could not be read: left out of every score, listed in bad_samples.csv"
-            notes.append(f"{plural(errors, 'sample')} {words}.")
+            notes.append(
+                f"{plural(errors, 'sample')} could not be read: left out of every score, listed in bad_samples.csv."
+            )
         if self._failed:
             notes.append(f"{plural(len(self._failed), 'cell')} failed: no value, marked in the table.")
         return notes
 
     def _undefined(self) -> Sequence[str]:
-        """A sentence for each metric that is undefined somewhere, with the row where it is undefined most often."""
+        """A message for each metric with undefined values, with the row that has most of them."""
         found = []
         for metric, own in self.scores.groupby("metric", sort=False):
             worst = own.iloc[int(own["n_undefined"].argmax())]
@@ -93,7 +94,7 @@ class Leaderboard:
     # -- CSV and Markdown -----------------------------------------------------------------------------------------
 
     def wide(self) -> pd.DataFrame:
-        """Columns model, method, one per metric, and `note` where there is something to say against a row."""
+        """Columns model, method, one per metric, and `note` where a row has one."""
         table = pd.DataFrame(
             [
                 {"model": model, "method": method, **{k: self._values.get((model, method, k)) for k in self.metrics}}
@@ -165,7 +166,7 @@ class Leaderboard:
         """rich tables that fit into `width` columns: one per model, or several with as many metrics as fit into each.
 
         Args:
-            intervals: with the bootstrap interval of every value
+            intervals: add the bootstrap interval to every value
         """
         return [
             self._table(model, block, part, intervals)
@@ -199,8 +200,8 @@ class Leaderboard:
         )
         table.add_column("method", no_wrap=True)
         for metric in metrics:
-            words = escape(metric).replace("_", "\n")
-            table.add_column(f"{words}\n{ARROWS[self.directions[metric]]}", justify="right", no_wrap=True)
+            heading = escape(metric).replace("_", "\n")
+            table.add_column(f"{heading}\n{ARROWS[self.directions[metric]]}", justify="right", no_wrap=True)
 
         def strong(text: str) -> str:
             return f"[bold green]{escape(text)}[/]"
@@ -211,11 +212,12 @@ class Leaderboard:
 
 
 def errors_of(scores: pd.DataFrame) -> int:
-    """How many samples could not be read; they are the same in all cells unless files changed in between."""
+    """Number of samples that could not be read: the largest of all cells, in case files changed during a run."""
     return int(scores["n_error"].max()) if len(scores) else 0
 
 
 def plural(count: int, word: str) -> str:
+    """A count with its noun: "1 cell", "2 cells"."""
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
@@ -243,7 +245,7 @@ def read_leaderboard(runs: Sequence[Path]) -> Leaderboard:
 
 
 def _merged(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row for each cell. Raises UsageError where two runs have different ones."""
+    """One row for each cell. Raises UsageError where two runs have different scores of a cell."""
     names = ["model", "method", "metric"]
     merged = scores.drop_duplicates([*names, "fingerprint"])
     twice = merged[merged.duplicated(names)]

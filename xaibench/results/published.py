@@ -1,4 +1,4 @@
-"""The numbers that papers print, beside those that a run measures.
+"""Numbers that papers print, beside the numbers that a run measures.
 
 Published numbers are CSV files of `xaibench.leaderboards`, in long form, each named as the suite that repeats it; the
 columns are the fields of `Published`. Measured values are converted to the published unit, and a difference is
@@ -35,11 +35,12 @@ class Published:
     """One printed number.
 
     Attributes:
-        suite: which repeats it; dataset: on which it was published
-        method, metric: labels of that suite, so that the two can be joined
+        suite: the suite that repeats the measurement
+        dataset: the data set of the publication
+        method, metric: labels of that suite, by which the two are joined
         value, unit: as printed, in percent or as a fraction
         source: key of docs/references.bib, and the table
-        note: why xaibench does not measure it; such a number stands alone
+        note: why xaibench does not measure it; such a number is shown alone
     """
 
     suite: str
@@ -53,14 +54,14 @@ class Published:
 
 
 def published_files() -> dict[str, Traversable]:
-    """By the name of their suite."""
+    """Files of published numbers by the name of their suite."""
     folder = importlib.resources.files("xaibench.leaderboards") / "published"
     files = {file.name: file for file in folder.iterdir() if file.name.endswith(".csv")}
     return {name.removesuffix(".csv"): files[name] for name in sorted(files)}
 
 
 def read_published(name: str) -> list[Published]:
-    """The numbers of a file, in its order. Raises UsageError for an unknown name."""
+    """The published numbers of a suite, in the order of their file. Raises UsageError for an unknown name."""
     files = published_files()
     if name not in files:
         raise UsageError(unknown("published table", name, files))
@@ -74,7 +75,7 @@ def metric_units(name: str) -> dict[str, str]:
 
 
 def convert(value: float, unit: str, to: str) -> float:
-    """Between fractions and percent. Raises UsageError for units that do not compare."""
+    """Convert between fractions and percent. Raises UsageError for other units, unless they are equal."""
     if unit == to:
         return value
     if unit not in PER_WHOLE or to not in PER_WHOLE:
@@ -92,7 +93,7 @@ class Row:
     measured: float | None = None
 
     def cells(self) -> list[str]:
-        """Those of `COLUMNS`, empty where there is nothing; nan is undefined."""
+        """Texts of `COLUMNS`; empty where there is no number, nan where it is undefined."""
         decimals = 2 if self.unit == "percent" else 4
         measured = "" if self.measured is None else f"{self.measured:.{decimals}f}"
         if self.published is None:
@@ -121,7 +122,7 @@ class Comparison:
         self.rows = paired + self._unpublished(measured, paired)
 
     def _pair(self, number: Published, measured: Mapping[Key, float]) -> Iterator[Row]:
-        """A published number once for each model that measured it, or alone."""
+        """Rows of a published number: one per model of the run that measured it, or one without a measurement."""
         own = [key for key in measured if key[1:] == (number.method, number.metric) and not number.note]
         for key in own:
             yield Row(key, number.unit, number, convert(measured[key], self._units[number.metric], number.unit))
@@ -129,7 +130,7 @@ class Comparison:
             yield Row(("", number.method, number.metric), number.unit, number)
 
     def _unpublished(self, measured: Mapping[Key, float], paired: Sequence[Row]) -> list[Row]:
-        """What no paper prints, in the unit in which its metric is printed elsewhere, or else in its own."""
+        """Rows of measured values that no paper prints, in the published unit of their metric, or else in its own."""
         printed = {number.metric: number.unit for number in self.published if not number.note}
         rows, shown = [], {row.key for row in paired}
         for key, value in measured.items():
@@ -141,19 +142,19 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know before quoting a difference: the run's own notes, and what the two do not share."""
+        """The notes of the run, and differences in suite and data set between run and publication."""
         notes = list(self.board.notes)
         suites, datasets = (sorted(set(self.board.scores[column])) for column in ("suite", "dataset"))
         if suites != [self.name]:
             notes.append(f"The run is of {', '.join(suites)}; the published numbers are those of suite {self.name}.")
         published = sorted({number.dataset for number in self.published})
         if datasets != published:
-            words = f"Measured on {', '.join(datasets)}, published on {', '.join(published)}"
-            notes.append(f"{words}: the differences are between data sets.")
+            where = f"Measured on {', '.join(datasets)}, published on {', '.join(published)}"
+            notes.append(f"{where}: the differences are between data sets.")
         return notes
 
     def table(self) -> pd.DataFrame:
-        """Cells as text; the column note only where it says something."""
+        """Cells as text; without the column `note` where no row has one."""
         table = pd.DataFrame([row.cells() for row in self.rows], columns=COLUMNS)
         return table if table["note"].any() else table.drop(columns="note")
 
@@ -168,7 +169,7 @@ class Comparison:
         return "\n\n".join([*blocks, "\n".join(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
 
     def tables(self, width: int = 240, intervals: bool = False) -> list[Table]:
-        """One rich table, for the terminal; it wraps where `width` is small, and has no intervals."""
+        """One rich table for the terminal. It wraps instead of fitting `width`, and has no intervals."""
         from rich.markup import escape
         from rich.table import Table
 
@@ -182,7 +183,7 @@ class Comparison:
 
 
 def compare_published(name: str, runs: Sequence[Path]) -> Comparison:
-    """Published numbers beside those of one or several runs (directories, or `scores.csv` files).
+    """Compare published numbers with those of one or several runs (directories, or `scores.csv` files).
 
     Raises:
         UsageError: no such published numbers, or no such run

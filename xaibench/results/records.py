@@ -2,7 +2,7 @@
 
 A cell is one (dataset, model, method, metric), named by a fingerprint of everything that changes its numbers. It is
 written in parts (consecutive samples), each to a temporary name, fsynced and renamed; a complete set of parts is merged
-into one file. Resume = look which parts exist. Shards, jobs and a second run of the same command are all that.
+into one file. A run computes the parts that do not exist, so a second run of the same command resumes the first.
 
 A row of a cell:
 
@@ -14,9 +14,10 @@ A row of a cell:
 | value | float64 | NaN where undefined |
 | status | dictionary-encoded string | ok, undefined or error |
 | seconds | float32 | time of map and metric, per pair |
-| parts | list<float64>, nullable | the statistics that `value` was computed from, where a mean of values is not the score |
+| statistics | list<float64>, nullable | what `value` was computed from, where a mean of values is not the score |
 
-Key-value metadata of the file: `xaibench.schema`, `xaibench.fingerprint`, `xaibench.cell` (canonical JSON).
+Key-value metadata of the file: `xaibench.schema`, `xaibench.fingerprint`, `xaibench.cell` (the identity, canonical
+JSON), `xaibench.class_names` (JSON).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ import pyarrow.parquet as pq
 from xaibench.core.atomic_files import whole_file, write_text
 from xaibench.core.registry import PER_IMAGE
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 called the column `statistics` `parts`
 PART_SIZE = 64  # samples; a killed run loses at most this many
 
 _NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -53,38 +54,46 @@ SCHEMA = pa.schema(
         ("value", pa.float64()),
         ("status", _NAMES),
         ("seconds", pa.float32()),
-        ("parts", pa.list_(pa.float64())),
+        ("statistics", pa.list_(pa.float64())),
     ]
 )
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal facts, equal text."""
+    """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
 
 
 def digest(value: Any) -> str:
+    """SHA-256 of a value, as hexadecimal text."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One (dataset, model, method, metric). `facts` holds everything that changes its numbers, and nothing else."""
+    """One (dataset, model, method, metric).
+
+    Attributes:
+        identity: everything that changes its numbers, and nothing else
+        class_names: of the labels
+    """
 
     dataset: str
     model: str
     method: str
     metric: str
-    facts: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    class_names: Sequence[str] = ()
 
     @cached_property
     def fingerprint(self) -> str:
-        return digest({"schema": SCHEMA_VERSION, **self.facts})
+        """Hash of the identity and of the version of the schema."""
+        return digest({"schema": SCHEMA_VERSION, **self.identity})
 
     @cached_property
     def path(self) -> Path:
         """Relative to `cells/`, without suffix."""
-        method = digest({k: v for k, v in self.facts.items() if k != "metric"})[:8]
+        method = digest({k: v for k, v in self.identity.items() if k != "metric"})[:8]
         names = [_safe(self.dataset), _safe(self.model), f"{_safe(self.method)}@{method}"]
         return Path(*names) / f"{_safe(self.metric)}@{self.fingerprint[:8]}"
 
@@ -118,7 +127,7 @@ class Records:
         return self.whole_path(cell).exists() or self.part_path(cell, part, parts).exists()
 
     def write(self, cell: Cell, part: int, parts: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write one part; afterwards it is there as a whole, or not at all."""
+        """Write one part, whole or not at all."""
         names = {"dataset": cell.dataset, "model": cell.model, "method": cell.method, "metric": cell.metric}
         table = pa.Table.from_pylist([{**names, **row} for row in rows], schema=SCHEMA)
         self._save(table, cell, self.part_path(cell, part, parts))
@@ -128,7 +137,8 @@ class Records:
         metadata = {
             "xaibench.schema": str(SCHEMA_VERSION),
             "xaibench.fingerprint": cell.fingerprint,
-            "xaibench.cell": canonical(cell.facts),
+            "xaibench.cell": canonical(cell.identity),
+            "xaibench.class_names": json.dumps(list(cell.class_names)),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
@@ -139,7 +149,7 @@ class Records:
         path = self.error_path(cell)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(
-            path, json.dumps({"error": message, "traceback": traceback, "cell": cell.facts}, indent=2, default=str)
+            path, json.dumps({"error": message, "traceback": traceback, "cell": cell.identity}, indent=2, default=str)
         )
 
     def error(self, cell: Cell) -> str | None:
@@ -147,7 +157,7 @@ class Records:
         return str(json.loads(path.read_text(encoding="utf-8"))["error"]) if path.exists() else None
 
     def merge(self, cell: Cell, parts: int) -> None:
-        """One file instead of the parts, once all are there."""
+        """Replace the parts by one file, once all of them exist."""
         whole = self.whole_path(cell)
         paths = [self.part_path(cell, part, parts) for part in range(parts)]
         if whole.exists() or parts == 1 or not all(path.exists() for path in paths):
@@ -181,12 +191,12 @@ class Records:
 
 
 def parts_of(ids: Sequence[str], size: int = PART_SIZE) -> list[range]:
-    """Consecutive ranges of at most `size` samples; they depend on nothing but the number of samples."""
+    """Consecutive ranges of at most `size` samples. They depend on the number of samples only."""
     return [range(start, min(start + size, len(ids))) for start in range(0, len(ids), size)] or [range(0)]
 
 
 def part_of(samples: range) -> int:
-    """Which part these samples, or some of them, belong to."""
+    """The part that these samples, or the first of them, belong to."""
     return samples.start // PART_SIZE
 
 
@@ -194,7 +204,7 @@ def rows_of(
     sample_ids: Iterable[str],
     labels: Iterable[int],
     values: Iterable[float],
-    parts: Iterable[list[float] | None],
+    statistics: Iterable[list[float] | None],
     seconds: float,
 ) -> list[dict[str, Any]]:
     """Rows of pairs; a value that is not a number is `undefined`."""
@@ -205,13 +215,13 @@ def rows_of(
             "value": value,
             "status": "ok" if value == value else "undefined",
             "seconds": seconds,
-            "parts": part if value == value else None,
+            "statistics": row if value == value else None,
         }
-        for sample, label, value, part in zip(sample_ids, labels, values, parts, strict=True)
+        for sample, label, value, row in zip(sample_ids, labels, values, statistics, strict=True)
     ]
 
 
 def error_row(sample_id: str) -> dict[str, Any]:
     """What a sample that could not be read leaves in every cell."""
     row = {"sample_id": sample_id, "label": PER_IMAGE, "value": float("nan"), "status": "error"}
-    return {**row, "seconds": 0.0, "parts": None}
+    return {**row, "seconds": 0.0, "statistics": None}

@@ -25,8 +25,10 @@ class Score:
     """One aggregated value.
 
     Attributes:
-        n: pairs with a defined value; n_undefined: pairs without; n_error: samples that could not be read
-        std, stderr: over the defined pairs' own finite values (plain, not per label)
+        n: pairs with a defined value
+        n_undefined: pairs without one
+        n_error: samples that could not be read
+        std, stderr: over the finite values of pairs, all labels together
         ci_low, ci_high: percentile bootstrap over images
     """
 
@@ -45,7 +47,7 @@ NO_SCORE = Score(NAN, 0, 0, 0, NAN, NAN, NAN, NAN)
 
 
 def score(frame: pd.DataFrame, aggregate: str, seed: int = 0, resamples: int = RESAMPLES) -> Score:
-    """Aggregate rows with columns sample_id, label, value, status and parts (statistics, or None)."""
+    """Aggregate rows with columns sample_id, label, value, status and statistics (or None)."""
     rule = find_aggregation(aggregate)
     ok = frame[frame["status"] == "ok"]
     value = low = high = float("nan")
@@ -70,8 +72,8 @@ def score(frame: pd.DataFrame, aggregate: str, seed: int = 0, resamples: int = R
 
 def moments(ok: pd.DataFrame) -> tuple[Array, Array]:
     """Sums [I, L, S] and counts [I, L] over the images and labels that occur in defined rows."""
-    has_parts = ok["parts"].notna().all()
-    statistics = np.stack(ok["parts"].to_list()) if has_parts else ok["value"].to_numpy(float)[:, None]
+    given = ok["statistics"].notna().all()
+    statistics = np.stack(ok["statistics"].to_list()) if given else ok["value"].to_numpy(float)[:, None]
     images, image = np.unique(ok["sample_id"].to_numpy(str), return_inverse=True)
     labels, label = np.unique(ok["label"].to_numpy(int), return_inverse=True)
     sums = np.zeros((len(images), len(labels), statistics.shape[1]))
@@ -82,12 +84,20 @@ def moments(ok: pd.DataFrame) -> tuple[Array, Array]:
 
 
 def _interval(rule: Aggregation, sums: Array, counts: Array, seed: int, resamples: int) -> tuple[float, float]:
-    images = len(sums)
-    if images < 2 or resamples == 0:
+    if len(sums) < 2 or resamples == 0:
         return float("nan"), float("nan")
+    weights = bootstrap_weights(len(sums), seed, resamples)
+    return percentile_interval(rule(np.tensordot(weights, sums, 1), weights @ counts))
+
+
+def bootstrap_weights(images: int, seed: int, resamples: int = RESAMPLES) -> Array:
+    """How often each image is drawn in each resample of all images: [resamples, images], rows sum to `images`."""
     rng = np.random.default_rng(seed)
-    weights = rng.multinomial(images, np.full(images, 1 / images), size=resamples).astype(float)
-    values = rule(np.tensordot(weights, sums, 1), weights @ counts)
+    return rng.multinomial(images, np.full(images, 1 / images), size=resamples).astype(float)
+
+
+def percentile_interval(values: Array) -> tuple[float, float]:
+    """Lower and upper end of the central 95 % of the values that are not NaN; NaN where there are none."""
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return float("nan"), float("nan")
@@ -107,7 +117,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class ScoredCell:
-    """A cell, and what its score is made with.
+    """A cell, and the facts that its row in the table of scores needs.
 
     Attributes:
         aggregate: name of the aggregation

@@ -99,5 +99,5 @@ def _measure(evaluation: Evaluation, explainer: Explainer, metric: BoundMetric, 
         return BatchResult(errors=[BatchError(explainer.label, [metric.label], False, error)])
     seconds = map_seconds + (time.perf_counter() - started) / max(len(measured.image), 1)
     ids = [evaluation.forward.ids[row] for row in measured.image]
-    rows = rows_of(ids, measured.label, measured.values, measured.parts, seconds)
+    rows = rows_of(ids, measured.label, measured.values, measured.statistics, seconds)
     return BatchResult({(explainer.label, metric.label): rows})

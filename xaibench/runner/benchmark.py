@@ -11,6 +11,7 @@ from xaibench.core.errors import UsageError
 from xaibench.core.registry import BoundMethod, BoundMetric
 from xaibench.data import Dataset, load_dataset
 from xaibench.models.classifier import Classifier
+from xaibench.runner.attempt import suite_file
 from xaibench.runner.models import open_model
 from xaibench.runner.settings import Settings
 from xaibench.suite import ModelSection, Selection, Suite
@@ -41,6 +42,7 @@ class Benchmark:
         ids: of the samples that are evaluated
         resolved: everything with its defaults filled in, for `suite.resolved.json`
         text: the suite's file, None without one
+        suite_file: tells suites of one name apart, see `xaibench.runner.attempt.suite_file`
         locating: a context in which an error gets the place of a method (by its label) in the suite's file
     """
 
@@ -56,6 +58,7 @@ class Benchmark:
     resolved: Mapping[str, Any]
     locating: Callable[[str, str], AbstractContextManager[None]]
     text: str | None = None
+    suite_file: str | None = None
 
     @property
     def everything(self) -> Selection:
@@ -98,6 +101,7 @@ def benchmark_of(suite: Suite, settings: Settings) -> Benchmark:
         resolved=resolved(suite, dataset),
         locating=suite.locating,
         text=suite.text,
+        suite_file=suite_file(suite),
     )
 
 

@@ -53,6 +53,7 @@ def model_cells(source: ModelSource, benchmark: Benchmark) -> ModelCells:
             method.label,
             metric.label,
             {**identity, "method": _method_identity(method), "metric": _metric_identity(metric)},
+            benchmark.dataset.class_names,
         )
         for method in methods
         for metric in benchmark.metrics

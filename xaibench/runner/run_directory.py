@@ -75,7 +75,7 @@ def run_benchmark(
         WorkerError: a process that read samples died
         CellError: the first error in a method or metric, where the settings say `fail_fast`
     """
-    attempt = Attempt(out, benchmark.name, benchmark.seed, settings)
+    attempt = Attempt(out, benchmark.name, benchmark.seed, benchmark.suite_file, settings)
     runner = Runner(benchmark, Records(out), settings, progress, selection)
     out.mkdir(parents=True, exist_ok=True)
     if benchmark.text is not None:

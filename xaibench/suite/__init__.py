@@ -1,8 +1,8 @@
 """`Suite`: what is measured. The only place that knows the file format.
 
-A suite says WHAT is measured; batch size, device and paths belong to the command line. Every problem of a file is
-found in one go and reported with its line: unknown and duplicate keys, names, parameters, methods that fit no model,
-metrics that need what the data set lacks.
+A suite says WHAT is measured; batch size, device and paths belong to the command line. One report lists every problem
+of a file with its line: unknown and duplicate keys, unknown names, wrong parameters, methods that fit no model, metrics
+that need what the data set lacks.
 """
 
 from xaibench.suite.load import find_suite, load_suite, read_suite, shipped_suites, suite_of
@@ -14,9 +14,9 @@ from xaibench.suite.schema import (
     parse_method,
     parse_metrics,
 )
-from xaibench.suite.selection import Globs, Selection, select
+from xaibench.suite.selection import Globs, Selection, choose, select
 
 __all__ = [
-    "Globs", "MetricNamed", "ModelSection", "Selection", "Suite", "bind_metrics", "find_suite",
+    "Globs", "MetricNamed", "ModelSection", "Selection", "Suite", "bind_metrics", "choose", "find_suite",
     "load_suite", "parse_method", "parse_metrics", "read_suite", "select", "shipped_suites", "suite_of",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What can be said about a suite's file without a model or data on disk: names, parameters, needs."""
+"""Checks of a suite's file that need no model and no data on disk: names, parameters, needs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from xaibench.suite.entries import entries, options_of, spelled_out, texts
 
 @dataclass(frozen=True)
 class _Dataset:
-    """What the suite's data set has, as far as its options say; True where it is not known."""
+    """Facts about the suite's data set, from its options. What is not known is True, so that no check fails for it."""
 
     name: str = ""
     single_label: bool = True
     has_masks: bool = True
     described: str = ""
-    remedy: str = ""  # how it gets masks
+    remedy: str = ""  # how to give it masks
 
 
 def check_names(document: Document) -> None:
-    """Note what is wrong with names, parameters and needs. What is malformed is skipped; the schema reports it."""
+    """Note every problem of names, parameters and needs. Malformed entries are skipped; the schema reports them."""
     data = document.data
     dataset = _check_dataset(document)
     labels = {
@@ -62,11 +62,11 @@ def _check_dataset(document: Document) -> _Dataset:
     options = {key: value for key, value in options_of(given).items() if (key, value) != ("split", None)}
     root = {"data_root": Path()} if "data_root" in entry.parameters else {}
     _check_parameters(entry, options | root, document, ("dataset",))
-    words = ", ".join(f"{key}: {value}" for key, value in options.items())
+    given_options = ", ".join(f"{key}: {value}" for key, value in options.items())
     remedy = ""
     if "masks" in entry.parameters:
         remedy = f"; give the data set masks: {'true' if entry.annotations['masks'] is bool else 'FOLDER'}"
-    described = f"data set {name!r}" + (f" ({words})" if words else "")
+    described = f"data set {name!r}" + (f" ({given_options})" if given_options else "")
     return _Dataset(name, entry.single_label, entry.masks_with(options), described, remedy)
 
 
@@ -77,8 +77,8 @@ def _check_models(document: Document) -> set[str]:
     for model in entries(document.data, "models"):
         _check_label(model.label, labels, "models", document, model.at)
         if model.name not in bundled.names() and not known_model(model.name):
-            sentence = unknown("model", model.name, [*bundled.names(), *model_names()])
-            document.add((*model.at, "name"), f"{sentence}; see `xaibench list models`")
+            message = unknown("model", model.name, [*bundled.names(), *model_names()])
+            document.add((*model.at, "name"), f"{message}; see `xaibench list models`")
         options = model.given.get("options")
         for key in KEYS_OF_THEIR_OWN:
             if isinstance(options, Mapping) and key in options:
@@ -127,8 +127,8 @@ def _check_label(label: str, labels: set[str], what: str, document: Document, at
 
 
 def _check_parameters(entry: registry.Entry, given: Mapping[str, Any], document: Document, at: Location) -> None:
-    for where, sentence in entry.problems(given).items():
-        document.add((*at, *where), sentence, key=not entry.knows(where))
+    for where, message in entry.problems(given).items():
+        document.add((*at, *where), message, key=not entry.knows(where))
 
 
 def _check_masks(
@@ -141,7 +141,10 @@ def _check_masks(
 def _check_chosen(
     section: str, chosen: Iterable[tuple[Location, str]], labels: set[str], document: Document, *, globs: bool = True
 ) -> None:
-    """Labels (or globs) of the suite's own models, methods or metrics: each must choose something, if there is any."""
+    """Note labels (or globs) that match none of the suite's own models, methods or metrics.
+
+    Without `labels` the section itself is wrong, and its problems are noted elsewhere.
+    """
     if not labels:
         return
     kind = section.removesuffix("s")

@@ -1,4 +1,4 @@
-"""What stands in the sections of a suite's file, as far as it can be read: a mistake beside a name hides no other."""
+"""Read the sections of a suite's file. Malformed entries are skipped, so that one mistake hides no other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from xaibench.core.yaml.values import Location
 
 @dataclass(frozen=True)
 class Entry:
-    """A named entry: where it stands, its name, its label (`as`), and all other keys."""
+    """An entry with a name.
+
+    Attributes:
+        at: its location in the file
+        label: the key `as`, or else the name
+        given: all other keys
+    """
 
     at: Location
     name: str
@@ -20,17 +26,17 @@ class Entry:
 
 
 def listed(value: Any) -> list[Any]:
-    """A section's entries; one that stands alone is a list of one."""
+    """The entries of a section. A single entry needs no list."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def spelled_out(entry: Any) -> Any:
-    """A bare name stands for `{name: ...}`."""
+    """An entry as a mapping: a bare name stands for `{name: ...}`."""
     return {"name": entry} if isinstance(entry, str) else entry
 
 
 def options_of(entry: Mapping[Any, Any]) -> dict[str, Any]:
-    """What stands beside the name; a key that is not text is the schema's to report."""
+    """All keys but the name. Keys that are not text are left out; the schema reports them."""
     return {key: value for key, value in entry.items() if isinstance(key, str) and key != "name"}
 
 
@@ -44,7 +50,7 @@ def entries(data: Mapping[str, Any], section: str) -> Iterator[Entry]:
 
 
 def texts(data: Any, *keys: str) -> Iterator[tuple[Location, str]]:
-    """The texts of a list below these keys, and where they stand."""
+    """The texts in the list below these keys, with their locations."""
     for key in keys:
         data = data.get(key) if isinstance(data, Mapping) else None
     for index, value in enumerate(listed(data)):

@@ -1,4 +1,4 @@
-"""Where suites are, and how a file becomes one."""
+"""Find suites and load them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xaibench.suite.schema import Suite
 
 
 def find_suite(name: str) -> Path:
-    """The file of a suite: a path, or the bare name of one that is shipped."""
+    """The file of a suite, from its path or from the name of a shipped suite. Raises UsageError where there is none."""
     shipped, path = shipped_suites(), Path(name)
     if name in shipped:
         return shipped[name]
@@ -33,13 +33,14 @@ def find_suite(name: str) -> Path:
 
 
 def shipped_suites() -> dict[str, Path]:
+    """Files of the shipped suites by name."""
     folder = importlib.resources.files("xaibench.suites")
     files = [Path(str(item)) for item in folder.iterdir() if item.name.endswith(".yaml")]
     return {file.stem: file for file in sorted(files)}
 
 
 def read_suite(path: Path) -> Suite:
-    """A suite whose keys and types are checked, but no name: nothing is looked up. Raises ProblemsError."""
+    """Read a suite and check its keys and types; names are not looked up. Raises ProblemsError."""
     return _read(Document.read(path), names=False)
 
 
@@ -52,7 +53,7 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
 
 
 def suite_of(suite: str | Path | Mapping[str, Any] | Suite, overrides: Sequence[str] = ()) -> Suite:
-    """A suite from its file, from the name of a shipped one, or from the mapping that such a file would hold.
+    """A suite from its file, from the name of a shipped suite, or from a mapping with the content of such a file.
 
     Raises:
         ProblemsError: every problem of the file or mapping

@@ -1,4 +1,4 @@
-"""The keys of a suite, and what they are bound to."""
+"""`Suite`: the keys of a suite's file, and the methods and metrics that they name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from xaibench.suite.entries import entries, listed, spelled_out
 
 Precision = Literal["float32", "float64"]
 
-LONGEST_NAME = 100  # it becomes part of a file's name
+LONGEST_NAME = 100  # of a label: it becomes part of file names
 
 
 def _label(value: str) -> str:
@@ -48,7 +48,7 @@ def _entry(value: Any) -> Any:
 
 Label = Annotated[str, pydantic.StringConstraints(max_length=LONGEST_NAME), pydantic.AfterValidator(_label)]
 FileName = Annotated[str, pydantic.StringConstraints(max_length=LONGEST_NAME), pydantic.AfterValidator(_file_name)]
-SEVERAL = (pydantic.BeforeValidator(listed), pydantic.Field(min_length=1))  # one that stands alone is a list of one
+SEVERAL = (pydantic.BeforeValidator(listed), pydantic.Field(min_length=1))  # a single entry needs no list
 Bare = pydantic.BeforeValidator(_entry)  # a bare name stands for `{name: ...}`
 Names = Annotated[list[str], pydantic.BeforeValidator(listed)]
 
@@ -93,9 +93,9 @@ class DatasetNamed(pydantic.BaseModel):
 class ModelSection(Section):
     """A bundled or timm model. Relative checkpoints are relative to the suite's file, or the data root.
 
-    `methods` are labels (or globs) of the suite's methods that this model is explained by; all of them where left out.
-    `in_chans` is the number of input channels where it is not 3, `extra_channels` how the first convolution of a
-    checkpoint of three channels, mean and std become those of `in_chans`: see `xaibench.models.checkpoints.stem_for`.
+    `methods` are labels (or globs) of the methods of the suite that explain this model; all of them by default.
+    `in_chans` is the number of input channels where it is not 3. `extra_channels` says how the first convolution of a
+    checkpoint, mean and std are extended from three channels to `in_chans`: see `xaibench.models.checkpoints.stem_for`.
     """
 
     name: str
@@ -127,7 +127,7 @@ class LeaderboardSection(Section):
 
 
 class QuickSection(Section):
-    """A representative part of the suite, for a first look (`run --quick`): labels of what is kept, or globs."""
+    """A representative part of the suite for `run --quick`: labels, or globs of labels."""
 
     models: Names = ["*"]
     methods: Names = ["*"]
@@ -157,16 +157,21 @@ class Suite(Section):
 
     @property
     def text(self) -> str | None:
-        """The suite's file as it stands, None without one."""
+        """The text of the suite's file; None for a suite without a file."""
         return None if self._document is None else self._document.text
 
     @property
+    def path(self) -> Path | None:
+        """The suite's file."""
+        return None if self._document is None or not self._document.path.is_file() else self._document.path
+
+    @property
     def folder(self) -> Path:
-        """The folder of the suite's file, to which the checkpoints in it are relative."""
+        """The folder of the suite's file. Relative checkpoints are looked for there."""
         return Path() if self._document is None else self._document.path.parent
 
     def place(self, section: str, label: str = "", key: str = "") -> str:
-        """`file:line:column` of a section, of its entry of this label, or of a key of that; "" without a file."""
+        """`file:line:column` of a section, of its entry with this label, or of a key of this entry; "" without a file."""
         if self._document is None:
             return ""
         at = next((entry.at for entry in entries(self._document.data, section) if entry.label == label), (section,))
@@ -174,7 +179,7 @@ class Suite(Section):
 
     @contextmanager
     def locating(self, section: str, label: str) -> Iterator[None]:
-        """Errors that are raised inside get the place of an entry, or of the key of it that they are about."""
+        """Add to errors of the block the place of an entry, or of the key of this entry that they are about."""
         try:
             yield
         except XaibenchError as error:
@@ -197,7 +202,7 @@ class Suite(Section):
         return of_methods + outdated(self.metrics)
 
     def bound_metrics(self) -> list[BoundMetric]:
-        """Metrics with all parameters filled in and groups spelled out, in the suite's order."""
+        """Metrics with all parameters filled in and groups expanded, in the suite's order."""
         return bind_metrics(self.metrics, self.explain)
 
 
@@ -246,7 +251,7 @@ def outdated(entries: Sequence[MetricNamed]) -> list[str]:
 
 
 def bind_metrics(entries: Sequence[MetricNamed], explain: PairRule) -> list[BoundMetric]:
-    """Groups spelled out, parameters filled in. Raises UsageError on unknown names, parameters and double labels."""
+    """Expand groups and fill in parameters. Raises UsageError for unknown names or parameters, and for equal labels."""
     bound: dict[str, BoundMetric] = {}
     groups = registry.metric_groups()
     for entry in entries:

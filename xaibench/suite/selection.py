@@ -1,4 +1,4 @@
-"""A part of a suite: what globs choose, or what the suite itself calls representative."""
+"""Choose a part of a suite: by globs, or the part that the suite calls representative."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ class Selection:
 def select(
     suite: Suite, *, quick: bool = False, models: Globs = "*", methods: Globs = "*", metrics: Globs = "*"
 ) -> Selection:
-    """The part of a suite that labels, or globs of labels, choose.
+    """The part of a suite whose labels match.
 
     Args:
-        quick: only of the part that the suite calls representative
-        metrics: labels of single metrics; groups are spelled out
+        quick: choose from the part that the suite calls representative
+        models, methods: labels, or globs of labels
+        metrics: the same; the metrics of a group have labels of their own
 
     Raises:
-        UsageError: a glob that chooses nothing, or `quick` where the suite names no such part
+        UsageError: a glob that chooses nothing, or `quick` where the suite has no such part
     """
     labels = {
         "models": [model.label for model in suite.models],
@@ -47,17 +48,30 @@ def select(
             raise UsageError(
                 f"suite {suite.name} names no quick part; add `quick: {{methods: [...]}}`, or use --method"
             )
-        labels = {kind: _chosen(kind, labels[kind], getattr(suite.quick, kind), whose) for kind in labels}
+        labels = {kind: choose(_option(kind), own, getattr(suite.quick, kind), whose) for kind, own in labels.items()}
         whose = f"the quick part of suite {suite.name}"
     given = {"models": models, "methods": methods, "metrics": metrics}
-    return Selection(**{kind: frozenset(_chosen(kind, labels[kind], given[kind], whose)) for kind in labels})
+    return Selection(
+        **{kind: frozenset(choose(_option(kind), own, given[kind], whose)) for kind, own in labels.items()}
+    )
 
 
-def _chosen(kind: str, labels: Sequence[str], globs: Globs, whose: str) -> list[str]:
+def _option(kind: str) -> str:
+    return f"--{kind.removesuffix('s')}"
+
+
+def choose(option: str, labels: Sequence[str], globs: Globs, whose: str) -> list[str]:
+    """The labels that match one of `globs`, in their order.
+
+    Args:
+        option, whose: where the globs come from, and to what the labels belong; for the message
+
+    Raises:
+        UsageError: a glob that matches no label
+    """
     patterns = [globs] if isinstance(globs, str) else globs
     for pattern in patterns:
         if not any(fnmatch(label, pattern) for label in labels):
             hint = closest(pattern, labels) or f": {', '.join(labels)}"
-            option = f"--{kind.removesuffix('s')}"
             raise UsageError(f"{option} {pattern!r} chooses nothing of {whose}{hint}")
     return [label for label in labels if any(fnmatch(label, pattern) for pattern in patterns)]

@@ -413,4 +413,4 @@ def test_a_mistake_in_the_table_names_both_files(tree: Path, tmp_path: Path) -> 
 def test_its_card() -> None:
     cls = registry.datasets["folder"].function
     assert (cls.address, cls.official()) == ("", {})
-    assert "its licence is yours" in cls.licence
+    assert "your own licence" in cls.licence

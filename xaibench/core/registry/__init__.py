@@ -7,6 +7,7 @@ from xaibench.core.registry.entries import (
     RESERVED,
     BoundMethod,
     BoundMetric,
+    Computation,
     DatasetEntry,
     Entry,
     Method,
@@ -28,8 +29,7 @@ from xaibench.core.registry.registry import (
 )
 
 __all__ = [
-    "INVARIANCES", "NEEDS", "PER_IMAGE", "RESERVED", "BoundMethod", "BoundMetric", "DatasetEntry", "Entry", "Keys", "Method",
-    "Metric", "PairRule", "Registry", "bound_method", "dataset", "datasets", "load_plugin", "method", "methods", "metric",
-    "metric_groups",
-    "metrics",
+    "INVARIANCES", "NEEDS", "PER_IMAGE", "RESERVED", "BoundMethod", "BoundMetric", "Computation", "DatasetEntry",
+    "Entry", "Keys", "Method", "Metric", "PairRule", "Registry", "bound_method", "dataset", "datasets", "load_plugin",
+    "method", "methods", "metric", "metric_groups", "metrics",
 ]  # fmt: skip

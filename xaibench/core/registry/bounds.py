@@ -1,4 +1,4 @@
-"""Types of parameters with bounds or choices, as in `steps: Count = 20`: `validate` finds what lies outside, with its line."""
+"""Types of parameters with bounds or choices, as in `steps: Count = 20`. `validate` reports values outside of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import AfterValidator
 
 
 def odd(value: int) -> int:
+    """The value itself. Raises ValueError where it is even."""
     if value % 2 == 0:
         raise ValueError("an odd number is needed")
     return value
@@ -34,8 +35,8 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 ExtraChannels = Literal["copy_first", "mean", "zero"]
 
 
-def words(annotation: Any) -> list[str]:
-    """The bounds in an annotation: `["at least 0", "less than 1"]`."""
+def texts(annotation: Any) -> list[str]:
+    """The bounds in an annotation as text: `["at least 0", "less than 1"]`."""
     found = []
     for part in get_args(annotation):
         match part:
@@ -50,5 +51,5 @@ def words(annotation: Any) -> list[str]:
             case AfterValidator():
                 found.append(part.func.__name__.replace("_", " "))
             case _:
-                found += words(part)
+                found += texts(part)
     return found

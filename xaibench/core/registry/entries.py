@@ -1,4 +1,4 @@
-"""What is registered: a method, a metric or a data set with its facts, and each of them bound to its parameters.
+"""Entries of the registry: methods, metrics and data sets with their facts, and with parameters bound to them.
 
 Facts are data: what a method needs, a metric's direction and range, a data set's classes are fields of the
 registration; `show`, `list`, `validate`, the docs and the tables are made from them. Parameters are the keyword-only
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from xaibench.core.registry.cost import Passes
 from xaibench.core.registry.parameters import Parametrised
 
 # What a method may need and a Classifier (or a batch) may offer; `xaibench.models.capabilities` checks it.
@@ -71,16 +72,47 @@ class Entry(Parametrised):
 
 
 @dataclass(frozen=True)
-class Method(Entry):
-    """An attribution method: `function(forward, pairs, **parameters) -> Tensor [P, h, w]`, raw and signed."""
+class Computation(Entry):
+    """A method or a metric.
+
+    Attributes:
+        forwards: passes of the model per image, see `xaibench.core.registry.cost`; None: the registration does not say
+        backwards: likewise
+        note: what passes do not tell about the cost
+        criticism: what is known against it
+        rankings_change_with: parameters, and what else decides the order in which it puts methods
+        elsewhere: its name in other libraries, and what they compute otherwise
+    """
 
     needs: tuple[str, ...] = ()
-    cost: str = ""
+    forwards: Passes | None = None
+    backwards: Passes | None = None
+    note: str = ""
+    criticism: str = ""
+    rankings_change_with: tuple[str, ...] = ()
+    elsewhere: str = ""
+
+    @property
+    def cost(self) -> str:
+        """The passes and the note in words."""
+        if self.forwards is None or self.backwards is None:
+            return self.note
+        texts = [
+            f"{text} {kind}" for text, kind in ((self.forwards.text, "forwards"), (self.backwards.text, "backwards"))
+        ]
+        passes = ", ".join(text for text in texts if not text.startswith("0 ")) or "none"
+        return f"{passes}; {self.note}" if self.note else passes
+
+
+@dataclass(frozen=True)
+class Method(Computation):
+    """An attribution method: `function(forward, pairs, **parameters) -> Tensor [P, h, w]`, raw and signed."""
+
     control: bool = False
 
 
 @dataclass(frozen=True)
-class Metric(Entry):
+class Metric(Computation):
     """A metric: `function(evaluation, **parameters) -> Tensor [P]` (or [P, S], see `xaibench.core.aggregation`).
 
     With `per="image"` the rows are the images of the batch, [B] or [B, S], also those without a pair.
@@ -96,11 +128,9 @@ class Metric(Entry):
     better: Literal["higher", "lower"] = "higher"
     range: tuple[float, float] = (0.0, 1.0)
     unit: str = "fraction"
-    needs: tuple[str, ...] = ()
     averages: tuple[str, ...] = ("mean",)
     group: str = ""
     minimum_effect: float = 0.0
-    cost: str = ""
     per: Literal["pair", "image"] = "pair"
     flips: Mapping[str, str] = field(default_factory=dict)
     invariant: tuple[str, ...] = ("scale",)

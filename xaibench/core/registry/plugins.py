@@ -1,4 +1,4 @@
-"""Methods, metrics and data sets from outside: a user's file or module, and the entry points of installed packages."""
+"""Load plugins: methods, metrics and data sets in a user's file or module, and in entry points of installed packages."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from xaibench.core.tracebacks import place, reason
 
 GROUP = "xaibench.plugins"
 GALLERIES: tuple[Registry[Any], ...] = (methods, metrics, datasets)
-STANDS_ALONE = (XaibenchError, ImportError, ValueError)  # their messages need no name of a class before them
+SELF_EXPLAINING = (XaibenchError, ImportError, ValueError)  # their messages need no class name
 
 
 def load_plugin(name: str) -> None:
-    """Import a user's module: a file (`my_methods.py`) or a module name. A second time does nothing.
+    """Import a user's module: a file (`my_methods.py`) or a module name. Loading it again does nothing.
 
     Raises:
-        UsageError: no such file or module, or an exception in it; then nothing of it is registered
+        UsageError: no such file or module, or an exception in it, after which nothing of it stays registered
     """
     _prepare()
     path = Path(name)
     module = f"xaibench_plugin_{path.stem}" if path.suffix == ".py" else name
     try:
-        with _whole_or_not_at_all():
+        with _undone_on_error():
             if path.suffix == ".py":
                 _import_file(path, module)
             else:
@@ -42,7 +42,7 @@ def load_plugin(name: str) -> None:
             raise UsageError(
                 f"plugin {name!r}: no such module; give a module name or the path of a .py file"
             ) from error
-        raise UsageError(f"plugin {_where(error, module) or name}: {_words(error)}") from error
+        raise UsageError(f"plugin {_where(error, module) or name}: {_message(error)}") from error
 
 
 def _import_file(path: Path, module_name: str) -> None:
@@ -68,9 +68,9 @@ _entry_points_loaded = False
 
 
 def load_entry_points() -> None:
-    """Import what installed packages offer to the group `xaibench.plugins`, once.
+    """Import the entry points of the group `xaibench.plugins`, once.
 
-    One that fails is left out, with a warning on stderr that names its distribution: somebody else's package must not
+    A failing entry point is left out, with a warning on stderr that names its distribution: a broken package must not
     stop every command.
     """
     global _entry_points_loaded
@@ -82,13 +82,13 @@ def load_entry_points() -> None:
         _prepare()
     for point in points:
         try:
-            with _whole_or_not_at_all():
+            with _undone_on_error():
                 point.load()
         except (Exception, SystemExit) as error:
             origin = "an unknown distribution" if point.dist is None else f"{point.dist.name} {point.dist.version}"
             at = _where(error, point.module)
             print(
-                f"warning: plugin {point.name!r} of {origin} is left out: {_words(error)}"
+                f"warning: plugin {point.name!r} of {origin} is left out: {_message(error)}"
                 + (f" ({at})" if at else "")
                 + f"; mend or uninstall {origin}",
                 file=sys.stderr,
@@ -96,18 +96,18 @@ def load_entry_points() -> None:
 
 
 def _prepare() -> None:
-    """What a plugin may rely on: timm can be imported, and a name of xaibench's own is taken already."""
+    """Prepare for plugins: make timm importable, and register xaibench's own names first."""
     from xaibench.core.timm_import import import_torchvision
 
-    with suppress(MissingError):  # a plugin without timm does not need it
+    with suppress(MissingError):  # not every plugin needs timm
         import_torchvision()
     for gallery in GALLERIES:
         gallery.load()
 
 
 @contextmanager
-def _whole_or_not_at_all() -> Iterator[None]:
-    """Where the block raises, take back what it has registered, and forget the modules that did so."""
+def _undone_on_error() -> Iterator[None]:
+    """If the block fails, undo its registrations and forget the modules that made them."""
     before = [set(gallery._entries) for gallery in GALLERIES]
     try:
         yield
@@ -124,12 +124,12 @@ def _where(error: BaseException, module: str) -> str | None:
     return place(error, lambda name: name.partition(".")[0] == package)
 
 
-def _words(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return "it ends the program (sys.exit) when it is imported"
-    if isinstance(error, SyntaxError):  # its text repeats the file
+    if isinstance(error, SyntaxError):  # str(error) repeats the file
         return f"{type(error).__name__}: {error.msg}"
-    return str(error) if isinstance(error, STANDS_ALONE) else reason(error)
+    return str(error) if isinstance(error, SELF_EXPLAINING) else reason(error)
 
 
 for _gallery in GALLERIES:

@@ -7,14 +7,17 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, Literal, TypeVar
 
 from xaibench.core.errors import UsageError, unknown
+from xaibench.core.registry.cost import Cost, Passes, check, passes
 from xaibench.core.registry.entries import (
     INVARIANCES,
     NEEDS,
     RESERVED,
     BoundMethod,
+    Computation,
     DatasetEntry,
     Entry,
     Method,
@@ -32,7 +35,7 @@ class Registry(Generic[E]):
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind, self.package = kind, package
-        self.then: Callable[[], None] = lambda: None  # called when the package is imported, for what lies outside of it
+        self.then: Callable[[], None] = lambda: None  # called after the import, to load plugins
         self._entries: dict[str, E] = {}
         self._loaded = False
 
@@ -77,7 +80,7 @@ class Registry(Generic[E]):
         return fnmatch.filter(self, glob)
 
     def unknown(self, name: str) -> str:
-        """The sentence for a name that is not registered; one that is registered as something else is called that."""
+        """Message for a name that is not registered; it says where the name is registered as something else."""
         for other in (methods, metrics, datasets):
             if other is not self and name in other:
                 return f"unknown {self.kind} {name!r}: that is a {other.kind}"
@@ -97,11 +100,19 @@ def method(
     source: str,
     needs: tuple[str, ...] = (),
     version: int = 1,
+    forwards: Cost | None = None,
+    backwards: Cost | None = None,
     cost: str = "",
+    criticism: str = "",
+    rankings_change_with: tuple[str, ...] = (),
+    elsewhere: str = "",
     control: bool = False,
     renamed: Mapping[str, str] | None = None,
 ) -> Callable[[F], F]:
-    """Register an attribution method under its function's name; a `control` explains nothing and wins no table."""
+    """Register an attribution method under its function's name; a `control` explains nothing and wins no table.
+
+    What the facts mean stands in `Method`; `cost` is a note beside `forwards` and `backwards`.
+    """
     _check_needs(needs)
 
     def register(function: F) -> F:
@@ -111,11 +122,16 @@ def method(
             source=source,
             version=version,
             needs=needs,
-            cost=cost,
+            forwards=_passes("method", function, "forwards", forwards),
+            backwards=_passes("method", function, "backwards", backwards),
+            note=cost,
+            criticism=criticism,
+            rankings_change_with=rankings_change_with,
+            elsewhere=elsewhere,
             control=control,
             renamed=renamed or {},
         )
-        _check_reserved("method", entry)
+        _check_names("method", entry)
         methods.add(entry)
         return function
 
@@ -133,13 +149,21 @@ def metric(
     group: str = "",
     minimum_effect: float = 0.0,
     version: int = 1,
+    forwards: Cost | None = None,
+    backwards: Cost | None = None,
     cost: str = "",
+    criticism: str = "",
+    rankings_change_with: tuple[str, ...] = (),
+    elsewhere: str = "",
     flips: Mapping[str, str] | None = None,
     per: Literal["pair", "image"] = "pair",
     invariant: tuple[str, ...] = ("scale",),
     repeatable: bool = True,
 ) -> Callable[[F], F]:
-    """Register a metric under its function's name. What the facts mean stands in `Metric`."""
+    """Register a metric under its function's name.
+
+    What the facts mean stands in `Metric`; `cost` is a note beside `forwards` and `backwards`.
+    """
     _check_needs(needs)
     if unheard := set(invariant) - set(INVARIANCES):
         raise ValueError(f"invariant: {sorted(unheard)} is none of {list(INVARIANCES)}")
@@ -157,13 +181,18 @@ def metric(
             averages=(average,) if isinstance(average, str) else average,
             group=group,
             minimum_effect=minimum_effect,
-            cost=cost,
+            forwards=_passes("metric", function, "forwards", forwards),
+            backwards=_passes("metric", function, "backwards", backwards),
+            note=cost,
+            criticism=criticism,
+            rankings_change_with=rankings_change_with,
+            elsewhere=elsewhere,
             per=per,
             flips=flips or {},
             invariant=invariant,
             repeatable=repeatable,
         )
-        _check_reserved("metric", entry)
+        _check_names("metric", entry)
         metrics.add(entry)
         return function
 
@@ -228,12 +257,32 @@ def _check_needs(needs: tuple[str, ...]) -> None:
             raise ValueError(unknown("need", need, NEEDS))
 
 
-def _check_reserved(kind: str, entry: Entry) -> None:
+def _passes(kind: str, function: Callable[..., Any], which: str, cost: Cost | None) -> Passes | None:
+    """The formulas of a registration. Raises ValueError, naming it, for one that is none."""
+    with _naming(kind, function.__name__, which):
+        return None if cost is None else passes(cost)
+
+
+def _check_names(kind: str, entry: Computation) -> None:
+    """Raise ValueError for a parameter that could not be given, and for unknown names in formulas."""
     for name in RESERVED[kind]:
         if name in entry.parameters:
             raise ValueError(
                 f"{kind} {entry.name}: rename its parameter {name!r}; reserved: {', '.join(RESERVED[kind])}"
             )
+    for which, found in (("forwards", entry.forwards), ("backwards", entry.backwards)):
+        if found is not None:
+            with _naming(kind, entry.name, which):
+                check(found, entry.parameters)
+
+
+@contextmanager
+def _naming(kind: str, name: str, fact: str) -> Iterator[None]:
+    """Put the registration in front of the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{kind} {name}: {fact}: {error}") from None
 
 
 def bound_method(name: str, parameters: Mapping[str, Any], label: str = "") -> BoundMethod:

@@ -1,4 +1,4 @@
-"""A YAML file with positions: every problem of it in one report, and its values as a pydantic model."""
+"""A YAML file with positions: its values as a pydantic model, and all its problems in one report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xaibench.core.yaml.values import Location, Position, Problem, RefusedError
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 
-MOST_PROBLEMS = 50  # of one report; looking for the closest of a thousand names takes its time
+MOST_PROBLEMS = 50  # in one report; the search for the closest of many names is slow
 
 
 class Section(pydantic.BaseModel):
@@ -45,7 +45,7 @@ class Document:
             raise ProblemsError(str(path), [error.problem]) from None
         self.problems = values.problems
         self._unreadable = {problem.position for problem in self.problems}
-        self._keys, self._values, self._words = values.keys, values.values, values.words
+        self._keys, self._values, self._texts = values.keys, values.values, values.texts
         if not isinstance(values.data, dict):
             empty = "the file is empty; " if values.data is None else ""
             problem = Problem(Position(1, 1), f"{empty}a mapping of keys to values is needed")
@@ -54,14 +54,14 @@ class Document:
 
     @classmethod
     def read(cls, path: Path) -> Document:
-        """Raises ProblemsError for what is no YAML mapping."""
+        """Read a file. Raises ProblemsError where it is not a YAML mapping."""
         try:
             return cls(path, yaml_values.decode(path.read_bytes()))
         except RefusedError as error:
             raise ProblemsError(str(path), [error.problem]) from None
 
     def position(self, at: Location, *, key: bool = False) -> Position:
-        """Where a value (or its key) stands; a place that is not in the file is shown at its nearest parent."""
+        """Position of a value (or of its key); for a location that is not in the file that of its nearest parent."""
         order = (self._keys, self._values) if key else (self._values, self._keys)
         for end in range(len(at), -1, -1):
             for positions in order:
@@ -74,9 +74,9 @@ class Document:
         return self.position(at).render(str(self.path))
 
     def add(self, at: Location, message: str, *, key: bool = False) -> None:
-        """Note a problem with a value (or its key). Raises ProblemsError where there are too many to go on."""
+        """Note a problem of a value (or of its key). Raises ProblemsError when there are more than `MOST_PROBLEMS`."""
         position = self.position(at, key=key)
-        if position in self._unreadable:  # why a value could not be read is noted already
+        if position in self._unreadable:  # another problem of this value is noted already
             return
         self.problems.append(Problem(position, message))
         if len(self.problems) > MOST_PROBLEMS:
@@ -110,14 +110,14 @@ class Document:
                 self._move(at[: depth + 1], origin)
 
     def _move(self, at: Location, origin: str) -> None:
-        """What stands at a location comes from elsewhere."""
-        for known in (self._keys, self._values, self._words):
+        """Record that the value at a location comes from `origin`, and not from the file."""
+        for known in (self._keys, self._values, self._texts):
             for old in [old for old in known if old[: len(at)] == at]:
                 del known[old]
         self._keys[at] = self._values[at] = Position(0, 0, origin)
 
     def validate(self, model: type[M]) -> M | None:
-        """The document as a pydantic model; None where something is wrong, every problem of which is noted."""
+        """The document as a pydantic model; None where it has problems, which are all noted."""
         try:
             return model.model_validate(self.data)
         except pydantic.ValidationError as error:
@@ -126,11 +126,11 @@ class Document:
         for detail in details:
             found.setdefault(self._location(detail), []).append(detail)
         for at, of_one in found.items():
-            self.add(at, self._sentence(at, of_one, model), key=of_one[0]["type"] in ("extra_forbidden", "invalid_key"))
+            self.add(at, self._message(at, of_one, model), key=of_one[0]["type"] in ("extra_forbidden", "invalid_key"))
         return None
 
     def _location(self, detail: Any) -> Location:
-        """Where in the data an error is. pydantic puts names of types into locations; they are no keys there."""
+        """Location of an error in the data. pydantic's locations also hold names of types, which are not keys."""
         here: Any = self.data
         at: Location = ()
         for part in detail["loc"]:
@@ -142,8 +142,8 @@ class Document:
                 return at
         return at
 
-    def _sentence(self, at: Location, details: Sequence[Any], model: type[pydantic.BaseModel]) -> str:
-        """What is wrong with one value; several reasons where none of several types fits."""
+    def _message(self, at: Location, details: Sequence[Any], model: type[pydantic.BaseModel]) -> str:
+        """Message about one value; it names several reasons where none of several types fits."""
         first, key = details[0], _name(at)
         if first["type"] == "extra_forbidden":
             allowed = sorted(_fields(model, at[:-1]))
@@ -157,16 +157,16 @@ class Document:
         return f"{key}: {reasons(details)}; found {self._shown(at, first)}"
 
     def _shown(self, at: Location, detail: Any) -> str:
-        """The value that was found; what YAML reads as something else than text, with the way out."""
-        value, word = detail["input"], self._words.get(at)
-        if detail["type"] == "string_type" and word and not isinstance(value, str):
-            read = "" if word == repr(value) else f", which YAML reads as {value!r}"
-            return f"{word}{read}; put it in quotes: '{word}'"
+        """The value that was found; where text is needed, what YAML reads it as, and how to quote it."""
+        value, text = detail["input"], self._texts.get(at)
+        if detail["type"] == "string_type" and text and not isinstance(value, str):
+            read = "" if text == repr(value) else f", which YAML reads as {value!r}"
+            return f"{text}{read}; put it in quotes: '{text}'"
         return shown(value)
 
 
 def read_value(text: str, origin: str) -> Any:
-    """One value from the command line, as YAML reads it. Raises UsageError."""
+    """One value of the command line, read as YAML. Raises UsageError where this fails."""
     try:
         values = yaml_values.read(text)
     except RefusedError as error:
@@ -177,7 +177,12 @@ def read_value(text: str, origin: str) -> Any:
 
 
 def _check_part(here: Any, part: str | int, name: str, origin: str) -> None:
-    """Raises UsageError where a part of a dotted key leads nowhere; `name` is of what it leads into."""
+    """Raise UsageError where a part of a dotted key leads nowhere.
+
+    Args:
+        here: the value that the part should lead into
+        name: the dotted key of `here`
+    """
     if isinstance(here, list):
         if not (isinstance(part, int) and part < len(here)):
             entries = f"{len(here)} entr{'y' if len(here) == 1 else 'ies'}"
@@ -194,7 +199,7 @@ def _name(at: Location) -> str:
 
 
 def _fields(model: Any, at: Location) -> list[str]:
-    """Keys that the model at a location takes."""
+    """Keys of the model at a location."""
     for part in at:
         if isinstance(part, int):
             continue

@@ -1,4 +1,4 @@
-"""Why a value was refused, in words: pydantic's errors as sentences of ours."""
+"""Messages for values that pydantic refuses."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 NEEDED = " is needed"
 
-# pydantic's kinds of errors, in words; the rest keeps pydantic's own
-SENTENCES = {
+# messages by pydantic's type of error; other types keep pydantic's message
+MESSAGES = {
     "greater_than_equal": "at least {ge} is needed",
     "greater_than": "more than {gt} is needed",
     "less_than_equal": "at most {le} is allowed",
@@ -37,22 +37,25 @@ SENTENCES = {
 
 
 def reason(detail: Mapping[str, Any]) -> str:
-    """What pydantic has against a value, in words."""
-    if detail["type"] in SENTENCES:
-        return SENTENCES[detail["type"]].format(**{k: _bare(v) for k, v in detail.get("ctx", {}).items()})
-    if detail["type"] == "value_error":  # raised by a validator of ours
+    """Message for one error of pydantic."""
+    if detail["type"] in MESSAGES:
+        return MESSAGES[detail["type"]].format(**{k: _bare(v) for k, v in detail.get("ctx", {}).items()})
+    if detail["type"] == "value_error":  # raised by a validator of xaibench
         return str(detail["ctx"]["error"])
     message = str(detail["msg"])
     return message[:1].lower() + message[1:]
 
 
 def reasons(details: Sequence[Mapping[str, Any]]) -> str:
-    """What pydantic has against one value: of several types, what the nearest says, or that it is none of them."""
+    """Message for all errors of one value.
+
+    Where several types are allowed, it is about the type that the value has, or else names all of them.
+    """
     nearest = [detail for detail in details if not detail["type"].endswith(("_type", "_parsing"))]
-    sentences = list(dict.fromkeys(map(reason, nearest or details)))
-    if all(sentence.endswith(NEEDED) for sentence in sentences):
-        return " or ".join(sentence.removesuffix(NEEDED) for sentence in sentences) + NEEDED
-    return " or ".join(sentences)
+    messages = list(dict.fromkeys(map(reason, nearest or details)))
+    if all(message.endswith(NEEDED) for message in messages):
+        return " or ".join(message.removesuffix(NEEDED) for message in messages) + NEEDED
+    return " or ".join(messages)
 
 
 def _bare(bound: Any) -> Any:
@@ -61,7 +64,7 @@ def _bare(bound: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: as it is, but not without end."""
+    """A value as messages show it: shortened where it is long."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 80
     short.maxlist = short.maxdict = 6

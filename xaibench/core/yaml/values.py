@@ -1,4 +1,4 @@
-"""YAML text to plain values and the position of each, within limits that no suite reaches and an attack does."""
+"""Read YAML text as plain values with positions. Limits that no suite reaches keep hostile files from filling memory."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ KINDS = {"null": "null", "bool": "true or false", "int": "a whole number", "floa
 # control characters (but tab and line feed) and halves of surrogate pairs: no name or file name can hold them
 NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
-# What PyYAML says (a pattern), what it means, and whether the mistake is where the construct began.
-SENTENCES = (
+# a pattern of PyYAML's message, the message that replaces it, and whether the mistake is where the construct began
+MESSAGES = (
     (r"character '\\t' that cannot start", "a tab is used to indent; use spaces", False),
     (r"character '(.)' that cannot start", "a value cannot begin with '{0}'; put it in quotes", False),
     (r"expected ',' or '\]'", "the list that opens here is not closed; write ']', or ',' between its entries", True),
@@ -51,7 +51,7 @@ SENTENCES = (
 
 @dataclass(frozen=True, order=True)
 class Position:
-    """A place in a file; or `origin`, what was given instead of it, such as `--set seed=1`."""
+    """A place in a file, or `origin`: an option that replaces the file's value, such as `--set seed=1`."""
 
     line: int
     column: int
@@ -63,14 +63,14 @@ class Position:
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing that is wrong: where, and one sentence."""
+    """A mistake: its position, and a message of one sentence."""
 
     position: Position
     message: str
 
 
 class RefusedError(Exception):
-    """Text of which nothing can be used; holds the one problem."""
+    """A text that cannot be read as YAML; holds its one problem."""
 
     def __init__(self, position: Position, message: str) -> None:
         super().__init__(message)
@@ -79,12 +79,19 @@ class RefusedError(Exception):
 
 @dataclass
 class Values:
-    """What a text says: `data`, the positions of its keys and values by their location, and what is wrong."""
+    """What was read from a text.
+
+    Attributes:
+        data: its values
+        keys, values: positions by location
+        texts: scalars as they were written, by location
+        problems: of values that could not be read
+    """
 
     data: Any = None
     keys: dict[Location, Position] = field(default_factory=dict)
     values: dict[Location, Position] = field(default_factory=dict)
-    words: dict[Location, str] = field(default_factory=dict)  # scalars as they were written
+    texts: dict[Location, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -125,16 +132,16 @@ def _position(mark: Any) -> Position:
 
 
 def _explained(error: yaml.MarkedYAMLError) -> tuple[Position, str]:
-    """Where a text stops being YAML, and a sentence a person understands."""
-    for pattern, sentence, at_start in SENTENCES:
+    """Position and message of a syntax error."""
+    for pattern, message, at_start in MESSAGES:
         if found := re.search(pattern, error.problem or ""):
             mark = error.context_mark if at_start and error.context_mark is not None else error.problem_mark
-            return _position(mark), f"not YAML: {sentence.format(*found.groups())}"
+            return _position(mark), f"not YAML: {message.format(*found.groups())}"
     return _position(error.problem_mark), f"not YAML: {error.problem}"
 
 
 class _Loader(yaml.SafeLoader):
-    """Stops at a limit while it parses, so that a text costs no more than what it may hold."""
+    """A YAML loader that checks the limits while it parses, so that an oversized text is not parsed to its end."""
 
     depth = nodes = 0
 
@@ -157,6 +164,7 @@ _Loader.add_implicit_resolver(f"{TAG}float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0
 
 
 def check_limits(depth: int, nodes: int, mark: Any) -> None:
+    """Raise RefusedError past a limit."""
     if depth > DEEPEST:
         raise RefusedError(_position(mark), f"nested more than {DEEPEST} levels deep, or an alias that holds itself")
     if nodes > MOST_NODES:
@@ -210,8 +218,10 @@ class _Reading:
         return mapping
 
     def _pairs(self, node: yaml.Node, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
-        """Keys and values, first a mapping's own, then those that `<<` merges into it (False): the first of equal ones
-        counts."""
+        """Keys and values of a mapping, with True, then those that `<<` merges into it, with False.
+
+        Of equal keys the first counts.
+        """
         merged: list[yaml.Node] = []
         for key, value in node.value:
             if key.tag == f"{TAG}merge":
@@ -231,7 +241,7 @@ class _Reading:
         """The value of a scalar; None where it cannot be read, which is noted."""
         kind, text = node.tag.removeprefix(TAG), node.value
         if at is not None:
-            self.values.words[at] = text
+            self.values.texts[at] = text
         if kind not in KINDS:
             return self._refuse_tag(node)
         if kind in ("int", "float") and sum(c.isalnum() for c in text) > 10 * MOST_DIGITS:

@@ -3,7 +3,7 @@
     coco/  annotations/instances_{train,val}{2014,2017}.json
            train2017/000000000009.jpg, val2014/COCO_val2014_000000000042.jpg, ...
 
-`Sample.regions` says exactly where each label is: the union of its objects, also where others cover them. The metrics
+`Sample.regions` holds the exact region of each label: the union of its objects, also where others cover them. The metrics
 of an (image, label) pair read regions. A mask of one label per pixel cannot hold objects that overlap, so the option
 `overlap` chooses a convention; only metrics of label maps (seeds) read the mask.
 
@@ -50,7 +50,7 @@ class Coco(Dataset):
         crowd: a group drawn as a whole is an object like others (keep), or is no object at all (drop); some classes of
             a photograph occur in a crowd only. MinMax-CAM keeps them
         masks: False reads labels only, and needs no pycocotools
-        overlap: what the mask of one label per pixel says where objects overlap, also objects of one class. void: 255,
+        overlap: what the mask of one label per pixel holds where objects overlap, also objects of one class. void: 255,
             and crowds that are dropped are background (torchvision's reference training). painter: small objects are
             painted over large ones, and crowds that are dropped are 255 where nothing else is. Regions are exact
             either way

@@ -48,7 +48,7 @@ class folder(Dataset):
 
     Args:
         data_root: the folder
-        split: all, or a word of the column `split`; with `hold_out`, train or val
+        split: all, or a value of the column `split`; with `hold_out`, train or val
         labels: the table, relative to the folder
         masks: folder of PNGs (grey or palette), relative to the folder, named like the pictures without their folder
             and ending; values 0 background, 1 the first class and so on, 255 void. None: there are none
@@ -56,7 +56,7 @@ class folder(Dataset):
         seed: of the hold-out
     """
 
-    licence = "Your own data: its licence is yours to know."
+    licence = "Your own data, under your own licence."
 
     def __init__(
         self,

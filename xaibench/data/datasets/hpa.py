@@ -5,7 +5,7 @@
 
 Each stain is a grey picture of its own: green is the protein of interest, blue the nucleus, red the microtubules,
 yellow the endoplasmic reticulum. Pictures of the public atlas (HPAv18) are coloured JPEGs instead, one stain each, and
-are read too: of red the red channel, of green the green, of blue the blue, of yellow (red and green alike) the red.
+are read too: the red, green or blue channel of the red, green or blue stain, and the red channel of the yellow one.
 
 The classes of `hpa_single_cell` are other ones than those of `hpa`: its vesicles include the peroxisomes, endosomes and
 lysosomes of `hpa`, and "Negative" is a class. Its images are 1728 to 3072 pixels wide. Labels of single cells are not
@@ -66,7 +66,7 @@ class Stained(Dataset):
     """A competition of the atlas: a table of labels, and a picture per stain.
 
     Attributes:
-        folders: where the data may lie below the data root
+        folders: where the data may be below the data root
         columns: of the table: the id, and its labels as numbers, separated by `separator`
 
     Args:

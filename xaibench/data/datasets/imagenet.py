@@ -53,7 +53,7 @@ class imagenet(Dataset):
 
     Args:
         data_root: the folder that holds val, or holds imagenet, ILSVRC2012 or (Kaggle) ILSVRC, which does. In val the
-            photographs lie in folders called by wnid; or all together, and then LOC_val_solution.csv is needed, or
+            photographs are in folders named by wnid; or all together, and then LOC_val_solution.csv is needed, or
             ILSVRC2012_validation_ground_truth.txt with the meta.mat or map_clsloc.txt of the development kit, beside
             val or in ILSVRC2012_devkit_t12/data
         split: val

@@ -30,7 +30,7 @@ def decode(path: Path, *, displayed: bool = False) -> Image.Image:
 
     - Grey of 16 bits is divided by 257 and rounded, so that white stays white; nothing is clipped or stretched.
       Pillow keeps the high byte of 16-bit colours, which differs from that by one level at most.
-    - Transparent pixels lie on white, also in palettes.
+    - Transparent pixels are put on white, also in palettes.
     - CMYK becomes RGB by Pillow's formula without a colour profile; a JPEG of four components is read as inverted, as
       Adobe writes it.
     - A JPEG is decoded in full, never by `draft`, which would be faster but gives other pixels.

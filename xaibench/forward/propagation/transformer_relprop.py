@@ -1,6 +1,6 @@
 """Relevance propagation through timm's plain transformers: the rules of chefer2021, in closed form.
 
-Every rule takes forward activations of images [B, ...] and relevance of pairs [P, ...]; `image` [P] says which image a
+Every rule takes forward activations of images [B, ...] and relevance of pairs [P, ...]; `image` [P] is the image that a
 pair belongs to, so that what depends on the image alone (Z, 1/Z) is computed once and shared by its labels. Biases get
 no relevance; normalisation, activation functions, softmax, dropout and LayerScale pass it on unchanged. Nothing is
 conserved from input to output, by design of the original.
@@ -27,7 +27,7 @@ EPS = 1e-9
 
 
 def inverse(b: Tensor) -> Tensor:
-    """1 / (b + 1e-9) and 0 where b = 0: the original's safe division, which does not look at the sign of b."""
+    """1 / (b + 1e-9) and 0 where b = 0: the original's safe division, which ignores the sign of b."""
     shifted = b + EPS
     return shifted.where(shifted != 0, EPS).reciprocal().where(b != 0, 0)
 

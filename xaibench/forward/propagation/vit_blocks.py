@@ -46,7 +46,7 @@ class Blocks:
         return query, key, qkv[:, :, 2].transpose(1, 2)
 
     def mixed(self, block: int, attention: Tensor, values: Tensor) -> Tensor:
-        """[B, n, heads · d]: what the output projection sees, for attention [B, heads, n, N]."""
+        """[B, n, heads · d]: the input of the output projection, for attention [B, heads, n, N]."""
         out = (attention @ values).transpose(1, 2).flatten(2)
         norm = getattr(self.module.blocks[block].attn, "norm", None)
         return out if norm is None else cast(Tensor, norm(out))

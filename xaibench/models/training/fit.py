@@ -164,7 +164,7 @@ def _schedule(
     optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     if recipe.schedule == "one_cycle":
-        # one step more than are taken: the last would be at a rate of nothing
+        # one step more than are taken: the last would have a learning rate of 0
         return torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps + 1)
     warmup = recipe.warmup * steps_per_epoch
     return torch.optim.lr_scheduler.LambdaLR(

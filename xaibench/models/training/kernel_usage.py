@@ -1,7 +1,7 @@
 """Kernel Usage Regularization: each channel is used by few labels, so that CAM shows fewer of the other labels.
 
 The kernel W [L, K] of the last linear layer is replaced by W ∘ alpha softmax over labels (W), which weakens a channel
-that several labels use alike. It is a parametrisation of torch: `layer.weight` is the effective kernel, which CAM,
+that several labels use equally. It is a parametrisation of torch: `layer.weight` is the effective kernel, which CAM,
 MinMax-CAM and propagation rules read without a change.
 """
 

@@ -31,7 +31,7 @@ class Log:
         self.path, self.classes, self.rows = path, classes, rows
 
     def add(self, epoch: Epoch) -> None:
-        """Append a row, and write the file anew."""
+        """Append a row, and rewrite the file."""
         quality = epoch.quality
         self.rows.append(
             {

@@ -1,9 +1,12 @@
-"""From a run of `shapes-full`: do the metrics agree, and does the ground truth win?
+"""Draw how the metrics agree, and write the table of docs/what_metrics_measure.md: does the ground truth win?
 
-    python docs/make_correlations.py build/leaderboards/shapes-full
+    python docs/scripts/make_correlations.py                                     # the figure; seconds
+    python docs/scripts/make_correlations.py build/leaderboards/shapes-full      # the figure and the table; a minute
 
-Draws docs/images/metric-correlations.png (rank correlations of all metrics over all methods) and writes, between its
-markers in docs/what_metrics_measure.md, each metric's score of the controls `oracle` and `random` with a paired interval.
+docs/images/metric-correlations.png shows the rank correlations of all metrics over all methods. It is drawn from the
+scores in leaderboards/shapes-full.scores.csv, or from those of a run. The table compares the controls `oracle` and `random`
+by each metric with a paired interval. That takes the records of a run of `shapes-full` (`make leaderboards`, 11 minutes),
+which are not committed. `--page` names another page with the same markers.
 """
 
 from __future__ import annotations
@@ -19,17 +22,15 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from xaibench.core.aggregation import find_aggregation
+from pages import DOCS, IMAGES, LEADERBOARDS, replace_generated_part
 from xaibench.core.registry import BoundMetric
 from xaibench.core.seeding import stable_seed
-from xaibench.results import scores
+from xaibench.results.compare import paired
 from xaibench.results.leaderboard import ARROWS
-from xaibench.suite import load_suite
+from xaibench.suite import find_suite, load_suite
 
-DOCS = Path(__file__).parent
 PAGE = DOCS / "what_metrics_measure.md"
-FIGURE = DOCS / "images" / "metric-correlations.png"
-MARKERS = "<!-- made by docs/make_correlations.py -->", "<!-- end -->"
+FIGURE = IMAGES / "metric-correlations.png"
 TRUTH, NOTHING = "oracle", "random"
 ROUNDING = 1e-6  # float32 scores that differ by less do not differ
 
@@ -86,28 +87,6 @@ def frame(run: Path, row: pd.Series) -> pd.DataFrame:
     return pd.read_parquet(paths[0])
 
 
-def paired(
-    truth: pd.DataFrame, nothing: pd.DataFrame, aggregate: str, seed: int
-) -> tuple[float, float, float, float, float, int]:
-    """Scores of both, their difference and its 95 % interval, on rows where both are defined; and how many those are.
-
-    The same resamples of images for both: what makes an image hard for every map cancels.
-    """
-    rule = find_aggregation(aggregate)
-    both = [f[f["status"] == "ok"].set_index(["sample_id", "label"]).sort_index() for f in (truth, nothing)]
-    common = both[0].index.intersection(both[1].index)
-    if not len(common):
-        return (np.nan,) * 5 + (0,)
-    moments = [scores.moments(own.loc[common].reset_index()) for own in both]
-    images = len(moments[0][0])
-    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=scores.RESAMPLES)
-    weights = np.concatenate([np.ones((1, images)), weights])  # the first row is the estimate
-    first, second = (rule(np.tensordot(weights, sums, 1), weights @ counts) for sums, counts in moments)
-    difference = first - second
-    low, high = np.nanquantile(difference[1:], [0.025, 0.975]) if np.isfinite(difference[1:]).any() else (np.nan,) * 2
-    return float(first[0]), float(second[0]), float(difference[0]), float(low), float(high), len(common)
-
-
 def verdict(low: float, high: float, better: str) -> str:
     """Whether the interval excludes 0, and on which side."""
     if better == "lower":
@@ -128,40 +107,39 @@ def truth_table(run: Path, table: pd.DataFrame, metrics: list[BoundMetric], seed
         if not {TRUTH, NOTHING} <= set(rows.index):
             continue
         frames = [frame(run, rows.loc[name]) for name in (TRUTH, NOTHING)]
-        first, second, difference, low, high, n = paired(
-            *frames, metric.aggregate, stable_seed(seed, "bootstrap", metric.label)
-        )
-        words = [f"{first:.3g}", f"{second:.3g}", f"{difference:+.3g} [{low:+.3g}, {high:+.3g}]", str(n)]
-        lines.append(
-            f"| {metric.label} {ARROWS[metric.better]} | {' | '.join(words)} | {verdict(low, high, metric.better)} |"
-        )
+        found = paired(*frames, metric.aggregate, stable_seed(seed, "bootstrap", metric.label))
+        words = [
+            f"{found.first:.3g}",
+            f"{found.second:.3g}",
+            f"{found.value:+.3g} [{found.ci_low:+.3g}, {found.ci_high:+.3g}]",
+            str(found.n),
+            verdict(found.ci_low, found.ci_high, metric.better),
+        ]
+        lines.append(f"| {metric.label} {ARROWS[metric.better]} | {' | '.join(words)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?", help="directory of a run of shapes-full, with its cells")
     parser.add_argument("--page", type=Path, default=PAGE, help="with the markers; written in place")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     options = parser.parse_args()
-    table = pd.read_csv(options.run / "scores.csv")
-    suite = load_suite(options.run / "suite.yaml")
+    run: Path | None = options.run
+    table = pd.read_csv(run / "scores.csv" if run else LEADERBOARDS / "shapes-full.scores.csv")
+    suite = load_suite(run / "suite.yaml" if run else find_suite("shapes-full"))
     metrics = [metric for metric in suite.bound_metrics() if metric.label in set(table["metric"])]
     models = list(dict.fromkeys(table["model"]))
     matrix = correlations(table)
     methods = table["method"].nunique()
     caption = f"{len(matrix)} metrics over {methods} methods and controls; mean over {', '.join(models)}"
     draw(matrix, metrics, caption, options.figure)
-    sections = [
-        f"### {model}\n\n" + truth_table(options.run, table[table["model"] == model], metrics, suite.seed)
-        for model in models
-    ]
-    made = "\n\n".join(sections)
-    print(made)
-    start, end = MARKERS
-    before, _, rest = options.page.read_text().partition(start)
-    after = rest.partition(end)[2]
-    options.page.write_text(f"{before}{start}\n\n{made}\n\n{end}{after}")
+    if run:
+        sections = [
+            f"### {model}\n\n" + truth_table(run, table[table["model"] == model], metrics, suite.seed)
+            for model in models
+        ]
+        replace_generated_part(options.page, "make_correlations.py", "\n\n".join(sections))
 
 
 if __name__ == "__main__":

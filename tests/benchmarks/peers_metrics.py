@@ -1,7 +1,7 @@
 """Times metrics of Quantus against the same metrics here, in one process, and prints a Markdown table.
 
     pip install 'xaibench[peers]'
-    python docs/peers_metrics.py [--images 8] [--size 224] [--steps 24] [--samples 4] [--rounds 3]
+    python tests/benchmarks/peers_metrics.py [--images 8] [--size 224] [--steps 24] [--samples 4] [--rounds 3]
 
 Both see the same model, images and maps. Seconds are CPU time of one thread, the best of some rounds taken in turns.
 Neither does exactly what the other does: Quantus flips single channels of pixels, we flip whole pixels; its ROAD is for

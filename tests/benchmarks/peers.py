@@ -1,8 +1,8 @@
 """Times pytorch-grad-cam and captum beside xaibench and prints a Markdown table: resnet18, five labels an image.
 
-    pip install xaibench[peers]
-    OMP_NUM_THREADS=1 python docs/peers.py                                   # 8 x 3 x 224 x 224, minutes
-    OMP_NUM_THREADS=1 python docs/peers.py --images 2 --size 64 --rounds 1   # does it work?
+    pip install 'xaibench[peers]'
+    OMP_NUM_THREADS=1 python tests/benchmarks/peers.py                                   # 8 x 3 x 224 x 224, minutes
+    OMP_NUM_THREADS=1 python tests/benchmarks/peers.py --images 2 --size 64 --rounds 1   # does it work?
 
 One process; in every round the forward, ours and theirs take turns, so that a busy machine slows all alike. Seconds are
 medians over rounds. Both sides do all they need for maps of all labels, from images to maps at the peer's resolution or

@@ -1,14 +1,12 @@
-"""What Kernel Usage Regularization does to the bundled CNN: docs/images/kur-correlations.png and the table of docs/kur.md.
+"""Draw and tabulate what Kernel Usage Regularization does to the bundled CNN, for docs/kur.md.
 
-    python docs/make_kur.py          # reads leaderboards/shapes.scores.csv and the bundled models
+    python docs/scripts/make_kur.py          # seconds
 
-The figure shows Pearson correlations between the weight vectors of the classes in the last layer (of the regularised
-model: the effective kernel).
+Reads leaderboards/shapes.scores.csv and the bundled models; trains nothing. docs/images/kur-correlations.png shows Pearson
+correlations between the weight vectors of the classes in the last layer (of the regularised model: the effective kernel).
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import matplotlib
 
@@ -20,13 +18,12 @@ import pandas as pd
 import seaborn as sns
 
 import xaibench
+from pages import DOCS, IMAGES, LEADERBOARDS, replace_generated_part
 from xaibench.data.datasets.shapes import PARTNER
 from xaibench.models import bundled
 from xaibench.results.leaderboard import ARROWS
 
-ROOT = Path(__file__).parent.parent
-PAGE, FIGURE = ROOT / "docs" / "kur.md", ROOT / "docs" / "images" / "kur-correlations.png"
-MARKERS = "<!-- made by docs/make_kur.py -->", "<!-- end -->"
+PAGE, FIGURE = DOCS / "kur.md", IMAGES / "kur-correlations.png"
 MODELS = "shapes-resnet", "shapes-resnet-kur"
 METHODS = "cam", "grad_cam_pp", "minmax_cam", "d_minmax_cam"
 METRICS = "f1_minus", "f1_plus", "average_drop_of_others", "average_retention_of_others", "energy_pointing_game"
@@ -73,7 +70,7 @@ def draw() -> None:
 
 
 def table() -> str:
-    scores = pd.read_csv(ROOT / "leaderboards" / "shapes.scores.csv")
+    scores = pd.read_csv(LEADERBOARDS / "shapes.scores.csv")
     directions = dict(zip(scores["metric"], scores["direction"], strict=True))
     lines = ["| model | mAP | method | " + " | ".join(f"{m} {ARROWS[directions[m]]}" for m in METRICS) + " |"]
     lines.append("|---|---:|---|" + "---:|" * len(METRICS))
@@ -89,7 +86,4 @@ def table() -> str:
 
 if __name__ == "__main__":
     draw()
-    page = PAGE.read_text()
-    before, rest = page.split(MARKERS[0])
-    after = rest.split(MARKERS[1])[1]
-    PAGE.write_text(f"{before}{MARKERS[0]}\n\n{table()}\n\n{MARKERS[1]}{after}")
+    replace_generated_part(PAGE, "make_kur.py", table())

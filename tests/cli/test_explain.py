@@ -15,7 +15,8 @@ from torch import nn
 import xaibench
 from tests.support.console import call
 from xaibench.cli import figures
-from xaibench.cli.explain_image import Explained, choose_labels, explain_image, forward_of, vgatt_by_depth
+from xaibench.cli.explain import choose_labels, explain_image, forward_of, vgatt_by_depth
+from xaibench.cli.figures import Explained
 from xaibench.data.preprocess import Preprocess
 from xaibench.forward import Forward
 from xaibench.models.architectures import create_module

@@ -1,4 +1,10 @@
-"""Writes methods.md, metrics.md and datasets.md of docs/ from the registrations: facts are stated once, beside the code."""
+"""Write docs/methods.md, docs/metrics.md and docs/datasets.md from the registrations.
+
+    python docs/scripts/make_cards.py        # seconds
+
+Facts are stated once, in the decorators and docstrings beside the code. A test compares the committed pages with what this
+script makes.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +14,17 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from xaibench.cli.list_show import parameter_words
+from xaibench.cli.list_show import parameter_texts
 from xaibench.core import registry
 from xaibench.data import Dataset
 from xaibench.results.leaderboard import ARROWS
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).parents[1]
 HEAD = "<!-- made by `make docs` from the docstrings; change those -->\n\n"
 
 
 def parameters(entry: registry.Entry) -> list[str]:
-    return [f"- `{name}`: {words}" for name, words in parameter_words(entry).items()]
+    return [f"- `{name}`: {text}" for name, text in parameter_texts(entry).items()]
 
 
 def method_card(name: str) -> str:

@@ -133,7 +133,7 @@ def test_an_error_in_a_function_is_a_failed_row_and_names_its_line() -> None:
     assert run.exit_code == 3
     [message] = run.outcome.failed
     assert "Sequential / broken: ZeroDivisionError: no maps today" in message
-    assert "test_benchmark.py" in message
+    assert "test_python_benchmark.py" in message
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,15 @@
-"""Draws docs/images: the committed leaderboard, and maps of one image for several labels and methods."""
+"""Draw the pictures of README and docs/usage.md: a leaderboard, and maps of one test image.
+
+    python docs/scripts/make_figures.py      # half a minute
+
+docs/images/leaderboard.png is drawn from leaderboards/shapes.scores.csv. gallery-shapes-resnet.png and
+gallery-shapes-vit.png (what `xaibench explain` draws) and every-method.png are computed with the bundled models from an
+image of `shapes`.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +21,25 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from torch import Tensor
 
 import xaibench
+from pages import IMAGES, LEADERBOARDS
+from xaibench.cli.explain import explain_image
+from xaibench.cli.figures import PAPER, RAMP, draw_grid, new_figure
 from xaibench.core import registry
 from xaibench.data.batch import Batch, collate
 from xaibench.models.capabilities import lacking
 from xaibench.results.leaderboard import ARROWS, Leaderboard
 from xaibench.suite import find_suite, load_suite, select
 
-ROOT = Path(__file__).parent.parent
-IMAGES = ROOT / "docs" / "images"
 SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#cfe6d8", "#6fb58c"])
 
 
 def leaderboard(model: str) -> None:
     """The suite's quick part for one model; a darker cell is better within its column, controls are grey."""
-    board = Leaderboard(pd.read_csv(ROOT / "leaderboards" / "shapes.scores.csv"))
+    board = Leaderboard(pd.read_csv(LEADERBOARDS / "shapes.scores.csv"))
     suite = load_suite(find_suite("shapes"))
     chosen = select(suite, quick=True).methods
     table = board.wide().query("model == @model").set_index("method")[board.metrics].round(4)  # ties are ties
@@ -69,37 +80,19 @@ def leaderboard(model: str) -> None:
     plt.close(figure)
 
 
+def publish(figure: Figure, name: str) -> None:
+    """Save in the size that a page shows; the repository keeps the bytes of every version."""
+    figure.savefig(IMAGES / name, dpi=85, facecolor=PAPER, bbox_inches="tight", pad_inches=0.1)
+
+
 def gallery(model: str, methods: list[str], index: int) -> None:
-    """One image, a row per label, a column per method: the mask that metrics keep or remove."""
-    dataset = xaibench.load_dataset("shapes")
-    classifier = xaibench.load_classifier(model)
-    batch = batch_of(dataset[index], classifier)
-    forward = xaibench.Forward(classifier, batch.images)
-    pairs = forward.detected_pairs
-    picture = classifier.geometry.pixels(batch.images)[0].permute(1, 2, 0).clamp(0, 1).numpy()
-    grey = np.repeat(picture.mean(-1, keepdims=True), 3, -1)
-    rows, columns = len(pairs), len(methods) + 1
-    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.6 * rows), squeeze=False)
-    for row in range(len(pairs)):
-        label = int(pairs.label[row])
-        axes[row, 0].imshow(picture)
-        axes[row, 0].set_ylabel(
-            f"{dataset.class_names[label]}\n{float(forward.probabilities[0, label]):.2f}", fontsize=9
-        )
-    for column, method in enumerate(methods, 1):
-        maps = xaibench.explain(classifier, batch.images, pairs, method=method)
-        with torch.no_grad():
-            masks = xaibench.Evaluation(forward, pairs, maps).mask
-        axes[0, column].set_title(method.replace("_", " "), fontsize=9)
-        for row in range(len(pairs)):
-            axes[row, column].imshow(grey, alpha=0.55)
-            axes[row, column].imshow(masks[row], cmap="magma", alpha=0.7, vmin=0, vmax=1)
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    figure.tight_layout(pad=0.4)
-    figure.savefig(IMAGES / f"gallery-{model}.png", dpi=110, facecolor="white")
-    plt.close(figure)
+    """What `xaibench explain` draws of one image of `shapes`: a row per label, a column per method."""
+    sample = xaibench.load_dataset("shapes")[index]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{sample.id}.png"
+        sample.image.save(path)
+        explained = explain_image(path, xaibench.load_classifier(model), methods, labels=())
+    publish(draw_grid(explained, f"{model}: image {index} of shapes"), f"gallery-{model}.png")
 
 
 def batch_of(sample: xaibench.Sample, classifier: xaibench.Classifier) -> Batch:
@@ -107,40 +100,41 @@ def batch_of(sample: xaibench.Sample, classifier: xaibench.Classifier) -> Batch:
     return collate([sample], classifier.geometry).to(classifier.geometry, classifier.device, torch.float32)
 
 
+def mask_of(method: str, forward: xaibench.Forward, pairs: xaibench.Pairs, truth: Tensor | None) -> Tensor:
+    """The mask [H, W] that metrics keep or remove, of the one pair."""
+    parameters: dict[str, Any] = {"masks": truth} if "masks" in registry.methods[method].needs else {}
+    maps = xaibench.explain(forward.classifier, forward.images, pairs, method=method, **parameters)
+    return xaibench.Evaluation(forward, pairs, maps).mask[0]
+
+
 def every_method(index: int, columns: int = 11) -> None:
     """One label of one image under every registered method, by the first bundled model that offers what it needs."""
     dataset = xaibench.load_dataset("shapes")
-    tiles: list[tuple[str, str, np.ndarray]] = []
-    for name in registry.methods:
-        entry = registry.methods[name]
-        # wrappers take another method
-        needed: dict[str, Any] = {n: "grad_cam" for n, p in entry.parameters.items() if p.default is p.empty}
-        for model in ("shapes-resnet", "shapes-vit"):
-            classifier = xaibench.load_classifier(model)
-            if lacking(classifier, entry.needs) is None:
-                batch = batch_of(dataset[index], classifier)
-                pairs = xaibench.Forward(classifier, batch.images).detected_pairs[torch.tensor([0])]
-                if "masks" in entry.needs:
-                    needed["masks"] = batch.ground_truth.mask
-                maps = xaibench.explain(classifier, batch.images, pairs, method=name, **needed)
-                mask = xaibench.Evaluation(xaibench.Forward(classifier, batch.images), pairs, maps).mask[0]
-                tiles.append((name, model, mask.numpy()))
-                break
-    picture = classifier.geometry.pixels(batch.images)[0].permute(1, 2, 0).clamp(0, 1).numpy()
-    grey = np.repeat(picture.mean(-1, keepdims=True), 3, -1)
+    classifiers = [xaibench.load_classifier(model) for model in ("shapes-resnet", "shapes-vit")]
+    batches = [batch_of(dataset[index], classifier) for classifier in classifiers]
+    forwards = [xaibench.Forward(c, batch.images) for c, batch in zip(classifiers, batches, strict=True)]
+    pairs = forwards[0].detected_pairs[torch.tensor([0])]
+    tiles = {}
+    for method in registry.methods:
+        needs = registry.methods[method].needs
+        model = next((i for i, own in enumerate(classifiers) if lacking(own, needs) is None), None)
+        if model is not None:
+            mask = mask_of(method, forwards[model], pairs, batches[model].ground_truth.mask)
+            tiles[method.replace("_", " ") + " *" * model] = mask
+    picture = classifiers[0].geometry.pixels(batches[0].images)[0].permute(1, 2, 0).clamp(0, 1).numpy()
     rows = -(-(len(tiles) + 1) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.35 * columns, 1.55 * rows), squeeze=False)
+    figure = new_figure(1.35 * columns, 1.55 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     axes.flat[0].imshow(picture)
     axes.flat[0].set_title(dataset.class_names[int(pairs.label[0])], fontsize=8, fontweight="bold")
-    for axis, (name, model, mask) in zip(list(axes.flat)[1:], tiles, strict=False):
-        axis.imshow(grey, alpha=0.55)
-        axis.imshow(mask, cmap="magma", alpha=0.7, vmin=0, vmax=1)
-        axis.set_title(name.replace("_", " ") + (" *" if model == "shapes-vit" else ""), fontsize=7.5)
-    figure.tight_layout(pad=0.4)
-    figure.savefig(IMAGES / "every-method.png", dpi=100, facecolor="white")
-    plt.close(figure)
+    ramp = LinearSegmentedColormap.from_list("explained", RAMP)
+    for axis, (title, mask) in zip(list(axes.flat)[1:], tiles.items(), strict=False):
+        axis.imshow(picture.mean(-1), cmap="gray", vmin=-0.5, vmax=1)
+        axis.imshow(mask, cmap=ramp, vmin=0, vmax=1)
+        axis.set_title(title, fontsize=7.5)
+    publish(figure, "every-method.png")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TESTS)
 
 slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow $(TESTS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

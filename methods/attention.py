@@ -40,8 +40,7 @@ def raw_attention(forward: Forward, pairs: Pairs) -> Tensor:
 def attention_rollout(forward: Forward, pairs: Pairs, *, start_layer: int = 1) -> Tensor:
     """r · Ā^B ... Ā^{s+1}, Ā = (mean_h A + I) with rows normalised, from block `start_layer` (0 is the first) on.
 
-    The evaluation scripts of chefer2021 use start_layer = 1, their notebooks 0, and the maps differ a lot. The same for
-    all labels. Maps [P, h, w].
+    The same for all labels. Maps [P, h, w].
     """
     attention = _from(forward.attentions, start_layer).mean(2)  # [B, blocks, N, N]
     mixed = attention + torch.eye(attention.shape[-1], dtype=attention.dtype, device=attention.device)

@@ -62,8 +62,8 @@ def grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     rankings_change_with=("eps", "layer"),
     criticism="How its weights are derived (eq. 19) is disputed.",
     elsewhere="GradCAM++ in pytorch-grad-cam has eps = 1e-6, which is not harmless: at 7 x 7 g^2 is about 1e-7, and "
-    "weights change by half. gradcampp in keras-explainable keeps exp(S_c), which overflows beyond S = 88, "
-    "and has no eps.",
+    "weights change by half. gradcampp in keras-explainable keeps exp(S_c), which overflows beyond S = 88, and has no "
+    "eps.",
 )
 def grad_cam_pp(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: NotNegative = 0.0) -> Tensor:
     """Channels weighted by sum_ij alpha relu(g), alpha = g^2 / (2 g^2 + (sum_ij A) g^3 + eps), 0 where g = 0.
@@ -71,7 +71,6 @@ def grad_cam_pp(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: Not
     Divided through by g^2 here, because the square of a gradient below 1e-19 is 0 in float32.
 
     The paper has eps = 0 and the factor exp(S_c), which cancels in a normalised map and overflows beyond S = 88.
-    pytorch-grad-cam has eps = 1e-6, which is not harmless: at 7 x 7 g^2 is about 1e-7, and weights change by half.
     Raw maps [P, h, w].
     """
     activations = forward.features(layer)[pairs.image]
@@ -120,7 +119,7 @@ def layer_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
 def xgrad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: NotNegative = 1e-7) -> Tensor:
     """Channels weighted by their gradient averaged over where they are active: w_k = sum_ij g A / (sum_ij A + eps).
 
-    The eps is pytorch-grad-cam's. A channel that sums to -eps has no weight, and the map is not finite. Raw maps
+    The eps is pytorch-grad-cam's. Raw maps
     [P, h, w], logit units.
     """
     activations = forward.features(layer)[pairs.image]
@@ -134,18 +133,16 @@ def xgrad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: NotNe
     version=2,
     forwards="shared + channels * (1 - linear_head)",
     backwards=0,
-    cost="passes of what follows the layer, for all labels of an image",
+    cost="of what follows the layer; each serves all labels of the image",
     rankings_change_with=("layer",),
-    criticism="A negative logit turns the map around, and a logit of 0 has no map (NaN).",
-    elsewhere="AblationCAM in pytorch-grad-cam, the same, but that it sets a channel of a layer that can be negative to "
-    "-1e7 and less instead of 0.",
+    criticism="The map of a label with a negative logit is turned around.",
+    elsewhere="AblationCAM in pytorch-grad-cam, the same, but that it sets a channel of a layer that can be negative "
+    "to -1e7 and less instead of 0.",
 )
 def ablation_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     """Channels weighted by the fraction of the logit that goes with them: w_k = (S_c - S_c without A_k) / S_c.
 
-    A negative logit turns the map around (as in pytorch-grad-cam), and a logit of 0 has no map (NaN).
-    pytorch-grad-cam sets a channel of a layer that can be negative to -1e7 and less instead of 0. Raw maps [P, h, w],
-    activation units.
+    A negative logit turns the map around, and a logit of 0 has no map (NaN). Raw maps [P, h, w], activation units.
     """
     activations = forward.features(layer)
     channels = torch.arange(activations.shape[1], device=activations.device)
@@ -171,8 +168,8 @@ def ablation_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tens
 def eigen_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     """Projection of every position on the first principal component of the activations. The same for all labels.
 
-    A component has no sign: the map is turned so that it grows with the summed activation (pytorch-grad-cam leaves the
-    sign to chance). Zero mean. Raw maps [P, h, w].
+    A component has no sign: the map is turned so that it grows with the summed activation. Zero mean. Raw
+    maps [P, h, w].
     """
     return _first_component(forward.features(layer))[pairs.image]
 
@@ -206,11 +203,12 @@ def _first_component(values: Tensor) -> Tensor:
     source="wang2020, alg. 1",
     forwards="shared * (layer != 'input') + channels",
     backwards=0,
-    cost="for all labels of an image",
+    cost="each serves all labels of the image",
     rankings_change_with=("variant", "align_corners", "layer"),
     criticism="The paper's algorithm (softmax) and its text (a channel's increase) give maps that differ a lot.",
-    elsewhere="ScoreCAM in pytorch-grad-cam, which repeats every pass for every label. scorecam in keras-explainable "
-    "makes masks before it enlarges them, and sums masks weighted by raw logits instead of activations.",
+    elsewhere="ScoreCAM in pytorch-grad-cam (softmax, align_corners = True), which repeats every pass for every "
+    "label. scorecam in keras-explainable makes masks before it enlarges them, and sums masks weighted by raw logits "
+    "instead of activations.",
 )
 def score_cam(
     forward: Forward,
@@ -224,7 +222,7 @@ def score_cam(
 
     s_k = S_c(x m_k), m_k = min-max of A_k upsampled (0 for a constant channel). `variant`: w = softmax_k(s), the
     paper's algorithm; s - S_c(0), its definition of a channel's increase, with which maps differ a lot; sigmoid(s), as
-    the authors of MinMax-CAM compare with. pytorch-grad-cam has softmax and align_corners = True. Raw maps [P, h, w].
+    the authors of MinMax-CAM compare with. Raw maps [P, h, w].
     """
     activations = forward.features(layer)
     images = forward.images

@@ -80,7 +80,7 @@ def guided_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", redu
     rankings_change_with=("baseline", "reduce"),
     criticism="Pixels equal to the baseline have no relevance whatever they mean.",
     elsewhere="DeepLift in captum gives the same but for two kinds of pools, where its maps do not sum up: those that "
-    "follow a ReLU directly (it passes the plain gradient) and those that overlap (a position is paid by one "
+    "follow a ReLU directly (it passes the plain gradient) and those that overlap (a position gets relevance from one "
     "of its windows only).",
 )
 def deep_lift(forward: Forward, pairs: Pairs, *, baseline: float = 0.0, reduce: Reduce = "sum") -> Tensor:
@@ -88,9 +88,7 @@ def deep_lift(forward: Forward, pairs: Pairs, *, baseline: float = 0.0, reduce: 
 
     Δ = activation at x minus activation at b. Across max-pooling the difference of the maxima goes to the positions
     that hold them. Only nn.ReLU and nn.MaxPool2d modules get other gradients; with these the map sums to S_c(x) - S_c(b).
-    captum gives the same but for two kinds of pools, where its maps do not sum up: those that follow a ReLU directly
-    (it passes the plain gradient) and those that overlap (a position is paid by one of its windows only). Maps
-    [P, H, W], logit units.
+    Maps [P, H, W], logit units.
     """
     images = forward.images
     both = torch.cat([images, torch.full_like(images, baseline)])

@@ -50,7 +50,7 @@ def _ablated(shared: int, patch: int | None, height: int, width: int) -> float:
     source="zeiler2014; captum",
     forwards=_occluded,
     backwards=0,
-    cost="for all labels of an image",
+    cost="each serves all labels of the image",
     rankings_change_with=("window", "stride", "baseline"),
     criticism="Images with hidden parts are unlike any training image.",
     elsewhere="Occlusion in captum, which repeats every window for every label.",
@@ -85,7 +85,7 @@ def occlusion(
     source="kokhlikyan2020, captum",
     forwards=_ablated,
     backwards=0,
-    cost="for all labels of an image",
+    cost="each serves all labels of the image",
     rankings_change_with=("patch", "baseline"),
     criticism="Images with hidden parts are unlike any training image.",
     elsewhere="FeatureAblation in captum.",
@@ -113,7 +113,7 @@ def feature_ablation(forward: Forward, pairs: Pairs, *, patch: Count | None = No
     renamed={"masks": "samples"},
     forwards="samples",
     backwards=0,
-    cost="for all labels of an image",
+    cost="each serves all labels of the image",
     rankings_change_with=("samples", "cells", "probability"),
     criticism="Images with hidden parts are unlike any training image. With few masks the map is noise.",
     elsewhere="The paper takes 4000 masks (VGG) and 8000 (ResNet).",
@@ -124,8 +124,8 @@ def rise(
     """Mean of random masks weighted by the confidence they leave: sum_i p_c(x m_i) m_i / (samples · probability).
 
     m_i: a cells x cells grid of coins (1 with `probability`), bilinearly enlarged to (cells + 1) x (cells + 1) cells
-    of ceil(H / cells) x ceil(W / cells) pixels, cut out at a random offset of less than a cell. The paper takes 4000
-    masks (VGG) and 8000 (ResNet), `samples` here. Coins are seeded by (suite seed, sample id). Maps [P, H, W],
+    of ceil(H / cells) x ceil(W / cells) pixels, cut out at a random offset of less than a cell.
+    Coins are seeded by (suite seed, sample id). Maps [P, H, W],
     probability units.
     """
     _check_grid(forward, cells)
@@ -155,10 +155,11 @@ def rise(
     version=2,
     forwards="samples",
     backwards=0,
-    cost="for all labels of an image",
+    cost="each serves all labels of the image",
     rankings_change_with=("cells", "samples", "kernel_width", "baseline"),
     criticism="Images with hidden parts are unlike any training image.",
-    elsewhere="Lime in captum; the authors' image explainer segments by quickshift, where this has the cells of a grid.",
+    elsewhere="Lime in captum; the authors' image explainer segments by quickshift, where this has the cells of a "
+    "grid.",
 )
 def lime(
     forward: Forward,
@@ -174,7 +175,7 @@ def lime(
 
     argmin_v sum_i pi_i (p_c(x_i) - v_0 - z_i · v)^2 + penalty |v|^2, z_i in {0, 1}^M coins (z_0 = 1), x_i = image with
     superpixels z = 0 set to b, pi = sqrt(exp(-d^2 / kernel_width^2)), d = 1 - sqrt(mean z) the cosine distance to all
-    ones. Superpixels are the cells x cells of a grid, where the authors' image explainer segments (quickshift). Coins
+    ones. Superpixels are the cells x cells of a grid. Coins
     are seeded by (suite seed, sample id). Solved in float64, so that a label that is nearly certain keeps its map.
     Maps [P, cells, cells], probability units.
     """
@@ -202,7 +203,7 @@ def lime(
     version=2,
     forwards="shared + 1 + min(2 ** cells ** 2 - 2, samples // 2 * 2)",
     backwards=0,
-    cost="for all labels of an image",
+    cost="each serves all labels of the image",
     rankings_change_with=("cells", "samples", "baseline"),
     criticism="Images with hidden parts are unlike any training image.",
     elsewhere="KernelShap in captum.",

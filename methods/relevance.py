@@ -39,8 +39,8 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest logit: 
     rankings_change_with=("rule", "first", "bias", "eps"),
     criticism="One rule for all convolutions: composites of rules by depth, as zennit has them, are what is used in "
     "practice.",
-    elsewhere="LRP in captum, which has the epsilon rule (1e-9) everywhere by default, leaves biases as they are, fails "
-    "on nn.Identity, and passes relevance through means and additions that are called as functions as if it "
+    elsewhere="LRP in captum, which has the epsilon rule (1e-9) everywhere by default, leaves biases as they are, "
+    "fails on nn.Identity, and passes relevance through means and additions that are called as functions as if it "
     "were a gradient.",
 )
 def lrp(

@@ -41,14 +41,13 @@ Level = Literal["tokens", "pixels"]
     rankings_change_with=("start_layer", "rules"),
     criticism="Relevance is not conserved, and quotients by sums near 0 make it noisy in float32.",
     elsewhere="transformer_attribution in the authors' code (also what its script calls lrp), which is right for one "
-    "image at a time: of a batch it returns the first map, and that depends on the other images. Their "
-    "evaluation scripts use start_layer = 1, their notebooks 0, and the maps differ a lot.",
+    "image at a time: of a batch it returns the first map, and that depends on the other images. Their evaluation "
+    "scripts use start_layer = 1, their notebooks 0, and the maps differ a lot.",
 )
 def transformer_lrp(forward: Forward, pairs: Pairs, *, start_layer: int = 1, rules: Rules = "ours") -> Tensor:
     """Transformer Attribution: r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(G^b R_A^b).
 
-    Blocks count from 0. The authors' evaluation scripts use start_layer = 1, their notebooks 0, and the maps differ a
-    lot. Maps [P, h, w], non-negative.
+    Blocks count from 0. Maps [P, h, w], non-negative.
     """
     walk = attention_relevance(forward, pairs, rules=rules, start_layer=start_layer)
     gradients = forward.block_gradients(pairs, start_layer)
@@ -63,7 +62,8 @@ def transformer_lrp(forward: Forward, pairs: Pairs, *, start_layer: int = 1, rul
     cost="relevance computes as much as 2 forwards per image and 2 per label",
     rankings_change_with=("start_layer", "rules"),
     criticism="Relevance is not conserved, and quotients by sums near 0 make it noisy in float32.",
-    elsewhere="rollout in the relprop of the code of chefer2021, whose Baselines.generate_rollout is attention_rollout.",
+    elsewhere="rollout in the relprop of the code of chefer2021, whose Baselines.generate_rollout is "
+    "attention_rollout.",
 )
 def lrp_rollout(forward: Forward, pairs: Pairs, *, start_layer: int = 1, rules: Rules = "ours") -> Tensor:
     """Relevance alone, rolled out: r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(R_A^b). Maps [P, h, w]."""
@@ -79,8 +79,8 @@ def lrp_rollout(forward: Forward, pairs: Pairs, *, start_layer: int = 1, rules: 
     cost="relevance computes as much as 2 forwards per image and 2 per label",
     rankings_change_with=("block", "gradient", "rules"),
     criticism="One block of many is shown.",
-    elsewhere="last_layer and, for block = 1, second_layer in the code of chefer2021, whose evaluation scripts use the "
-    'rules "orig"; is_ablation is `gradient`.',
+    elsewhere="last_layer and, for block = 1, second_layer in the code of chefer2021, whose evaluation scripts use "
+    'the rules "orig"; is_ablation is `gradient`.',
 )
 def partial_lrp(
     forward: Forward, pairs: Pairs, *, block: int = -1, gradient: bool = False, rules: Rules = "orig"

@@ -63,10 +63,9 @@ def vgatt_bias_by_layer(forward: Forward, pairs: Pairs) -> dict[str, tuple[Tenso
     backwards="pairs",
     rankings_change_with=("variant",),
     criticism="Absolute values and a min-max of every layer: neither sign nor size of a contribution is left.",
-    elsewhere="FullGrad in pytorch-grad-cam min-maxes each channel by itself and so makes another map, and finds batch "
-    "normalisations by exact type, which timm's BatchNormAct2d is not. full_gradients in keras-explainable "
-    "also min-maxes each channel, takes means over channels, and the gradient of the sum of all logits asked "
-    "for.",
+    elsewhere="FullGrad in pytorch-grad-cam min-maxes each channel by itself and so makes another map, and finds "
+    "batch normalisations by exact type, which timm's BatchNormAct2d is not. full_gradients in keras-explainable also "
+    "min-maxes each channel, takes means over channels, and the gradient of the sum of all logits asked for.",
 )
 def full_grad(forward: Forward, pairs: Pairs, *, variant: Literal["original", "simple"] = "original") -> Tensor:
     """Input x gradient plus bias x gradient of every layer: psi(x g_x) + sum_l sum_k psi(b_l g_l).
@@ -75,7 +74,7 @@ def full_grad(forward: Forward, pairs: Pairs, *, variant: Literal["original", "s
     normalisation beta - mean gamma / sqrt(var + eps)). psi: absolute values, min-max over all channels of the map
     (with 1e-6 in the denominator), summed over channels, resized bilinearly with align_corners = True. `variant`
     simple leaves the factor b_l out. Before psi, all terms and the biases of linear layers sum to S_c (see
-    `full_grad_terms`). pytorch-grad-cam min-maxes each channel by itself and so makes another map. Maps [P, H, W] >= 0.
+    `full_grad_terms`). Maps [P, H, W] >= 0.
     """
     biases = _biases(forward)
     size = forward.images.shape[-2:]

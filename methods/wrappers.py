@@ -33,8 +33,8 @@ RENAMED = {"method": "base"}
     cost="`method` is `base`; views are counted as if they had the image's size",
     rankings_change_with=("base", "scales", "flip"),
     criticism="What speaks against the label is cut off in every view.",
-    elsewhere="pytorch-grad-cam has aug_smooth (6 views), keras-explainable a tta that divides by 2 scales, though the "
-    "image itself adds one more pair of views.",
+    elsewhere="pytorch-grad-cam has aug_smooth (6 views), keras-explainable a tta that divides by 2 scales, though "
+    "the image itself adds one more pair of views.",
 )
 def tta(
     forward: Forward,

@@ -21,14 +21,14 @@ from xaibench.evaluation.perturbation import Output, Removal, Replacement, remov
     forwards="pairs",
     backwards=0,
     rankings_change_with=("removal.baseline", "the scale of the map"),
-    criticism="It means something for methods that share out a score, and nothing for others.",
+    criticism="Only methods that share out a score (integrated gradients, DeepLIFT, LRP, Shapley values) claim a gap "
+    "of 0; for others the number is their scale.",
     elsewhere="Completeness in Quantus says whether the gap is 0, yes or no.",
 )
 def completeness_gap(evaluation: Evaluation, *, removal: Replacement = Removal(), score: Output = "logit") -> Tensor:
     """|sum a - (f(x) - f(b))|: what a map leaves unsaid, or says too much, of the difference to a baseline image b.
 
-    The sum is over the raw map at its own resolution. Only methods that share out a score (integrated gradients,
-    DeepLIFT, LRP, Shapley values) claim a gap of 0; for others the number is their scale.
+    The sum is over the raw map at its own resolution.
     """
     return gap(evaluation, removal, score).abs()
 

@@ -70,8 +70,8 @@ def complexity(evaluation: Evaluation) -> Tensor:
     backwards=0,
     rankings_change_with=("threshold", "scale"),
     criticism="The threshold is arbitrary, and small is not right.",
-    elsewhere="EffectiveComplexity in Quantus counts |a| > eps, and by default divides maps by the largest value of the "
-    "whole batch, so that the number depends on the other images.",
+    elsewhere="EffectiveComplexity in Quantus counts |a| > eps, and by default divides maps by the largest value of "
+    "the whole batch, so that the number depends on the other images.",
 )
 def effective_complexity(
     evaluation: Evaluation, *, threshold: float = 0.05, scale: Literal["maximum", "none"] = "maximum"

@@ -6,10 +6,6 @@ two over the removals of one pair. The score is the logit by default: a saturate
 Where u or v is the same for all removals (a constant map, a model that does not react) a correlation is undefined
 (NaN). Correlations and the normalised infidelity do not depend on the scale of a map,
 completeness_gap and bias_ratio are about nothing else.
-
-Known criticism: the score of an image with holes is also the score of an image unlike any that was trained on;
-removals of few pixels hardly move the score of a natural image, so superpixels or patches say more than pixels; with
-100 removals the correlation itself is uncertain by about 0.1.
 """
 
 from __future__ import annotations
@@ -134,8 +130,7 @@ def faithfulness_estimate(
     backwards=0,
     rankings_change_with=("removal.steps", "removal.baseline"),
     criticism="It reads |a| and a squared change, so a map with every sign turned round scores the same.",
-    elsewhere="MonotonicityCorrelation in Quantus divides by f(x)^2 and fails where f(x) is 0. The published division "
-    "changes no rank and is left out here.",
+    elsewhere="MonotonicityCorrelation in Quantus divides by f(x)^2 as published, and fails where f(x) is 0.",
 )
 def monotonicity_correlation(
     evaluation: Evaluation, *, removal: Blocks = Removal(), score: Output = "probability"

@@ -23,11 +23,9 @@ from xaibench.evaluation.perturbation import Output, Removal, Replacement
     minimum_effect=0.001,
     forwards="pairs * samples",
     backwards=0,
-    rankings_change_with=(
-        "perturbation: squares prefer maps that share out a score, noise prefers gradients",
-        "normalise: without it the scale of the map decides",
-    ),
-    criticism="The best factor per pair hides a wrong scale, no factor lets scale decide.",
+    rankings_change_with=("perturbation", "normalise"),
+    criticism="Squares prefer maps that share out a score, noise prefers gradients. The best factor per pair hides a "
+    "wrong scale; without `normalise` the scale decides.",
     elsewhere="infidelity in captum, where `normalize` is off by default. Infidelity in Quantus adds patch upon patch.",
 )
 def infidelity(

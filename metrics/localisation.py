@@ -31,8 +31,8 @@ from xaibench.evaluation import Evaluation
     rankings_change_with=("ties", "resizing", "tolerance"),
     criticism="One bit a pair, and a large object is hit by chance; a model that looks beside the object is held "
     "against the map.",
-    elsewhere="PointingGame in Quantus has no tolerance, counts a hit if any maximum is on the object, and gives a hit "
-    "for an empty mask. The original allows 15 pixels.",
+    elsewhere="PointingGame in Quantus has no tolerance, counts a hit if any maximum is on the object, and gives a "
+    "hit for an empty mask. The original allows 15 pixels.",
 )
 def pointing_game(evaluation: Evaluation, *, tolerance: Natural = 0, ties: Literal["mean", "any"] = "mean") -> Tensor:
     """Whether the most relevant pixel lies on the object, or within `tolerance` pixels (Euclidean) of it.
@@ -74,7 +74,7 @@ def near(region: Tensor, distance: int) -> Tensor:
 def energy_pointing_game(evaluation: Evaluation) -> Tensor:
     """Share of the positive relevance that lies on the object: sum_mask relu(a) / sum relu(a).
 
-    Undefined (NaN): no object, or no positive relevance. Read it against the object's share of the image.
+    Undefined (NaN): no object, or no positive relevance.
     """
     return _mass(evaluation, evaluation.relevance.relu())
 
@@ -169,13 +169,14 @@ def top_k_intersection(evaluation: Evaluation, *, k: Count = 100, concept_influe
     forwards=0,
     backwards=0,
     rankings_change_with=("resizing only: it is a matter of ranks",),
-    criticism="A large background flatters it, and it does not see how concentrated the relevance is.",
+    criticism="A large background flatters it (see `average_precision`), and it does not see how concentrated the "
+    "relevance is.",
     elsewhere="AUC in Quantus, the same.",
 )
 def localisation_auc(evaluation: Evaluation) -> Tensor:
     """Probability that a pixel of the object is more relevant than one outside (ROC-AUC), ties one half.
 
-    Undefined (NaN): no object, or nothing outside. Large backgrounds flatter it; see `average_precision`.
+    Undefined (NaN): no object, or nothing outside.
     """
     return rank_statistics.roc_auc(*_pixels(evaluation)).where(_defined(evaluation), torch.nan)
 
@@ -196,7 +197,7 @@ def localisation_auc(evaluation: Evaluation) -> Tensor:
 def average_precision(evaluation: Evaluation) -> Tensor:
     """Area under precision over recall of the relevance as a score for the object's pixels.
 
-    Chance is the object's share of the image, so small objects are hard. Undefined (NaN): no object.
+    Undefined (NaN): no object.
     """
     return rank_statistics.average_precision(*_pixels(evaluation)).where(_defined(evaluation), torch.nan)
 

@@ -221,8 +221,8 @@ def f1_plus(
     forwards=KEEP_AND_DROP,
     backwards=0,
     rankings_change_with=("average", "labels", "lone"),
-    criticism="A harmonic mean of what should be low is 0 as soon as one half is: a mask of ones (drop 0) and an empty "
-    "one (retention 0) are both perfect.",
+    criticism="A harmonic mean of what should be low is 0 as soon as one half is: a mask of ones (drop 0) and an "
+    "empty one (retention 0) are both perfect.",
 )
 def f1_minus(
     evaluation: Evaluation,

@@ -43,10 +43,10 @@ def curves(*orders: str) -> Shared:
     flips={"order": "lerf"},
     forwards=curves("{order}"),
     backwards=0,
-    rankings_change_with=("removal.baseline, most of all", "score", "removal.unit"),
+    rankings_change_with=("removal.baseline", "score", "removal.unit"),
     criticism="An image with holes is unlike any training image, and of the map only the order counts.",
-    elsewhere="RISE's; other libraries integrate the curve otherwise (mean of the points, dx = 1 without the first), so "
-    "that their numbers do not compare.",
+    elsewhere="RISE's; other libraries integrate the curve otherwise (mean of the points, dx = 1 without the first), "
+    "so that their numbers do not compare.",
 )
 def deletion(
     evaluation: Evaluation,
@@ -98,9 +98,9 @@ def insertion(
     minimum_effect=0.005,
     forwards=curves("morf", "lerf"),
     backwards=0,
-    rankings_change_with=("removal.unit", "score", "removal.baseline, much less than `deletion`"),
-    criticism="Both curves are of images with holes, and a map that hides what speaks against a label gains as much as "
-    "one that finds what speaks for it.",
+    rankings_change_with=("removal.unit", "score", "removal.baseline"),
+    criticism="It depends on the baseline, though much less than `deletion`. Both curves are of images with holes, "
+    "and a map that hides what speaks against a label gains as much as one that finds what speaks for it.",
 )
 def srg(
     evaluation: Evaluation,
@@ -110,7 +110,7 @@ def srg(
 ) -> Tensor:
     """Symmetric relevance gain: area when the least relevant go first minus area when the most relevant go first.
 
-    0 for a constant map. Depends on the baseline much less than either area alone.
+    0 for a constant map.
     """
     morf, lerf = evaluation.curve("morf", removal), evaluation.curve("lerf", removal)
     return lerf.auc(lerf.of(score)) - morf.auc(morf.of(score))
@@ -140,8 +140,7 @@ def pixel_flipping(
 ) -> Tensor:
     """Area under the score after each of T steps, the first point left out: trapezoid over T points divided by T - 1.
 
-    Quantus flips single channels of pixels and does not divide, so its numbers are T - 1 times these and those of
-    another set of images. Undefined with one step.
+    Undefined with one step.
     """
     curve = evaluation.curve(order, removal)
     return flipping_area(curve.of(score))

@@ -48,7 +48,7 @@ def road(
 
     The mean score over 1/T, ..., (T - 1)/T of the pixels removed, least relevant first (`lerf`, higher is better) or
     most relevant first (`morf`, lower is better); `combined` is half of lerf - morf. `accuracy` scores 1 where the
-    label is still the model's decision, 0 where not. Still favours blurry maps.
+    label is still the model's decision, 0 where not.
     """
     assert removal.steps is not None  # by the type of the key
     removal = removal.at([t / removal.steps for t in range(1, removal.steps)])

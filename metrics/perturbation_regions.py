@@ -84,8 +84,8 @@ def selectivity(
     cost="fewer where superpixels die out",
     rankings_change_with=("the superpixels", "removal.grid", "removal.baseline"),
     criticism="The clean score is the denominator: unsure pairs decide, and values have no lower bound.",
-    elsewhere="IROF in Quantus does not divide by the number of segments, takes the mean of the whole batch, and fails "
-    "on images of several channels.",
+    elsewhere="IROF in Quantus does not divide by the number of segments, takes the mean of the whole batch, and "
+    "fails on images of several channels.",
 )
 def irof(
     evaluation: Evaluation,
@@ -97,7 +97,7 @@ def irof(
     """Area over the relative score while n superpixels are removed: n - trapezoid of f(x_k) / f(x) over k = 1..n.
 
     Superpixels rank by their mean relevance. Divided by n (`per_segment`); without, images of different numbers of
-    segments are not comparable. The clean score is a denominator: a label that was hardly there weighs most.
+    segments are not comparable.
     """
     return segment_area(evaluation.curve("morf", removal), score, per_segment)
 

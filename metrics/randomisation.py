@@ -50,6 +50,7 @@ WINDOW = 7
     minimum_effect=0.01,
     forwards={"random models {layers}": "layers * method_forwards"},
     backwards={"random models {layers}": "layers * method_backwards"},
+    cost="fewer where the model has fewer layers",
     rankings_change_with=("similarity", "the absolute value", "the order in which layers become random"),
     criticism="It asks whether a map depends on the model, not whether it is right: noise passes; random upper layers "
     "keep the scale of activations below.",

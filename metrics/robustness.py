@@ -52,7 +52,7 @@ def max_sensitivity(evaluation: Evaluation, *, samples: Count = 10, radius: Posi
     minimum_effect=0.005,
     forwards=NOISY,
     backwards=NOISY_BACKWARDS,
-    rankings_change_with=("radius", "samples, less than the maximum"),
+    rankings_change_with=("radius", "samples"),
     criticism="A constant map is perfect, and a model that itself changes is held against the map.",
     elsewhere="AvgSensitivity in Quantus (200 samples, radius 0.2).",
 )
@@ -79,8 +79,8 @@ def relative_input_stability(
     """max_i ||(a - a') / a||_2 / max(||(x - x') / x||_2, eps), over the x' that the model decides like x.
 
     The decision is the most probable label (softmax), or whether the pair's label is detected (sigmoid). Quotients are
-    taken per pixel; |a| and |x| below eps times their maximum are raised to it. Pixels near 0 make it large: the known
-    weakness of this metric. Undefined (NaN): an all-zero map, or every x' is decided otherwise.
+    taken per pixel; |a| and |x| below eps times their maximum are raised to it.
+    Undefined (NaN): an all-zero map, or every x' is decided otherwise.
     """
     image, row = torch.unique(evaluation.pairs.image, return_inverse=True)
     x = evaluation.forward.images[image].flatten(1)[:, None]

@@ -101,7 +101,7 @@ def seed_miou(
     forwards=0,
     backwards=0,
     rankings_change_with=("fraction",),
-    criticism="Seeds of a few pixels win.",
+    criticism="It grows when seeds shrink, so that seeds of a few pixels win: read it beside `seed_area_ratio`.",
 )
 def seed_pixel_accuracy(
     evaluation: Evaluation,
@@ -111,10 +111,7 @@ def seed_pixel_accuracy(
     area: Literal["claimed", "undisputed"] = "claimed",
     zero: Literal["unknown", "background"] = "unknown",
 ) -> Tensor:
-    """Correct pixels over pixels that are not unknown, in total. Statistics [B, 2].
-
-    It always grows when seeds shrink: never rank by it alone, read it beside `seed_area_ratio`.
-    """
+    """Correct pixels over pixels that are not unknown, in total. Statistics [B, 2]."""
     seeds, gt, valid = _fraction_seeds(evaluation, fraction, strict, area, zero)
     known = valid & (seeds != UNKNOWN)
     return _ratio(evaluation, _total(known & (seeds == gt)), _total(known), valid)

@@ -14,12 +14,16 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+from xaibench.cli.facts import DEFAULTS, paragraphs
 from xaibench.cli.list_show import parameter_texts
 from xaibench.core import registry
+from xaibench.core.registry import cost
+from xaibench.core.registry.cost import KNOWN
 from xaibench.data import Dataset
 from xaibench.results.leaderboard import ARROWS
 
 DOCS = Path(__file__).parents[1]
+COSTS_OF_METRICS = "Costs are passes per image: see [methods.md](methods.md#cost)."
 HEAD = "<!-- made by `make docs` from the docstrings; change those -->\n\n"
 
 
@@ -31,7 +35,7 @@ def method_card(name: str) -> str:
     entry = registry.methods[name]
     needs = ", ".join(f"`{need}`" for need in entry.needs) or "nothing"
     lines = [f"## {name}", "", entry.documentation, "", *parameters(entry)]
-    return "\n".join([*lines, "", f"Needs {needs}. Cost: {entry.cost}. Source: {entry.source}."])
+    return "\n".join([*lines, "", f"Needs {needs}. Source: {entry.source}.", "", "\n\n".join(paragraphs(entry))])
 
 
 def metric_card(name: str) -> str:
@@ -44,7 +48,7 @@ def metric_card(name: str) -> str:
     scale = "Unchanged when" if "scale" in entry.invariant else "Changes when"
     facts += f" {scale} the maps are multiplied by a positive number."
     lines = [f"## {name}", "", entry.documentation, "", facts + needs, "", *parameters(entry)]
-    return "\n".join([*lines, "", f"Cost: {entry.cost}. Source: {entry.source}."])
+    return "\n".join([*lines, "", f"Source: {entry.source}.", "", "\n\n".join(paragraphs(entry))])
 
 
 def dataset_card(name: str) -> str:
@@ -74,11 +78,25 @@ def module_of(name: str) -> str:
     return registry.datasets[name].function.__module__
 
 
+def costs() -> str:
+    """How to read the costs of a page."""
+    variables = "\n".join(f"- `{name}`: {meaning}" for name, meaning in KNOWN.items())
+    return f"""## Cost
+
+{inspect.cleandoc(cost.__doc__ or "")}
+
+{variables}
+
+The value at defaults is that for {DEFAULTS}."""
+
+
 def pages() -> dict[str, str]:
     needs = "\n".join(f"- `{name}`: {meaning}" for name, meaning in registry.NEEDS.items())
-    methods = f"# Methods\n\nWhat a method may need:\n\n{needs}\n\n" + "\n\n".join(map(method_card, registry.methods))
+    head = f"# Methods\n\nWhat a method may need:\n\n{needs}\n\n{costs()}"
+    methods = "\n\n".join([head, *map(method_card, registry.methods)])
     groups = "\n".join(f"- `{group}`: {', '.join(names)}" for group, names in registry.metric_groups().items())
-    metrics = f"# Metrics\n\nGroups:\n\n{groups}\n\n" + "\n\n".join(map(metric_card, registry.metrics))
+    head = f"# Metrics\n\nGroups:\n\n{groups}\n\n{COSTS_OF_METRICS}"
+    metrics = "\n\n".join([head, *map(metric_card, registry.metrics)])
     datasets = "# Data sets\n\nHow to use them: [data.md](data.md).\n\n" + "\n\n".join(dataset_sections())
     texts = {"methods.md": methods, "metrics.md": metrics, "datasets.md": datasets}
     return {page: f"{HEAD}{text}\n" for page, text in texts.items()}
@@ -87,4 +105,4 @@ def pages() -> dict[str, str]:
 if __name__ == "__main__":
     for page, text in pages().items():
         (DOCS / page).write_text(text)
-        print(f"{page}: {text.count(chr(10) + '## ')} cards")
+        print(f"{page}: {text.count(chr(10) + '## ')} sections")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import xaibench
-from tests.methods.test_invariances import build, fitting
+from tests.support.networks import build
+from tests.support.parameters import taken
+from tests.support.passes import Counter, counting
 from xaibench.core import registry
 from xaibench.core.registry import BoundMethod, BoundMetric
 from xaibench.core.registry.passes import Case, Count, method_passes, metric_passes
@@ -23,32 +22,31 @@ from xaibench.evaluation import Evaluation
 from xaibench.evaluation.measure import statistics
 from xaibench.forward import Forward, Pairs
 from xaibench.forward.explainer import Explainer
+from xaibench.models.capabilities import lacking
 
-# of parameters by name, so that a new method or metric needs no entry here: none is a default
+# values of parameters by name, so that a new method or metric needs no entry here; none is a default
 SMALL: dict[str, Any] = {
     **{"samples": 18, "steps": 3, "passes": 2, "cells": 3, "grid": 2, "layers": 2, "rounds": 2, "tiles": 2},
     **{"window": 8, "stride": 5, "patch": 7, "start_layer": 1, "scales": [1.0, 0.5, 1.5], "radius": 0.05},
     **{"gradient": True, "polarity": "negative"},
 }
-# values of other parameters that change a cost
+DEFAULT_WINDOWS = {"window": None, "stride": None, "patch": None}
 VARIANTS: list[dict[str, Any]] = [
     SMALL,
-    {
-        **{k: v for k, v in SMALL.items() if k != "start_layer"},
-        "order": "lerf",
-        "base": "integrated_gradients",
-        "options": {"steps": 4},
-    },
+    {**SMALL, "order": "lerf", "base": "integrated_gradients", "options": {"steps": 4}},
     {**SMALL, "layer": "conv1", "flip": False, "cells": 4, "samples": 33, "gradient": False},
     {**SMALL, "steps": None, "unit": "patch", "variant": "logit_diff", "perturbation": "noise", "level": "pixels"},
-    {**SMALL, "start_layer": 0, "layer": "input", "window": None, "stride": None, "patch": None},
+    {**SMALL, "layer": "input", "start_layer": 0, **DEFAULT_WINDOWS},
 ]
 LABELS = [0, 2]
 
 
 def parameters(entry: registry.Computation, values: dict[str, Any]) -> dict[str, Any]:
     """The defaults, with those of `values` that the entry takes."""
-    given = {key: value for key, value in values.items() if key in entry.parameters}
+    given = taken(entry, values)
+    for name in entry.mappings.keys() & given.keys():
+        if entry.problems({name: given[name]}):
+            given[name] = {key: value for key, value in given[name].items() if not entry.problems({name: {key: value}})}
     return entry.bind({key: value for key, value in given.items() if not entry.problems({key: value})})
 
 
@@ -59,34 +57,6 @@ def variants(entry: registry.Computation) -> list[dict[str, Any]]:
         if (bound := parameters(entry, values)) not in found:
             found.append(bound)
     return found
-
-
-@dataclass
-class Counter:
-    forwards: int = 0
-    backwards: int = 0
-
-
-@contextmanager
-def counting(classifier: xaibench.Classifier, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
-    """Rows of logits that the model puts out, and rows of what gradients are taken of."""
-    counter = Counter()
-
-    def put_out(_: Any, __: Any, logits: Tensor) -> None:
-        counter.forwards += len(logits)
-
-    differentiate = torch.autograd.grad
-
-    def grad(outputs: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        first = inputs if isinstance(inputs, Tensor) else inputs[0]
-        counter.backwards += len(first)
-        return differentiate(outputs, inputs, *arguments, **options)
-
-    handle = classifier.module.register_forward_hook(put_out)
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.autograd, "grad", grad)
-        yield counter
-    handle.remove()
 
 
 @cache
@@ -138,6 +108,11 @@ def per_image(run: Callable[[int], Counter]) -> Count:
     return Count((four.forwards - two.forwards) / 2, (four.backwards - two.backwards) / 2)
 
 
+def fitting(name: str) -> list[str]:
+    """The networks that offer what a method needs."""
+    return [kind for kind in ("cnn", "vit") if lacking(network(kind), registry.methods[name].needs) is None]
+
+
 METHODS = [
     (name, kind, given)
     for name in registry.methods
@@ -148,7 +123,11 @@ METHODS = [
 
 
 def described(value: Any) -> str:
-    return str(value) if isinstance(value, str) else "-".join(f"{k}={v}" for k, v in value.items() if k in SMALL)
+    return (
+        str(value)
+        if isinstance(value, str)
+        else "-".join(f"{k}={v}" for k, v in value.items() if k in SMALL or k == "removal")
+    )
 
 
 @pytest.mark.parametrize(("name", "kind", "given"), METHODS, ids=described)
@@ -166,7 +145,8 @@ def test_passes_of_a_method(name: str, kind: str, given: dict[str, Any], monkeyp
         return counter
 
     for shared in (True, False):
-        counted = per_image(lambda images, shared=shared: run(images, shared=shared))
+        counted = per_image(partial(run, shared=shared))
+        assert run(2, shared=shared).forwards - 2 * counted.forwards <= 2, "a batch costs more than a few passes"
         assert method_passes(method, case(kind), shared=shared) == counted, f"shared = {shared}"
 
 

@@ -161,5 +161,6 @@ def test_the_facts_are_complete(name: str) -> None:
     entry = registry.methods[name]
     assert entry.summary
     assert entry.source
-    assert entry.cost
+    assert entry.forwards is not None
+    assert entry.backwards is not None
     assert set(entry.parameters) <= set(entry.annotations)

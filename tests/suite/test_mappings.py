@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import xaibench
-from tests.suite.test_load import problems, write
 from tests.support.console import call
 from xaibench.core import registry
 from xaibench.core.errors import UsageError
@@ -28,6 +27,19 @@ metrics:
 OLD = "{name: deletion, baseline: blur, steps: 3, unit: patch, score: logit}"
 NEW = "{name: deletion, removal: {baseline: blur, unit: patch, steps: 3}, score: logit}"
 FLOW = "{baseline: blur, steps: 3, unit: patch}"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    return path
+
+
+def problems(tmp_path: Path, text: str) -> list[str]:
+    path = write(tmp_path, text)
+    with pytest.raises(UsageError) as error:
+        load_suite(path)
+    return [line.removeprefix(f"{path}:") for line in str(error.value).splitlines()]
 
 
 def of(tmp_path: Path, metric: str, *overrides: str) -> Suite:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from xaibench.cli.console import out, print_json
+from xaibench.cli.facts import cost_row, fact_rows
 from xaibench.core import registry
 from xaibench.core.errors import UsageError, closest, unknown
 from xaibench.core.registry import bounds
@@ -58,7 +59,7 @@ def _rows(kind: str, model: str | None) -> list[dict[str, Any]]:
     if kind == "methods":
         entries = [registry.methods[name] for name in registry.methods]
         rows = [
-            {"name": e.name, "summary": e.summary, "needs": list(e.needs), "cost": e.cost, "source": e.source}
+            {"name": e.name, "summary": e.summary, "needs": list(e.needs), **cost_row(e), "source": e.source}
             for e in entries
         ]
         return rows if model is None else _with_fit(rows, model)
@@ -71,7 +72,7 @@ def _rows(kind: str, model: str | None) -> list[dict[str, Any]]:
                 "range": list(e.range),
                 "group": e.group,
                 "needs": list(e.needs),
-                "cost": e.cost,
+                **cost_row(e),
                 "source": e.source,
             }
             for e in (registry.metrics[name] for name in registry.metrics)
@@ -142,7 +143,7 @@ def show(name: str, *, as_json: bool) -> None:
         if isinstance(value, Mapping):
             for inner, content in value.items():
                 table.add_row(f"[dim]{key}[/]", f"{escape(str(inner))}: {escape(str(content))}")
-        else:
+        elif value not in ("", [], None):
             table.add_row(f"[dim]{key}[/]", escape(_text(value)))
     console.print(table)
 
@@ -208,7 +209,7 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
         "parameters": {n: text for n, text in parameter_texts(entry).items() if n != "data_root"},
     }
     if isinstance(entry, registry.Method):
-        card |= {"needs": {need: registry.NEEDS[need] for need in entry.needs}, "cost": entry.cost}
+        card |= {"needs": {need: registry.NEEDS[need] for need in entry.needs}, **fact_rows(entry)}
     elif isinstance(entry, registry.Metric):
         card |= {
             "better": entry.better,
@@ -216,7 +217,7 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
             "unit": entry.unit,
             "average": list(entry.averages),
             "needs": {need: registry.NEEDS[need] for need in entry.needs},
-            "cost": entry.cost,
+            **fact_rows(entry),
             "group": entry.group,
             "minimum effect": {"value": entry.minimum_effect, "use": RECORDED},
             "invariant": {name: registry.INVARIANCES[name] for name in entry.invariant},

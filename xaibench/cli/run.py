@@ -98,7 +98,7 @@ class Job:
         )
         if total.undeclared:
             names = ", ".join(sorted(total.undeclared))
-            err.print(f"note: {names}: not counted; give forwards= and backwards= where it is registered", markup=False)
+            note(f"{names}: not counted; give forwards= and backwards= where it is registered")
 
 
 def _plan_row(

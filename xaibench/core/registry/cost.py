@@ -1,10 +1,9 @@
 """The cost of a method or metric in passes of the model, as formulas of its registration.
 
 The unit of `forwards` is one pass of one image from the model's input, or from a layer whose activation was replaced,
-to the logits; that of `backwards` is one pass of one image from logits to the layer that is read. A pass that runs
-through a part of the model counts as a whole one, so that an estimate is at most too high; what single blocks compute
-outside of a pass, and what a batch computes once whatever its size, does not count. Formulas are per image, over the
-parameters of the registration and `VARIABLES`.
+to the logits; that of `backwards` is one pass of one image from logits to the layer that is read. A pass through
+a part of the model counts as a whole one. What single blocks compute outside of a pass does not count, nor what a batch
+computes once whatever its size. Formulas are per image; they name parameters of the registration and these variables:
 """
 
 from __future__ import annotations

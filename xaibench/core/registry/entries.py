@@ -97,10 +97,8 @@ class Computation(Entry):
         """The passes and the note in words."""
         if self.forwards is None or self.backwards is None:
             return self.note
-        texts = [
-            f"{text} {kind}" for text, kind in ((self.forwards.text, "forwards"), (self.backwards.text, "backwards"))
-        ]
-        passes = ", ".join(text for text in texts if not text.startswith("0 ")) or "none"
+        texts = {"forwards": self.forwards.text, "backwards": self.backwards.text}
+        passes = ", ".join(f"`{text}` {kind}" for kind, text in texts.items() if text != "0") or "no pass"
         return f"{passes}; {self.note}" if self.note else passes
 
 

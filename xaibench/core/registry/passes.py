@@ -92,7 +92,7 @@ class _Context:
     def _evaluate(self, formula: Formula) -> Any:
         try:
             return formula({name: self._value(name) for name in formula.names})
-        except (ArithmeticError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
             raise UsageError(f"{self.entry.name}: its cost {formula.text!r} has no value ({error})") from error
 
     def _value(self, name: str) -> Any:

@@ -56,7 +56,7 @@ def prepared(folder: Path, limit: int) -> tuple[Benchmark, ModelCells]:
 
 
 def counted(folder: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> Counter:
-    """What a run of one batch takes."""
+    """Count the passes of a run of one batch."""
     benchmark, model = prepared(folder, limit)
     monkeypatch.setattr(loop, "model_cells", lambda source, benchmark: model)
     settings = Settings(data_root=None, limit=limit, batch_size=limit, device="cpu", workers=0, fail_fast=True)

@@ -71,7 +71,7 @@ def bench_road(
 def bench_max_sensitivity(
     network: tuple[xaibench.Classifier, Tensor, Pairs, Tensor], ratio: Callable[..., float]
 ) -> None:
-    """Of saliency: one forward and one backward of each noisy image, and the clean forward."""
+    """Sensitivity of saliency: one forward and one backward of each noisy image, and the clean forward."""
     classifier, images, pairs, _ = network
     module = create_module("resnet18", num_classes=20).eval().requires_grad_(False)
     maps = xaibench.explain(classifier, images, pairs, method="saliency")

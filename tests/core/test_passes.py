@@ -1,4 +1,4 @@
-"""What registrations say about their cost, against passes that are counted."""
+"""Costs that registrations state, compared with counted passes."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def case(kind: str) -> Case:
 
 
 def per_image(run: Callable[[int], Counter]) -> Count:
-    """What two more images take: that leaves out what a batch computes once."""
+    """Passes per image, from the passes that two more images need; this leaves out what a batch computes once."""
     two, four = run(2), run(4)
     return Count((four.forwards - two.forwards) / 2, (four.backwards - two.backwards) / 2)
 
@@ -132,7 +132,7 @@ def described(value: Any) -> str:
 
 @pytest.mark.parametrize(("name", "kind", "given"), METHODS, ids=described)
 def test_passes_of_a_method(name: str, kind: str, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """By itself, and in a suite where the shared pass and its gradients are there."""
+    """A method alone, and in a suite where the shared pass and its gradients exist already."""
     method = BoundMethod(name, registry.methods[name], given)
     explain = Explainer(method)
 

@@ -69,7 +69,7 @@ def test_a_value_outside_its_bounds_is_refused(entry: Entry, name: str) -> None:
 
 @pytest.mark.parametrize("name", list(registry.datasets))
 def test_every_option_of_a_data_set_is_documented(name: str) -> None:
-    """Also where two data sets share the text of their options."""
+    """Every option has a text, also where two data sets share the texts."""
     entry = registry.datasets[name]
     _, _, options = entry.documentation.partition("\nArgs:\n")
     assert re.findall(r"^    (\w+): ", options, re.M) == list(entry.parameters)

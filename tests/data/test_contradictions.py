@@ -1,4 +1,4 @@
-"""Masks that hold classes which the labels deny: what counts, and who says so."""
+"""Masks that hold classes which the labels deny: when they count, and where they are reported."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def test_masks_of_every_integer_type_mean_the_same(dtype: torch.dtype) -> None:
 
 
 def test_void_is_no_label() -> None:
-    """In bytes label 254 has the value of void, so a model of more labels needs a wider type."""
+    """A byte stores label 254 as 255, the value of void; a model with more labels needs a wider type."""
     module = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3),
         torch.nn.ReLU(),

@@ -36,7 +36,7 @@ TOLERANCE = 2e-4  # percentage points
 
 @pytest.mark.parametrize("key", METHODS)
 def test_official_numbers(cnn: Golden, key: str) -> None:
-    """From images to numbers, through our own maps."""
+    """The whole way: images, our maps, our metrics."""
     pairs = xaibench.Pairs.where(torch.tensor(cnn.arrays["detected"]))
     maps = xaibench.explain(cnn.classifier, cnn.images, pairs, method=METHODS[key])
     table = xaibench.evaluate(cnn.classifier, cnn.images, pairs, maps, ["multi_label"])

@@ -110,7 +110,7 @@ def flipped_area(attr: str, baseline: str) -> Tensor:
 
 
 def irof(attr: str) -> Tensor:
-    """On the stored superpixels, with Quantus' mean, which drifts from step to step."""
+    """IROF on the stored superpixels, with the mean colour as Quantus takes it: anew after every step."""
     own = open_evaluation(attr)
     segments = GOLDEN_SET["aux/irof/segments"].long()[:, None]
     units = Units(segments, int(segments.max()) + 1)

@@ -1,4 +1,4 @@
-"""For every registered metric: what must not change a value, and what must not break it.
+"""Every registered metric: changes of the input that change no value, and inputs that raise no error.
 
 A new metric is tested by existing.
 """
@@ -171,7 +171,7 @@ def test_chunks_do_not_matter(name: str, chunk: int) -> None:
 
 @everyone
 def test_scale(name: str) -> None:
-    """Where the card claims it: nothing hidden in an epsilon. Where not: it does change something."""
+    """A metric whose card claims it does not depend on the scale of the maps; any other metric does."""
     changed = False
     for factor in (2.0**-20, 64.0):
 
@@ -211,7 +211,7 @@ def test_without_pairs(name: str) -> None:
 
 @everyone
 def test_empty_masks(name: str) -> None:
-    """No object: undefined. Seeds of an image without objects count. Who needs no mask does not look at it."""
+    """Without an object a metric of masks is undefined, but seeds count; other metrics do not read the mask."""
     found = evaluate(name, masks=torch.zeros_like(mask()))
     if "masks" not in registry.metrics[name].needs:
         assert_close(found, usual(name))

@@ -211,6 +211,7 @@ def test_a_suite_refuses_weights_of_other_classes(
     path = weights(tmp_path, classes, count=count, suffix=suffix)
     suite = tmp_path / "tiny.yaml"
     suite.write_text(SUITE.replace("test_resnet,", f"test_resnet, checkpoint: {path.name},"))
+    monkeypatch.chdir(tmp_path)  # `run` makes its folder in the current one
     assert call(monkeypatch, verb, suite) == {"run": 2, "validate": 1}[verb]
     captured = capsys.readouterr()
     assert f"{suite}:3:42: checkpoint {path} was trained on {message}" in captured.out + captured.err

@@ -39,7 +39,7 @@ def connect(monkeypatch: pytest.MonkeyPatch, error: Exception | None, cached: bo
 
 
 def fetched(monkeypatch: pytest.MonkeyPatch, answer: nn.Module | Exception) -> None:
-    """What timm does when it is asked for weights."""
+    """Let timm answer a request for weights with `answer`: return the module, or raise the error."""
 
     def create(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
         assert pretrained

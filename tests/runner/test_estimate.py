@@ -56,7 +56,7 @@ def prepared(folder: Path, limit: int) -> tuple[Benchmark, ModelCells]:
 
 
 def counted(folder: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> Counter:
-    """What a run of one batch takes."""
+    """Count the passes of a run of one batch."""
     benchmark, model = prepared(folder, limit)
     monkeypatch.setattr(loop, "model_cells", lambda source, benchmark: model)
     settings = Settings(data_root=None, limit=limit, batch_size=limit, device="cpu", workers=0, fail_fast=True)
@@ -98,6 +98,7 @@ def test_dry_run_prints_the_sum(
 ) -> None:
     text = TEXT.replace("[{name: shapes-resnet}]", "[{name: shapes-resnet}, {name: shapes-resnet, as: twin}]")
     (tmp_path / "tiny.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)  # away from the runs of other suites
     assert call(monkeypatch, "run", tmp_path / "tiny.yaml", "--limit", "2", "--dry-run") == 0
     benchmark, model = prepared(tmp_path, 2)
     planned = estimate(model, model.cells, benchmark)

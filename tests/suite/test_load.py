@@ -223,7 +223,7 @@ def test_an_empty_file_is_no_suite(tmp_path: Path, text: str) -> None:
 
 
 def test_every_problem_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
-    """What is malformed hides neither its neighbours nor what else is wrong with the same entry."""
+    """A malformed entry hides no other problem, neither of its neighbours nor of itself."""
     found = problems(
         tmp_path,
         """\

@@ -21,6 +21,8 @@ from xaibench.data.loader import chunks, read_ahead
 from xaibench.data.preprocess import Preprocess
 from xaibench.runner.loop import Progress
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 CLASSES = ("disk", "bar", "checker")  # in the order of mask values; sorted they are bar, checker, disk
 COUNT = 12
 SUITE = """\

@@ -27,6 +27,8 @@ from xaibench.models.factory import load_classifier
 from xaibench.models.training import read_recipe, train
 from xaibench.models.training.result import write_weights
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 CLASSES = xaibench.load_dataset("shapes").class_names
 SWAPPED = (CLASSES[1], CLASSES[0], *CLASSES[2:])
 OTHER = (*CLASSES[:3], "moon", *CLASSES[4:])

@@ -15,6 +15,8 @@ from xaibench.core.timm_import import import_timm
 from xaibench.models import architectures, pretrained
 from xaibench.models.architectures import create_module, known_model
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 
 class Session:
     """A client that counts its calls and reaches nothing, or anything."""

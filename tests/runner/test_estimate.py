@@ -19,6 +19,8 @@ from xaibench.runner.estimate import estimate
 from xaibench.runner.settings import Settings
 from xaibench.suite import load_suite
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 TEXT = """\
 name: tiny
 dataset: {name: shapes, split: test}

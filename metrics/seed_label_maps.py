@@ -15,7 +15,7 @@ BACKGROUND, UNKNOWN = 0, VOID
 def threshold_seeds(maps: Tensor, labels: Tensor, *, background: float | Tensor) -> Tensor:
     """The label whose map is largest, 0 where none is above the background.
 
-    Of equal values the background wins, then the label that comes first.
+    Where values are equal, the background wins, then the label that comes first.
 
     Args:
         maps: [n, h, w], normalised

@@ -1,6 +1,6 @@
-"""Does the amount of relevance say how much the score drops? These read the values of a map, not only its ranks.
+"""Correlation between relevance and the drop of the score. These metrics read the values of a map, not only its ranks.
 
-Each asks for many removals of an image: u = relevance that was removed, v = f(x) - f(x without it), and compares the
+Each makes many removals of an image: u = relevance that was removed, v = f(x) - f(x without it), and compares the
 two over the removals of one pair. The score is the logit by default: a saturated probability hides drops.
 
 Where u or v is the same for all removals (a constant map, a model that does not react) a correlation is undefined
@@ -147,19 +147,19 @@ def monotonicity_correlation(
 
 
 def correlate(u: Tensor, v: Tensor, similarity: Similarity) -> Tensor:
-    """[P] correlation of double [P, S] and [P, S]; NaN where one of them does not vary (beyond rounding)."""
+    """Correlation [P] of double [P, S] and [P, S]; NaN where one of them does not vary (beyond rounding)."""
     statistic = rank_statistics.spearman if similarity == "spearman" else rank_statistics.pearson
     return statistic(u, v, ROUNDING)
 
 
 def _defined(evaluation: Evaluation, values: Tensor) -> Tensor:
-    """NaN for constant maps, whose sums differ by the sizes of units only; in the maps' precision."""
+    """Values in the maps' precision; NaN for constant maps, whose sums differ by the sizes of units only."""
     flat = evaluation.maps.flatten(1)
     return values.to(evaluation.maps.dtype).masked_fill(flat.amax(1) == flat.amin(1), torch.nan)
 
 
 def _subsets(evaluation: Evaluation, total: int, samples: int, fraction: float, name: str) -> Tensor:
-    """bool [P, S, total]: random subsets of floor(fraction * total) units (at least 1), seeded by pair."""
+    """Random subsets, bool [P, S, total], of floor(fraction * total) units (at least 1), seeded by pair."""
     size = max(1, int(fraction * total))
     return evaluation.forward.draw_per_pair(evaluation.pairs, name, samples, total).argsort(2) < size
 
@@ -167,7 +167,7 @@ def _subsets(evaluation: Evaluation, total: int, samples: int, fraction: float, 
 def _sorted_blocks(
     evaluation: Evaluation, values: Tensor, removal: Removal, order: Literal["morf", "lerf"]
 ) -> tuple[Choose, int]:
-    """Removals of one block of sorted pixels each, and how many blocks there are."""
+    """Removals of one block of sorted pixels each, and the number of blocks."""
     partition = units(evaluation.forward.images, evaluation.pairs, "pixel", 1)
     total = torch.full((len(values),), partition.total, device=values.device)
     counts = removal.counts(total)

@@ -1,4 +1,4 @@
-"""Infidelity: how well the relevance of what is removed, or of noise, predicts the drop of the score."""
+"""Infidelity: error with which the relevance of what is removed, or of noise, predicts the drop of the score."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def infidelity(
 
 
 def squared_error(u: Tensor, v: Tensor, normalise: bool) -> Tensor:
-    """[P]: mean (beta u - v)^2 with the best beta (normalise), or 1."""
+    """Mean error [P] of (beta u - v)^2 with the best beta (normalise), or 1."""
     power = u.square().sum(1, keepdim=True)
     beta = torch.where(power == 0, 0, (u * v).sum(1, keepdim=True) / power) if normalise else 1
     return (beta * u - v).square().mean(1)
 
 
 def _noise(evaluation: Evaluation, sigma: float) -> Choose:
-    """Drawn anew each time it is asked for, from a generator per pair and sample, so that nothing large is kept."""
+    """Noise by pair and sample. Each call draws it again, so that nothing large stays in memory."""
     images = evaluation.forward.images
 
     def noise(pair: Tensor, sample: Tensor) -> Tensor:

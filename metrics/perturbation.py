@@ -1,12 +1,12 @@
-"""What happens to the score while the image is taken apart in the order of the map.
+"""Scores while parts of the image are removed in the order of the map.
 
-All metrics here are numbers of curves (`Evaluation.curve`, `xaibench.evaluation.perturbation.Removal`): two that name
-the same order, baseline, unit and steps share the forwards, and insertion with MoRF is deletion with LeRF read backwards.
+All metrics here are numbers of curves (`Evaluation.curve`, `xaibench.evaluation.perturbation.Removal`): two of
+one order and one removal share the forwards, and insertion with MoRF is deletion with LeRF read backwards.
 
-Only the ranking of a map counts, by a stable sort: equal pixels go in raster order (`Evaluation.tied` tells how many
-there are). What replaces a removed pixel decides more than any other parameter: the rankings of methods by `zero` and
-by `min` have almost nothing in common, so never compare numbers of two baselines. A removed patch is no natural image,
-and part of each drop is the model's surprise at that.
+Only the ranking of a map counts, by a stable sort: equal pixels go in raster order (`Evaluation.tied` counts them). What
+replaces a removed pixel decides more than any other parameter: the rankings of methods by `zero` and by `min` have
+almost nothing in common, so never compare numbers of two baselines. An image with a removed patch is unlike any training
+image, and part of each drop comes from that.
 
 Areas are RISE's: the trapezoid over the T + 1 points of a curve divided by T, so that a score that never changes has
 itself as its area; other conventions only inside protocols named so.
@@ -55,7 +55,7 @@ def deletion(
     order: Order = "morf",
     score: Output = "probability",
 ) -> Tensor:
-    """Area under the score while the most relevant pixels are removed: low if the map found what the score rests on."""
+    """Area under the score while the most relevant pixels are removed: low if the map found the evidence."""
     curve = evaluation.curve(order, removal)
     return curve.auc(curve.of(score))
 
@@ -147,7 +147,7 @@ def pixel_flipping(
 
 
 def flipping_area(values: Tensor) -> Tensor:
-    """[P] from curves [P, T + 1]: the trapezoid over all but the first point, divided by T - 1."""
+    """Areas [P] under curves [P, T + 1]: the trapezoid over all but the first point, divided by T - 1."""
     after = values[:, 1:]
     return (after.sum(1) - after[:, 0] / 2 - after[:, -1] / 2) / (after.shape[1] - 1)
 
@@ -172,7 +172,7 @@ def selectivity_gap(
     order: Order = "morf",
     score: Output = "probability",
 ) -> Tensor:
-    """What removing "c" does to c minus what it does to the others: area of f_c(x) - f_c(x_k) - mean_n(same of n).
+    """Drop of c minus mean drop of the others while the map's pixels go: area of f_c(x) - f_c(x_k) - mean_n(same of n).
 
     n runs over the other labels detected in the clean image; undefined (NaN) where there are none. A map that shows the
     most salient thing whatever the label takes all labels down together and scores 0.

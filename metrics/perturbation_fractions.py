@@ -1,6 +1,6 @@
-"""What happens to the score once stated fractions of the pixels are removed.
+"""Scores after given fractions of the pixels are removed.
 
-`metrics/perturbation.py` says what all metrics of removal curves share: order, ties, baselines.
+`metrics/perturbation.py` states what all metrics of removal curves share: order, ties, baselines.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def road(
     order: Literal["combined", "morf", "lerf"] = "combined",
     score: Literal["probability", "logit", "accuracy"] = "probability",
 ) -> Tensor:
-    """Remove and debias: removed pixels are imputed from the rest, so that the shape of the hole tells little.
+    """Mean score, or gain, while pixels are removed and imputed from the rest: remove and debias.
 
     The mean score over 1/T, ..., (T - 1)/T of the pixels removed, least relevant first (`lerf`, higher is better) or
     most relevant first (`morf`, lower is better); `combined` is half of lerf - morf. `accuracy` scores 1 where the
@@ -59,7 +59,7 @@ def road(
 
 
 def after_removal(curve: Curve, score: Literal["probability", "logit", "accuracy"]) -> Tensor:
-    """[P]: the mean over the points of a curve after the first."""
+    """Means [P] over the points of a curve after the first."""
     return (curve.decided if score == "accuracy" else curve.of(score))[:, 1:].mean(1)
 
 
@@ -115,7 +115,7 @@ def confidence_change(
     order: Order = "morf",
     score: Output = "probability",
 ) -> Tensor:
-    """What removing the top k % of the pixels does: (f(x) - f(x_k)) / f(x), or whether the label is still decided.
+    """Relative drop when the top k % of the pixels are removed: (f(x) - f(x_k)) / f(x); or whether the decision stays.
 
     `report: accuracy` is 1 where the explained label is still the model's decision and 0 where not, so that its mean is
     the accuracy on those labels after removal (lower is better).

@@ -1,6 +1,6 @@
-"""What happens to the score while whole regions, grid cells or superpixels, are removed one at a time.
+"""Scores while whole regions, grid cells or superpixels, are removed one at a time.
 
-`metrics/perturbation.py` says what all metrics of removal curves share: order, ties, baselines.
+`metrics/perturbation.py` states what all metrics of removal curves share: order, ties, baselines.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def irof(
 
 
 def segment_area(curve: Curve, score: Output, per_segment: bool) -> Tensor:
-    """[P]: the area over a curve of removals one at a time, relative to its first point."""
+    """Areas [P] over a curve of removals one at a time, relative to its first point."""
     n = curve.valid.sum(1) - 1
     relative = torch.where(curve.valid, curve.of(score) / curve.of(score)[:, :1], 0)
     last = relative.gather(1, n[:, None])[:, 0]

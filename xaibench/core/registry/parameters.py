@@ -97,8 +97,8 @@ class Parametrised:
         """What is wrong with one of the parameters."""
         value, name = given[key], self.renamed.get(key, key)
         if name != key and name in given:
-            sentence = f"parameter {key!r} is the old name of {name!r}, which is given too; remove it"
-            return {(key,): f"{self.name}: {sentence}"}
+            message = f"parameter {key!r} is the old name of {name!r}, which is given too; remove it"
+            return {(key,): f"{self.name}: {message}"}
         if name in self.mappings:
             return self._problems_inside(self.mappings[name], value)
         if name in self.parameters:
@@ -106,8 +106,8 @@ class Parametrised:
         if (mapping := self._holder(name)) is not None:
             inside = given.get(mapping.name)
             if isinstance(inside, Mapping) and name in inside:
-                sentence = f"{name!r} stands in {mapping.name} and, in the old spelling, beside it; remove the latter"
-                return {(key,): f"{self.name}: {sentence}"}
+                message = f"{name!r} stands in {mapping.name} and, in the old spelling, beside it; remove the latter"
+                return {(key,): f"{self.name}: {message}"}
             return self._refused((key,), (mapping.name, name), value)
         return {(key,): f"{self.name} has no parameter {key!r}{self._hint(key)}"}
 

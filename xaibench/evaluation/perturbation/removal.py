@@ -1,4 +1,4 @@
-"""What a perturbation removes, in which portions, and what takes its place: the words that metrics share curves by."""
+"""`Removal`: what a perturbation removes, in which portions, and what takes its place."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ Unit = Literal["pixel", "patch", "segment"]
 
 @dataclass(frozen=True)
 class Removal:
-    """What is removed in which portions, and what replaces it; two metrics that say the same share their curves.
+    """Removal of parts of an image: what goes, in which portions, and what replaces it.
+
+    Metrics of equal removals share curves.
 
     Attributes:
         baseline: `zero` (0 in model space: the mean colour of the training data), `black` (0 before normalisation),
-            `mean` (of each channel of the image), `min` (of the image over all channels), `blur` (`blur_kernel`, `blur_sigma`;
-            zero-padded), `noise` (Gaussian of each channel's mean and deviation, a fixed draw per pair), `road`
-            (imputed from what is left, plus Gaussian noise of deviation `noise`), `running_mean` (the mean of the
+            `mean` (of each channel of the image), `min` (of the image over all channels), `blur` (`blur_kernel`,
+            `blur_sigma`; zero-padded), `noise` (Gaussian of each channel's mean and deviation, a fixed draw per pair),
+            `road` (imputed from what is left, plus Gaussian noise of deviation `noise`), `running_mean` (the mean of the
             image, all channels, as it was before the step; what Quantus calls mean)
         unit: `pixel`, `patch` (cells of a `grid` x `grid` partition) or `segment` (superpixels grown from that grid)
         steps: T portions of (nearly) equal numbers of units: floor(t n / T) are gone after step t. None: one unit a
@@ -58,11 +60,11 @@ class Removal:
             raise UsageError(f"fractions: {self.fractions} must lie in (0, 1]")
 
     def at(self, fractions: Sequence[float]) -> Removal:
-        """The same removal, of these fractions of the units."""
+        """Copy of the removal, of these fractions of the units."""
         return replace(self, steps=None, fractions=tuple(fractions))
 
     def counts(self, units: Tensor) -> Tensor:
-        """long [P, T + 1]: how many of [P] units are gone before the first and after each step.
+        """Counts, long [P, T + 1], of the [P] units that are removed before the first and after each step.
 
         Where units are removed one at a time, pairs with fewer units than others have counts beyond their number.
         """

@@ -38,9 +38,9 @@ def raw_attention(forward: Forward, pairs: Pairs) -> Tensor:
     elsewhere="The evaluation scripts of chefer2021 use start_layer = 1, their notebooks 0, and the maps differ a lot.",
 )
 def attention_rollout(forward: Forward, pairs: Pairs, *, start_layer: int = 1) -> Tensor:
-    """r · Ā^B ... Ā^{s+1}, Ā = (mean_h A + I) with rows normalised, from block `start_layer` (0 is the first) on.
+    """Attention of all blocks, multiplied: r · Ā^B ... Ā^{s+1}, Ā = (mean_h A + I) with rows normalised.
 
-    The same for all labels. Maps [P, h, w].
+    Blocks from `start_layer` (0 is the first) on. The same for all labels. Maps [P, h, w].
     """
     attention = _from(forward.attentions, start_layer).mean(2)  # [B, blocks, N, N]
     mixed = attention + torch.eye(attention.shape[-1], dtype=attention.dtype, device=attention.device)
@@ -62,7 +62,10 @@ def attention_rollout(forward: Forward, pairs: Pairs, *, start_layer: int = 1) -
     "ViT.",
 )
 def generic_attention(forward: Forward, pairs: Pairs, *, start_layer: int = 0) -> Tensor:
-    """r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(G^b A^b). Maps [P, h, w]."""
+    """Attention times its gradient, rolled out: r · (I + M^B) ... (I + M^{s+1}), M^b = mean_h relu(G^b A^b).
+
+    Maps [P, h, w].
+    """
     attention = _from(forward.attentions, start_layer)[pairs.image]
     gradients = forward.attention_gradients(pairs, start_layer)
     row = forward.readout(attention.shape[-1]).expand(len(pairs), -1)

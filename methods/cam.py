@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from xaibench.core.errors import IncompatibleError
 from xaibench.core.registry import method
 from xaibench.core.registry.bounds import Count, NotNegative
+from xaibench.core.value_range import min_max
 from xaibench.forward import Forward, Pairs
 
 
@@ -88,7 +89,7 @@ def grad_cam_pp(forward: Forward, pairs: Pairs, *, layer: str = "last", eps: Not
     elsewhere="HiResCAM in pytorch-grad-cam, whose GradCAMElementWise clips every product: sum_k relu(g_k A_k).",
 )
 def hires_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
-    """Every position by its own gradient: sum_k g_k A_k. Raw maps [P, h, w], logit units."""
+    """Activations weighted by the gradient at each position: sum_k g_k A_k. Raw maps [P, h, w], logit units."""
     return einsum("pkhw,pkhw->phw", forward.gradients(pairs, layer), forward.features(layer)[pairs.image])
 
 
@@ -102,7 +103,7 @@ def hires_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     elsewhere="LayerCAM in pytorch-grad-cam.",
 )
 def layer_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
-    """Every position by its positive gradient: sum_k relu(g_k) A_k. Raw maps [P, h, w]."""
+    """Activations weighted by the positive gradient at each position: sum_k relu(g_k) A_k. Raw maps [P, h, w]."""
     return einsum("pkhw,pkhw->phw", forward.gradients(pairs, layer).relu(), forward.features(layer)[pairs.image])
 
 
@@ -183,12 +184,12 @@ def eigen_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
     elsewhere="EigenGradCAM in pytorch-grad-cam; its SegEigenCAM takes |g| A and flips the sign where |min| > |max|.",
 )
 def eigen_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
-    """`eigen_cam` of g A in place of A, turned so that it grows with hires_cam. Raw maps [P, h, w]."""
+    """First principal component of g A (eigen_cam: of A), signed to grow with hires_cam. Raw maps [P, h, w]."""
     return _first_component(forward.gradients(pairs, layer) * forward.features(layer)[pairs.image])
 
 
 def _first_component(values: Tensor) -> Tensor:
-    """[N, K, h, w] to [N, h, w]: centred over positions, projected on the first right singular vector."""
+    """Projections [N, h, w] of values [N, K, h, w], centred over positions, on their first right singular vector."""
     positions = values.flatten(2).transpose(1, 2)  # [N, hw, K]
     centred = positions - positions.mean(1, keepdim=True)
     component = torch.linalg.svd(centred, full_matrices=False).Vh[:, 0]
@@ -230,8 +231,7 @@ def score_cam(
         mask = F.interpolate(
             activations[rows, channel][:, None], images.shape[-2:], mode="bilinear", align_corners=align_corners
         )
-        lowest, highest = mask.amin((2, 3), keepdim=True), mask.amax((2, 3), keepdim=True)
-        return images[rows] * ((mask - lowest) / (highest - lowest)).where(highest > lowest, 0)
+        return images[rows] * min_max(mask, (2, 3))
 
     scores = forward.perturbed(pairs, activations.shape[1], masked)  # [P, K]
     if variant == "softmax":
@@ -275,7 +275,7 @@ def shapley_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tenso
 def finer_cam(
     forward: Forward, pairs: Pairs, *, layer: str = "last", alpha: float = 1.0, comparisons: Count = 3
 ) -> Tensor:
-    """Grad-CAM of J = S_c - alpha sum_d p_d S_d: what tells the label from those that score most like it.
+    """Grad-CAM of J = S_c - alpha sum_d p_d S_d: the label against those of the nearest logits.
 
     d = the `comparisons` labels whose logits are nearest to S_c (all others, if there are fewer), p = softmax over
     them, itself part of the gradient: dJ/dS_d = -alpha p_d (1 + S_d - sum p S). Raw maps [P, h, w].

@@ -1,4 +1,4 @@
-"""Controls: rows that every leaderboard carries, because a metric that cannot tell them apart measures nothing."""
+"""Controls: methods that explain nothing, or are the ground truth. A metric that ranks them alike measures nothing."""
 
 from __future__ import annotations
 

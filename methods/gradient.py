@@ -15,12 +15,13 @@ from xaibench.core.errors import UsageError
 from xaibench.core.registry import method
 from xaibench.core.registry.bounds import AtLeastTwo, Count, NotNegative, ProperFraction
 from xaibench.forward import Forward, Pairs
+from xaibench.forward.noise import noisy
 
 Reduce = Literal["sum", "max", "abs_sum"]
 
 
 def over_channels(values: Tensor, reduce: Reduce) -> Tensor:
-    """[P, C, H, W] to [P, H, W]: signed sum, largest absolute value, or sum of absolute values."""
+    """Reduce [P, C, H, W] to [P, H, W]: signed sum, largest absolute value, or sum of absolute values."""
     if reduce == "sum":
         return values.sum(1)
     return values.abs().amax(1) if reduce == "max" else values.abs().sum(1)
@@ -36,7 +37,7 @@ def over_channels(values: Tensor, reduce: Reduce) -> Tensor:
     elsewhere="Saliency in captum, which keeps |dS_c/dx| of every colour.",
 )
 def saliency(forward: Forward, pairs: Pairs, *, reduce: Reduce = "max") -> Tensor:
-    """|dS_c/dx|, by default the largest over colours. Maps [P, H, W], logits per unit of model input."""
+    """Absolute gradient |dS_c/dx|, by default the largest over colours. Maps [P, H, W], logits per unit of input."""
     return over_channels(forward.gradients(pairs, "input"), reduce)
 
 
@@ -50,7 +51,7 @@ def saliency(forward: Forward, pairs: Pairs, *, reduce: Reduce = "max") -> Tenso
     elsewhere="InputXGradient in captum, which keeps the colours apart.",
 )
 def input_x_gradient(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> Tensor:
-    """x dS_c/dx, by default the signed sum over colours. Maps [P, H, W], logit units."""
+    """Input times gradient, x dS_c/dx, by default the signed sum over colours. Maps [P, H, W], logit units."""
     return over_channels(forward.images[pairs.image] * forward.gradients(pairs, "input"), reduce)
 
 
@@ -108,7 +109,7 @@ def accumulated_saliency(
     hide: ProperFraction = 0.0,
     reduce: Reduce = "max",
 ) -> Tensor:
-    """Saliency summed over passes that break the image's structure, so that less discriminative regions are looked at.
+    """Saliency summed over passes on shuffled tiles of the image, so that less discriminative regions count, too.
 
     In each pass the tiles x tiles tiles of the image are permuted, each is set to 0 (the mean colour) with chance
     `hide`; |dS_c/dx| is taken there and put back where it came from (0 at hidden tiles). Rows and columns left
@@ -132,13 +133,6 @@ def accumulated_saliency(
     return total
 
 
-def noisy(forward: Forward, name: str, sigma: float) -> Tensor:
-    """[B, C, H, W]: the images plus noise, relative to the range of each."""
-    images = forward.images
-    span = images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True)
-    return images + sigma * span * forward.draw(name, *images.shape[1:], kind="normal")
-
-
 def _noisy_gradients(forward: Forward, pairs: Pairs, samples: int, sigma: float) -> Iterator[Tensor]:
     for i in range(samples):
         yield forward.at(noisy(forward, f"smooth_grad/{i}", sigma)).gradients(pairs, "input")
@@ -153,7 +147,7 @@ def _tiles(tiles: int, height: int, width: int, device: torch.device) -> tuple[T
 
 
 def _pixels_of_tiles(order: Tensor, tiles: int, height: int, width: int) -> Tensor:
-    """[B, HW]: the pixel that lands on each pixel when tile `order[b, t]` is put in the place of tile t."""
+    """Pixel [B, HW] that comes to each pixel when tile `order[b, t]` is moved to the place of tile t."""
     y, x = torch.arange(height, device=order.device)[:, None], torch.arange(width, device=order.device)
     tall, wide = height // tiles, width // tiles
     place, inside = _tiles(tiles, height, width, order.device)
@@ -163,6 +157,6 @@ def _pixels_of_tiles(order: Tensor, tiles: int, height: int, width: int) -> Tens
 
 
 def _tile_values(values: Tensor, tiles: int, height: int, width: int) -> Tensor:
-    """[B, tiles^2] as [B, HW], 1 where no tile reaches."""
+    """Values [B, tiles^2] of tiles as values [B, HW] of pixels, 1 where no tile reaches."""
     place, inside = _tiles(tiles, height, width, values.device)
     return torch.where(inside, values[:, place], 1).flatten(1)

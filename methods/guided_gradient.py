@@ -31,7 +31,7 @@ from xaibench.methods.gradient import Reduce, over_channels
     elsewhere="GuidedBackprop in captum, with the same limit; GuidedBackpropReLU in pytorch-grad-cam.",
 )
 def guided_backprop(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> Tensor:
-    """dS_c/dx where every ReLU passes back only positive gradients of active units: relu(g) · [x > 0].
+    """Gradient dS_c/dx where every ReLU passes back only positive gradients of active units: relu(g) · [x > 0].
 
     Every nn.ReLU module; a ReLU that is called as a function stays plain. Maps [P, H, W].
     """
@@ -49,7 +49,7 @@ def guided_backprop(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -
     elsewhere="Deconvolution in captum, which rewrites nn.ReLU modules only, too.",
 )
 def deconvolution(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> Tensor:
-    """dS_c/dx where every nn.ReLU passes back relu(g), whether the unit was active or not. Maps [P, H, W]."""
+    """Gradient dS_c/dx where every nn.ReLU passes back relu(g), whether the unit was active or not. Maps [P, H, W]."""
 
     def rule(_: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         return with_gradient_of(output, positive_gradient(x))
@@ -67,7 +67,7 @@ def deconvolution(forward: Forward, pairs: Pairs, *, reduce: Reduce = "sum") -> 
     elsewhere="GuidedGradCam in captum, the same.",
 )
 def guided_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", reduce: Reduce = "sum") -> Tensor:
-    """guided_backprop times relu(grad_cam) enlarged to the image (nearest, as captum). Maps [P, H, W]."""
+    """Product of guided_backprop and relu(grad_cam) enlarged to the image (nearest, as captum). Maps [P, H, W]."""
     region = F.interpolate(grad_cam(forward, pairs, layer=layer).relu()[:, None], forward.images.shape[-2:])
     return over_channels(_guided(forward, pairs) * region, reduce)
 
@@ -84,7 +84,7 @@ def guided_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last", redu
     "of its windows only).",
 )
 def deep_lift(forward: Forward, pairs: Pairs, *, baseline: float = 0.0, reduce: Reduce = "sum") -> Tensor:
-    """(x - b) · m, with the multiplier m carried back like a gradient, but across a ReLU by the factor Δout / Δin.
+    """Difference to a baseline times multiplier, (x - b) · m; m is a gradient, but with Δout / Δin for every ReLU.
 
     Δ = activation at x minus activation at b. Across max-pooling the difference of the maxima goes to the positions
     that hold them. Only nn.ReLU and nn.MaxPool2d modules get other gradients; with these the map sums to S_c(x) - S_c(b).
@@ -117,7 +117,7 @@ def _rescale_pool(module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         value, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode, return_indices=True
     )
     change = _change(value)
-    per_unit = (x * (1 / change).where(change != 0, 0)).flatten(2)  # equal activations owe nothing
+    per_unit = (x * (1 / change).where(change != 0, 0)).flatten(2)  # equal activations get nothing
     at_x, at_b = position.flatten(2).chunk(2)
     out_x, out_b = output.detach().chunk(2)
     highest = torch.maximum(out_x, out_b)

@@ -1,4 +1,4 @@
-"""MinMax-CAM: what makes the network say c and not the other labels it detects in the same image.
+"""MinMax-CAM: evidence for label c minus evidence for the other labels detected in the same image.
 
 C = labels detected in the image (sigmoid(S) > threshold), c = |C|, N = C without the explained label u. A map for a
 label that is itself not detected is defined too: N is then all of C. One detected label makes all four equal to CAM
@@ -16,12 +16,12 @@ from xaibench.forward import Forward, Pairs
 
 
 def minmax(own: Tensor, others: Tensor, count: Tensor) -> Tensor:
-    """own - others / max(c - 1, 1)"""
+    """Contrast of weights: own - others / max(c - 1, 1)."""
     return own - others / (count - 1).clamp(min=1)
 
 
 def d_minmax(own: Tensor, others: Tensor, every: Tensor, count: Tensor) -> Tensor:
-    """relu(own) - relu(others) / max(c - 1, 1) + min(0, every) / max(c, 1)"""
+    """Contrast by sign: relu(own) - relu(others) / max(c - 1, 1) + min(0, every) / max(c, 1)."""
     return own.relu() - others.relu() / (count - 1).clamp(min=1) + every.clamp(max=0) / count.clamp(min=1)
 
 
@@ -100,7 +100,7 @@ def d_minmax_grad_cam(forward: Forward, pairs: Pairs, *, layer: str = "last") ->
 
 
 def _head(forward: Forward, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Own, others', everyone's head weights [P, K] and the count of detected labels [P, 1]."""
+    """Head weights [P, K] of the label, of the others and of all, and the count of detected labels [P, 1]."""
     weight, detected = forward.head_weight, forward.detected.to(forward.head_weight.dtype)
     others = detected[pairs.image].scatter(1, pairs.label[:, None], 0)
     count = detected.sum(1, keepdim=True)[pairs.image]
@@ -108,7 +108,7 @@ def _head(forward: Forward, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor, Tenso
 
 
 def _gradients(forward: Forward, pairs: Pairs, layer: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Own, others', everyone's gradients [P, K, h, w] and the count of detected labels [P, 1, 1, 1]."""
+    """Gradients [P, K, h, w] of the label, of the others and of all, and the count of detected labels [P, 1, 1, 1]."""
     detected = forward.detected_pairs
     per_label = forward.gradients(detected, layer)
     every = per_label.new_zeros((len(forward.images), *per_label.shape[1:])).index_add(0, detected.image, per_label)

@@ -9,7 +9,8 @@ from torch import Tensor
 from xaibench.core.registry import method
 from xaibench.core.registry.bounds import Count, NotNegative
 from xaibench.forward import Forward, Pairs
-from xaibench.methods.gradient import Reduce, noisy, over_channels
+from xaibench.forward.noise import noisy
+from xaibench.methods.gradient import Reduce, over_channels
 
 
 @method(
@@ -23,7 +24,7 @@ from xaibench.methods.gradient import Reduce, noisy, over_channels
 def integrated_gradients(
     forward: Forward, pairs: Pairs, *, steps: Count = 20, baseline: float = 0.0, reduce: Reduce = "sum"
 ) -> Tensor:
-    """(x - b) · integral_0^1 dS_c/dx(b + t (x - b)) dt, by Gauss-Legendre quadrature with `steps` nodes (as captum).
+    """Path integral (x - b) · integral_0^1 dS_c/dx(b + t (x - b)) dt, by Gauss-Legendre with `steps` nodes (as captum).
 
     `baseline` b is one value for all pixels in units of the model's input (0: the mean colour). Maps [P, H, W], logit
     units; they sum to S_c(x) - S_c(b) as steps grow.

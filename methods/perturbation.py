@@ -1,4 +1,4 @@
-"""What the model loses when parts of the image are taken away. x = image, b = what is put in place of a hidden part.
+"""Drops of the model's output when parts of the image are hidden. x = image, b = value of a hidden part.
 
 No part depends on the label, so every changed image is run once for all labels of its image.
 """
@@ -30,7 +30,7 @@ def _patch(patch: int | None, height: int, width: int) -> int:
 
 
 def _number(size: int, window: int, stride: int) -> int:
-    """How many windows it takes to reach the border."""
+    """Number of windows up to the border."""
     return math.ceil((size - window) / stride) + 1
 
 
@@ -247,19 +247,19 @@ def _check_grid(forward: Forward, cells: int) -> None:
 
 
 def _windows(size: int, window: int, stride: int) -> Tensor:
-    """[n, size]: 1 where window n lies; as many windows as it takes to reach the border."""
+    """Indicators [n, size] of the windows: 1 where window n lies. Enough windows to reach the border."""
     starts = torch.arange(_number(size, window, stride)) * stride
     position = torch.arange(size)
     return ((position >= starts[:, None]) & (position < starts[:, None] + window)).double()
 
 
 def _loss(forward: Forward, pairs: Pairs, count: int, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """[P, count]: S_c(x) - S_c(changed x)"""
+    """Drops [P, count] of the logit: S_c(x) - S_c(changed x)."""
     return forward.logits[pairs.image, pairs.label][:, None] - forward.perturbed(pairs, count, change)
 
 
 def _weighted_sum(forward: Forward, pairs: Pairs, weights: Tensor, mask: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """sum_i weights[p, i] mask_i of the pair's image: [P, H, W], the masks made again a chunk at a time."""
+    """Weighted sum [P, H, W] of the masks of each pair's image: sum_i weights[p, i] mask_i, by chunks of masks."""
     total = forward.images.new_zeros((len(pairs), *forward.images.shape[-2:]))
     for row in torch.unique(pairs.image):
         own = pairs.image == row

@@ -1,9 +1,9 @@
 """Layer-wise relevance propagation for convolutional networks, as gradients of a pass with other backward rules.
 
-Relevance is carried as R = a · m, a an activation and m its multiplier; at the logit m = 1. A layer with a rule turns
-m of its output into m of its input. Everything else passes m back like a gradient, which IS the epsilon rule with
-eps = 0 for additions, means and averages, the identity for a ReLU, and winner-takes-all for a maximum: residual nets
-need no module for their additions, and identities no rule.
+Relevance is R = a · m, a an activation and m its multiplier; at the logit m = 1. A layer with a rule computes m of its
+input from m of its output. Everything else passes m back like a gradient, which IS the epsilon rule with eps = 0 for
+additions, means and averages, the identity for a ReLU, and winner-takes-all for a maximum: residual nets need no module
+for their additions, and identities no rule.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def lrp(
     bias: Bias = "weight",
     layer: str = "input",
 ) -> Tensor:
-    """Relevance of the logit handed back to the input: R_j = sum_k share_jk R_k with sum_j share_jk = 1 but for biases.
+    """Relevance of the logit, propagated back: R_j = sum_k share_jk R_k with sum_j share_jk = 1 but for biases.
 
     At convolutions, with w of the convolution and its batch normalisation merged (for this pass only):
     epsilon: share = a_j w_jk / z_k; z_plus: a_j w+ / sum a w+; gamma: a_j (w + gamma w±) / sum a (w + gamma w±), the
     sign that of z_k (the paper, which has only z_k > 0, has +); alpha_beta: alpha (a_j w_jk)+ / sum (a w)+
     - (alpha - 1) (a_j w_jk)- / sum (a w)-. Denominators get eps of their own sign. Where no product has the sign that
     is shared out, z_plus and alpha_beta lose that share. z_plus and gamma are made for a >= 0, which pixels are not:
-    `first` says what the first convolution does. Linear layers have the epsilon rule. A bias takes its share, as the
+    `first` is the rule of the first convolution. Linear layers have the epsilon rule. A bias takes its share, as the
     weight of a neuron that is 1 (`bias` weight); `bias` kept leaves it as it is in the denominators of z_plus and
     gamma (captum).
 
@@ -91,7 +91,7 @@ def lrp(
 
 
 class _Rule:
-    """What one convolution or linear layer hands back, its batch normalisation merged into it."""
+    """Backward rule of one convolution or linear layer, with its batch normalisation merged into it."""
 
     def __init__(
         self, name: str, eps: float, gamma: float, alpha: float, bias: Bias, norm: nn.BatchNorm2d | None
@@ -127,7 +127,7 @@ class _Rule:
         return with_gradient_of(z, parts)
 
     def _share(self, parts: Tensor, z: Tensor) -> Tensor:
-        """`parts`, a sum over inputs, scaled so that it is z: its gradient shares z out in proportion."""
+        """Scale `parts`, a sum over inputs, to z: its gradient then shares z out in proportion."""
         total = parts.detach()
         return parts * (z / (total + torch.where(total < 0, -self.eps, self.eps)))
 
@@ -143,7 +143,7 @@ def _merged(module: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None) -> tuple
 
 
 def _passed(module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-    """A batch normalisation that is merged already: its input, through the activation it may bring along (timm)."""
+    """Input of a batch normalisation that is merged already, through the activation that it may include (timm)."""
     for inner in ("drop", "act"):
         part = getattr(module, inner, None)
         x = part(x) if isinstance(part, nn.Module) else x

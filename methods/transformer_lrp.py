@@ -4,8 +4,8 @@ The rules of chefer2021 (`xaibench.forward.propagation.transformer_relprop`) com
 (`xaibench.forward.propagation.attn_lrp_rules`) last. For the former:
 
 A^b = post-softmax attention of block b [heads, N, N], R_A^b its relevance, G^b = dS_c/dA^b, r = the row of tokens that
-the head reads (the class token). Relevance starts at 1, not at the logit, and walks down from the last block B; a
-rollout does too, since later blocks multiply on the left. Prefix tokens are dropped from the map.
+the head reads (the class token). Relevance starts at 1, not at the logit, and goes from the last block B down; so does
+a rollout, since later blocks multiply on the left. Prefix tokens are dropped from the map.
 
 Two cases have no original: models that pool their patch tokens (r is uniform, and the relevance of the mean is shared
 in proportion) and distilled ones (r is half class, half distillation token, and the two logits are the operands of an
@@ -144,7 +144,7 @@ def attn_lrp(
     gamma: NotNegative = 0.05,
     conv_gamma: NotNegative = 0.25,
 ) -> Tensor:
-    """AttnLRP: input times gradient, where attention, normalisation and activation have rules of their own.
+    """Input times gradient with the rules of AttnLRP: attention, normalisation and activation have rules of their own.
 
     Gradients of queries and keys are quartered and those of values halved, so that softmax(q k^T) v shares relevance
     equally among its factors; the standard deviation of a normalisation is a constant; GELU passes relevance unchanged.
@@ -180,7 +180,7 @@ def cp_lrp(
     gamma: NotNegative = 0.05,
     conv_gamma: NotNegative = 0.25,
 ) -> Tensor:
-    """CP-LRP: as attn_lrp, but attention matrices are constants and values keep their gradient.
+    """Relevance as by attn_lrp, but attention matrices are constants and values keep their gradient.
 
     The authors of attn_lrp advise it with rule = "gamma" for vision transformers. Maps [P, h, w] or [P, H, W], signed,
     logit units.

@@ -9,6 +9,7 @@ from torch import Tensor, einsum, nn
 from torch.nn import functional as F
 
 from xaibench.core.registry import method
+from xaibench.core.value_range import min_max
 from xaibench.forward import Forward, Pairs, Plan
 from xaibench.models.structure import batch_norm_affine, stages
 
@@ -35,7 +36,7 @@ def vgatt(forward: Forward, pairs: Pairs, *, layer: str = "last") -> Tensor:
 
 
 def vgatt_bias(forward: Forward, pairs: Pairs, layer: str = "last") -> tuple[Tensor, Tensor]:
-    """What the map of `vgatt` leaves unexplained: the bias term b = S_c - sum M [P] and its share |b| / |S_c| [P].
+    """Bias term of the map of `vgatt`, and its share: b = S_c - sum M [P] and |b| / |S_c| [P].
 
     The share is NaN where the logit is 0.
     """
@@ -45,7 +46,7 @@ def vgatt_bias(forward: Forward, pairs: Pairs, layer: str = "last") -> tuple[Ten
 
 
 def vgatt_bias_by_layer(forward: Forward, pairs: Pairs) -> dict[str, tuple[Tensor, Tensor]]:
-    """`vgatt_bias` at every stage of the network (see `stages`), from the input on; one forward pass for all.
+    """Bias terms of `vgatt` at every stage of the network (see `stages`), from the input on; one forward pass for all.
 
     In a transformer the map leaves out prefix tokens such as the class token, so their part of the logit counts as bias.
     """
@@ -88,7 +89,7 @@ def full_grad(forward: Forward, pairs: Pairs, *, variant: Literal["original", "s
 
 
 def full_grad_terms(forward: Forward, pairs: Pairs) -> Tensor:
-    """x · g_x + sum_l b_l · g_l [P]: the logit, but for the biases of linear layers (the head's among them)."""
+    """Sums [P] of x · g_x + sum_l b_l · g_l: the logit, but for the biases of linear layers (the head's among them)."""
     biases = _biases(forward)
     terms = forward.images.new_zeros(len(pairs))
     twin = forward.at(forward.images, plan=Plan(gradients=frozenset({"input", *biases})))
@@ -106,14 +107,12 @@ def _biases(forward: Forward) -> dict[str, Tensor]:
         if isinstance(module, nn.Conv2d) and module.bias is not None:
             biases[name] = module.bias.detach()
         elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-            # timm's normalisation with an activation of its own: its inner `drop` is where the two meet
+            # timm's normalisation with an activation of its own: its output is that of the inner `drop`
             owner = f"{name}.drop" if isinstance(getattr(module, "drop", None), nn.Module) else name
             _, biases[owner] = batch_norm_affine(module)
     return biases
 
 
 def _psi(term: Tensor) -> Tensor:
-    """[n, K, h, w] to [n, 1, h, w]: absolute values, min-max over channels and positions, summed over channels."""
-    term = term.abs()
-    term = term - term.amin((1, 2, 3), keepdim=True)
-    return (term / (term.amax((1, 2, 3), keepdim=True) + 1e-6)).sum(1, keepdim=True)
+    """Absolute values [n, K, h, w], min-max over channels and positions, summed over channels to [n, 1, h, w]."""
+    return min_max(term.abs(), (1, 2, 3), epsilon=1e-6).sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Methods of methods: any registered method, asked about other views of the image.
+"""Methods of methods: maps of other views of the image by any registered method.
 
 `base` is the name of a registered method, `options` its parameters. What it needs of the model is checked when it runs.
 """
@@ -17,7 +17,7 @@ from xaibench.core.registry import bound_method, method
 from xaibench.core.registry.bounds import Count, NotNegative, Positive
 from xaibench.forward import Forward, Pairs
 from xaibench.forward.explainer import Explainer
-from xaibench.methods.gradient import noisy
+from xaibench.forward.noise import noisy
 from xaibench.models.capabilities import require
 
 Explain = Callable[[Tensor, Pairs, Tensor], Tensor]
@@ -140,21 +140,21 @@ def smooth(
 
 
 def cut(images: Tensor, tiles: int) -> Tensor:
-    """[B, C, H, W] to [tiles^2 B, C, H / tiles, W / tiles]: all images' first tile, then all second, row by row."""
+    """Cut [B, C, H, W] into [tiles^2 B, C, H / tiles, W / tiles]: the first tile of all images, then the second ..."""
     count, channels, height, width = images.shape
     grid = images.view(count, channels, tiles, height // tiles, tiles, width // tiles)
     return grid.permute(2, 4, 0, 1, 3, 5).reshape(-1, channels, height // tiles, width // tiles)
 
 
 def merge(pieces: Tensor, tiles: int) -> Tensor:
-    """The inverse of `cut`."""
+    """Put tiles together again; the inverse of `cut`."""
     _, channels, height, width = pieces.shape
     grid = pieces.view(tiles, tiles, len(pieces) // tiles**2, channels, height, width)
     return grid.permute(2, 3, 0, 4, 1, 5).reshape(-1, channels, tiles * height, tiles * width)
 
 
 def _inner(forward: Forward, name: str, options: Mapping[str, Any] | None) -> Explain:
-    """`name` as a function of (images, pairs of them, the row of `forward` that each image comes from)."""
+    """Method `name` as a function of (images, pairs of them, the row of `forward` that each image comes from)."""
     explainer = Explainer(bound_method(name, options or {}))
     require(forward.classifier, explainer.method.entry, no_masks="other views of an image lack")
 

@@ -1,4 +1,4 @@
-"""How concentrated is the relevance? Says nothing about truth: a single wrong pixel is perfectly sparse."""
+"""Concentration of the relevance. It does not show that a map is right: a single wrong pixel is perfectly sparse."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def effective_complexity(
     elsewhere="The authors' code explains the top class throughout, whatever label is given.",
 )
 def adcc(evaluation: Evaluation) -> Tensor:
-    """Harmonic mean of coherency, 1 - complexity and 1 - drop, so that no single one can be gamed. See `adcc_parts`."""
+    """Harmonic mean of coherency, 1 - complexity and 1 - drop, so that no single one decides. See `adcc_parts`."""
     coherency, size, drop = adcc_parts(evaluation)
     return 3 / (1 / coherency + 1 / (1 - size) + 1 / (1 - drop))
 
@@ -136,7 +136,7 @@ def adcc_parts(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
     criticism="Ties among the least relevant pixels hardly matter, and count as much as those at the top.",
 )
 def tied_fraction(evaluation: Evaluation) -> Tensor:
-    """The fraction of pixels whose relevance another pixel has too: how much of a ranking is left to the tie rule.
+    """Fraction of pixels whose relevance another pixel has, too: the part of a ranking that the tie rule decides.
 
     Every metric that removes or compares pixels in order breaks ties in raster order, so that 1 means it measured the
     image's rows, not the map.

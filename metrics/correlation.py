@@ -1,6 +1,6 @@
-"""Does the amount of relevance say how much the score drops? These read the values of a map, not only its ranks.
+"""Correlation between relevance and the drop of the score. These metrics read the values of a map, not only its ranks.
 
-Each asks for many removals of an image: u = relevance that was removed, v = f(x) - f(x without it), and compares the
+Each makes many removals of an image: u = relevance that was removed, v = f(x) - f(x without it), and compares the
 two over the removals of one pair. The score is the logit by default: a saturated probability hides drops.
 
 Where u or v is the same for all removals (a constant map, a model that does not react) a correlation is undefined
@@ -10,19 +10,20 @@ completeness_gap and bias_ratio are about nothing else.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from xaibench.core import rank_statistics
-from xaibench.core.registry import metric
-from xaibench.core.registry.bounds import AtLeastTwo, Count, InnerFraction
+from xaibench.core.registry import Keys, metric
+from xaibench.core.registry.bounds import AtLeastTwo, InnerFraction
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.effects import Choose, blocks, effects, members
 from xaibench.evaluation.perturbation import Output, Removal, Static, units
 
 Similarity = Literal["pearson", "spearman"]
+Blocks = Annotated[Removal, Keys(baseline=Static, steps=AtLeastTwo)]
 ROUNDING = 1e-9  # of the largest value: sums that differ by less vary by rounding only
 
 
@@ -35,7 +36,7 @@ ROUNDING = 1e-9  # of the largest value: sums that differ by less vary by roundi
     minimum_effect=0.01,
     forwards="pairs * samples",
     backwards=0,
-    rankings_change_with=("fraction", "unit", "grid", "baseline", "score"),
+    rankings_change_with=("fraction", "removal.unit", "removal.grid", "removal.baseline", "score"),
     criticism="Subsets of pixels hardly move the score of a natural image, and 100 draws leave the correlation "
     "uncertain by about 0.1.",
     elsewhere="FaithfulnessCorrelation in Quantus removes single scalars of the image by default.",
@@ -45,15 +46,15 @@ def faithfulness_correlation(
     *,
     samples: AtLeastTwo = 100,
     fraction: InnerFraction = 0.2,
-    unit: Literal["pixel", "patch"] = "patch",
-    grid: Count = 14,
-    baseline: Static = "zero",
+    removal: Annotated[Removal, Keys("grid", baseline=Static, unit=Literal["pixel", "patch"])] = Removal(
+        unit="patch", grid=14
+    ),
     score: Output = "logit",
 ) -> Tensor:
     """Pearson correlation over random subsets S of units of the relevance of S and the drop of the score without S."""
-    partition = units(evaluation.forward.images, evaluation.pairs, unit, grid)
+    partition = units(evaluation.forward.images, evaluation.pairs, removal.unit, removal.grid)
     chosen = _subsets(evaluation, partition.total, samples, fraction, "faithfulness_correlation")
-    u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), baseline, score)
+    u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), removal, score)
     return _defined(evaluation, correlate(u, v, "pearson"))
 
 
@@ -66,7 +67,7 @@ def faithfulness_correlation(
     minimum_effect=0.01,
     forwards="pairs * samples",
     backwards=0,
-    rankings_change_with=("grid", "fraction"),
+    rankings_change_with=("removal.grid", "fraction"),
     criticism="One property with `faithfulness_correlation`: report one of them; cells with holes are unlike any "
     "training image.",
     elsewhere="MuFidelity in Xplique.",
@@ -76,14 +77,13 @@ def mu_fidelity(
     *,
     samples: AtLeastTwo = 200,
     fraction: InnerFraction = 0.2,
-    grid: Count = 9,
-    baseline: Static = "zero",
+    removal: Annotated[Removal, Keys("grid", baseline=Static)] = Removal(unit="patch", grid=9),
     score: Output = "logit",
 ) -> Tensor:
     """Spearman correlation over random subsets of the cells of a grid of their relevance and the drop without them."""
-    partition = units(evaluation.forward.images, evaluation.pairs, "patch", grid)
+    partition = units(evaluation.forward.images, evaluation.pairs, removal.unit, removal.grid)
     chosen = _subsets(evaluation, partition.total, samples, fraction, "mu_fidelity")
-    u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), baseline, score)
+    u, v = effects(evaluation, evaluation.relevance[:, None], samples, members(partition, chosen), removal, score)
     return _defined(evaluation, correlate(u, v, "spearman"))
 
 
@@ -95,17 +95,16 @@ def mu_fidelity(
     version=2,
     unit="correlation",
     minimum_effect=0.01,
-    forwards="pairs * steps",
+    forwards="pairs * removal.steps",
     backwards=0,
-    rankings_change_with=("steps", "baseline"),
+    rankings_change_with=("removal.steps", "removal.baseline"),
     criticism="Each block is removed alone, so what pixels do together is not seen.",
     elsewhere="FaithfulnessEstimate in Quantus.",
 )
 def faithfulness_estimate(
     evaluation: Evaluation,
     *,
-    steps: AtLeastTwo = 32,
-    baseline: Static = "zero",
+    removal: Blocks = Removal(),
     score: Output = "logit",
     similarity: Similarity = "pearson",
 ) -> Tensor:
@@ -114,8 +113,8 @@ def faithfulness_estimate(
     Pixels are sorted by relevance (equal ones in raster order) and cut into blocks of equal size.
     """
     relevance = evaluation.relevance[:, None]
-    choose = _sorted_blocks(evaluation, relevance, steps, "morf")
-    u, v = effects(evaluation, relevance, steps, choose, baseline, score)
+    choose, steps = _sorted_blocks(evaluation, relevance, removal, "morf")
+    u, v = effects(evaluation, relevance, steps, choose, removal, score)
     return _defined(evaluation, correlate(u, v, similarity))
 
 
@@ -127,14 +126,14 @@ def faithfulness_estimate(
     version=2,
     unit="correlation",
     minimum_effect=0.01,
-    forwards="pairs * steps",
+    forwards="pairs * removal.steps",
     backwards=0,
-    rankings_change_with=("steps", "baseline"),
+    rankings_change_with=("removal.steps", "removal.baseline"),
     criticism="It reads |a| and a squared change, so a map with every sign turned round scores the same.",
     elsewhere="MonotonicityCorrelation in Quantus divides by f(x)^2 as published, and fails where f(x) is 0.",
 )
 def monotonicity_correlation(
-    evaluation: Evaluation, *, steps: AtLeastTwo = 32, baseline: Static = "zero", score: Output = "probability"
+    evaluation: Evaluation, *, removal: Blocks = Removal(), score: Output = "probability"
 ) -> Tensor:
     """Spearman correlation over blocks of pixels of sum |a| and (f(x) - f(x without the block))^2.
 
@@ -142,30 +141,34 @@ def monotonicity_correlation(
     is left out; it only made the value undefined where f(x) = 0.
     """
     magnitude = evaluation.relevance.abs()[:, None]
-    choose = _sorted_blocks(evaluation, magnitude, steps, "lerf")
-    u, v = effects(evaluation, magnitude, steps, choose, baseline, score)
+    choose, steps = _sorted_blocks(evaluation, magnitude, removal, "lerf")
+    u, v = effects(evaluation, magnitude, steps, choose, removal, score)
     return _defined(evaluation, correlate(u, v.square(), "spearman"))
 
 
 def correlate(u: Tensor, v: Tensor, similarity: Similarity) -> Tensor:
-    """[P] correlation of double [P, S] and [P, S]; NaN where one of them does not vary (beyond rounding)."""
+    """Correlation [P] of double [P, S] and [P, S]; NaN where one of them does not vary (beyond rounding)."""
     statistic = rank_statistics.spearman if similarity == "spearman" else rank_statistics.pearson
     return statistic(u, v, ROUNDING)
 
 
 def _defined(evaluation: Evaluation, values: Tensor) -> Tensor:
-    """NaN for constant maps, whose sums differ by the sizes of units only; in the maps' precision."""
+    """Values in the maps' precision; NaN for constant maps, whose sums differ by the sizes of units only."""
     flat = evaluation.maps.flatten(1)
     return values.to(evaluation.maps.dtype).masked_fill(flat.amax(1) == flat.amin(1), torch.nan)
 
 
 def _subsets(evaluation: Evaluation, total: int, samples: int, fraction: float, name: str) -> Tensor:
-    """bool [P, S, total]: random subsets of floor(fraction * total) units (at least 1), seeded by pair."""
+    """Random subsets, bool [P, S, total], of floor(fraction * total) units (at least 1), seeded by pair."""
     size = max(1, int(fraction * total))
     return evaluation.forward.draw_per_pair(evaluation.pairs, name, samples, total).argsort(2) < size
 
 
-def _sorted_blocks(evaluation: Evaluation, values: Tensor, steps: int, order: Literal["morf", "lerf"]) -> Choose:
+def _sorted_blocks(
+    evaluation: Evaluation, values: Tensor, removal: Removal, order: Literal["morf", "lerf"]
+) -> tuple[Choose, int]:
+    """Removals of one block of sorted pixels each, and the number of blocks."""
     partition = units(evaluation.forward.images, evaluation.pairs, "pixel", 1)
     total = torch.full((len(values),), partition.total, device=values.device)
-    return blocks(partition.ranks(values, order), Removal(steps=steps).counts(total))
+    counts = removal.counts(total)
+    return blocks(partition.ranks(values, order), counts), counts.shape[1] - 1

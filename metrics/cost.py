@@ -1,4 +1,4 @@
-"""What a map costs: every image explained once more and alone, with all its labels, and its bill split among them.
+"""Cost of a map: every image is explained once more by itself, with all its labels, and the cost is divided by them.
 
 A suite shares passes among methods, so that what a row of a leaderboard took is not what its method takes. Here nothing
 is shared but what one explanation of one image shares among its labels. Time and memory are measurements of a machine:
@@ -108,7 +108,7 @@ def seconds_per_pair(evaluation: Evaluation, *, rounds: Count = 1) -> Tensor:
     criticism="The allocator's caches and fragmentation come on top.",
 )
 def peak_memory(evaluation: Evaluation) -> Tensor:
-    """Device memory that explaining one image takes at its height beyond what is held before, per label explained.
+    """Peak of device memory while one image is explained, beyond what was allocated before, per label explained.
 
     CUDA alone keeps these books; undefined (NaN) elsewhere.
     """
@@ -126,7 +126,7 @@ def peak_memory(evaluation: Evaluation) -> Tensor:
 
 
 def _alone(evaluation: Evaluation, measure: Callable[[Callable[[], Tensor]], float]) -> Tensor:
-    """[B]: what `measure` says of explaining each image by itself, divided by its pairs; NaN without any, or with NaN maps."""
+    """Measurements [B] of explaining each image by itself, divided by its pairs; NaN without any, or with NaN maps."""
     images, pairs = evaluation.forward.images, evaluation.pairs
     found = []
     for row in range(len(images)):

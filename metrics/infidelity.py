@@ -1,4 +1,4 @@
-"""Infidelity: how well the relevance of what is removed, or of noise, predicts the drop of the score."""
+"""Infidelity: error with which the relevance of what is removed, or of noise, predicts the drop of the score."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xaibench.core.registry import metric
 from xaibench.core.registry.bounds import Count, Positive, PositiveFraction
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.effects import Choose, effects, noise_effects
-from xaibench.evaluation.perturbation import Output, Static
+from xaibench.evaluation.perturbation import Output, Removal, Replacement
 
 
 @metric(
@@ -35,7 +35,7 @@ def infidelity(
     samples: Count = 50,
     side: PositiveFraction = 0.25,
     sigma: Positive = 0.1,
-    baseline: Static = "zero",
+    removal: Replacement = Removal(),
     normalise: bool = True,
     score: Output = "logit",
 ) -> Tensor:
@@ -48,30 +48,31 @@ def infidelity(
     """
     relevance = evaluation.relevance[:, None]
     if perturbation == "square":
-        u, v = effects(evaluation, relevance, samples, _squares(evaluation, samples, side), baseline, score)
+        u, v = effects(evaluation, relevance, samples, _squares(evaluation, samples, side), removal, score)
     else:
         u, v = noise_effects(evaluation, relevance, samples, _noise(evaluation, sigma), score)
     return squared_error(u, v, normalise).to(evaluation.maps.dtype)
 
 
 def squared_error(u: Tensor, v: Tensor, normalise: bool) -> Tensor:
-    """[P]: mean (beta u - v)^2 with the best beta (normalise), or 1."""
+    """Mean error [P] of (beta u - v)^2 with the best beta (normalise), or 1."""
     power = u.square().sum(1, keepdim=True)
     beta = torch.where(power == 0, 0, (u * v).sum(1, keepdim=True) / power) if normalise else 1
     return (beta * u - v).square().mean(1)
 
 
 def _noise(evaluation: Evaluation, sigma: float) -> Choose:
-    """Drawn anew each time it is asked for, from a generator per pair and sample, so that nothing large is kept."""
+    """Noise by pair and sample. Each call draws it again, so that nothing large stays in memory."""
     images = evaluation.forward.images
 
     def noise(pair: Tensor, sample: Tensor) -> Tensor:
         draws = [
-            torch.randn(1, *images.shape[-2:], generator=generator)
+            evaluation.forward.draw_per_pair(
+                evaluation.pairs[row[None]], f"infidelity/{s}", 1, *images.shape[-2:], kind="normal"
+            )
             for row, s in zip(pair, sample.tolist(), strict=True)
-            for generator in evaluation.forward.generators(evaluation.pairs[row[None]], f"infidelity/{s}")
         ]
-        return sigma * torch.stack(draws).to(images)
+        return sigma * torch.cat(draws).to(images)
 
     return noise
 

@@ -1,4 +1,6 @@
-"""Does the relevance lie on the object? Void pixels count neither way; a label without a mask is undefined.
+"""Localisation: the share or the rank of relevance on the object.
+
+Void pixels count neither way; a label without a mask is undefined.
 
 Where a ranking is cut among equal values, the expected number of hits over all their orders counts, so that no result
 depends on the order of pixels and a constant map scores the object's share of the image.
@@ -49,7 +51,7 @@ def pointing_game(evaluation: Evaluation, *, tolerance: Natural = 0, ties: Liter
 
 
 def near(region: Tensor, distance: int) -> Tensor:
-    """bool [P, H, W]: within a Euclidean distance, in pixels, of a region."""
+    """Region, bool [P, H, W], grown by a Euclidean distance in pixels."""
     if distance == 0:
         return region
     offset = torch.arange(-distance, distance + 1, device=region.device)
@@ -208,5 +210,5 @@ def _pixels(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _defined(evaluation: Evaluation) -> Tensor:
-    """bool [P]: the object is there."""
+    """Whether the object is there, bool [P]."""
     return evaluation.truth.any(2).any(1)

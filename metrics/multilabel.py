@@ -1,4 +1,4 @@
-"""The multi-label metrics of MinMax-CAM, by the authors' code, and average gain.
+"""Multi-label metrics of MinMax-CAM, by the authors' code, and average gain.
 
 For a pair (image x, label c) with mask m in [0, 1] (see `Evaluation.mask`): y = p_c(x), o = p_c(x m), and with the
 complement co = p_c(x (1 - m)). C = labels detected in the image. Decisions that the text of the papers leaves open are
@@ -40,7 +40,7 @@ KEEP_AND_DROP: Shared = {**KEEP, **DROP}
 
 
 def loss(before: Tensor, after: Tensor) -> Tensor:
-    """relu(before - after) / before: the relative loss of confidence."""
+    """Relative loss of confidence: relu(before - after) / before."""
     return (before - after).relu() / before
 
 
@@ -155,7 +155,7 @@ def average_drop_of_others(
     space: Space = "model",
     lone: Lone = "zero",
 ) -> Tensor:
-    """Relative loss of the other labels when only the region of c is kept: high if it holds nothing of theirs."""
+    """Relative loss of the other labels when only the region of c is kept: high if their evidence lies outside."""
     return loss_of_others(evaluation, evaluation.probe("keep", normalise, space), labels, lone)
 
 
@@ -180,7 +180,7 @@ def average_retention_of_others(
     space: Space = "model",
     lone: Lone = "zero",
 ) -> Tensor:
-    """Relative loss of the other labels when the region of c is removed: low if it holds nothing of theirs."""
+    """Relative loss of the other labels when the region of c is removed: low if their evidence lies outside."""
     return loss_of_others(evaluation, evaluation.probe("drop", normalise, space), labels, lone)
 
 

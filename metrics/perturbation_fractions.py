@@ -1,19 +1,19 @@
-"""What happens to the score once stated fractions of the pixels are removed.
+"""Scores after given fractions of the pixels are removed.
 
-`metrics/perturbation.py` says what all metrics of removal curves share: order, ties, baselines.
+`metrics/perturbation.py` states what all metrics of removal curves share: order, ties, baselines.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from xaibench.core.registry import metric
-from xaibench.core.registry.bounds import AtLeastTwo, NotNegative, PositiveFraction
+from xaibench.core.registry import Keys, metric
+from xaibench.core.registry.bounds import AtLeastTwo, PositiveFraction
 from xaibench.evaluation import Evaluation
-from xaibench.evaluation.perturbation import Curve, Order, Output, Removal, Static
+from xaibench.evaluation.perturbation import Curve, Order, Output, Removal, Replacement
 
 TENTHS = tuple(k / 10 for k in range(1, 10))
 
@@ -27,12 +27,12 @@ TENTHS = tuple(k / 10 for k in range(1, 10))
     minimum_effect=0.005,
     flips={"order": "morf"},
     forwards={
-        "curve lerf road {steps} {noise}": "pairs * (steps - 1) * (order != 'morf')",
-        "curve morf road {steps} {noise}": "pairs * (steps - 1) * (order != 'lerf')",
+        "curve lerf inside {removal}": "pairs * (removal.steps - 1) * (order != 'morf')",
+        "curve morf inside {removal}": "pairs * (removal.steps - 1) * (order != 'lerf')",
     },
     backwards=0,
     cost="and an imputation for each",
-    rankings_change_with=("steps", "score", "ties"),
+    rankings_change_with=("removal.steps", "score", "ties"),
     criticism="What is imputed is smooth, so blurry maps are still favoured.",
     elsewhere="pytorch-grad-cam removes pixels above a percentile of the map, which is another fraction where values "
     "are equal. ROAD in Quantus fails on images of several channels and keeps the first batch only.",
@@ -40,18 +40,18 @@ TENTHS = tuple(k / 10 for k in range(1, 10))
 def road(
     evaluation: Evaluation,
     *,
+    removal: Annotated[Removal, Keys("noise", steps=AtLeastTwo)] = Removal("road", steps=10),
     order: Literal["combined", "morf", "lerf"] = "combined",
     score: Literal["probability", "logit", "accuracy"] = "probability",
-    steps: AtLeastTwo = 10,
-    noise: NotNegative = 0.01,
 ) -> Tensor:
-    """Remove and debias: removed pixels are imputed from the rest, so that the shape of the hole tells little.
+    """Mean score, or gain, while pixels are removed and imputed from the rest: remove and debias.
 
     The mean score over 1/T, ..., (T - 1)/T of the pixels removed, least relevant first (`lerf`, higher is better) or
     most relevant first (`morf`, lower is better); `combined` is half of lerf - morf. `accuracy` scores 1 where the
     label is still the model's decision, 0 where not.
     """
-    removal = Removal("road", steps=None, fractions=tuple(t / steps for t in range(1, steps)), noise=noise)
+    assert removal.steps is not None  # by the type of the key
+    removal = removal.at([t / removal.steps for t in range(1, removal.steps)])
     if order == "combined":
         lerf, morf = evaluation.curve("lerf", removal), evaluation.curve("morf", removal)
         return (after_removal(lerf, score) - after_removal(morf, score)) / 2
@@ -59,7 +59,7 @@ def road(
 
 
 def after_removal(curve: Curve, score: Literal["probability", "logit", "accuracy"]) -> Tensor:
-    """[P]: the mean over the points of a curve after the first."""
+    """Means [P] over the points of a curve after the first."""
     return (curve.decided if score == "accuracy" else curve.of(score))[:, 1:].mean(1)
 
 
@@ -86,7 +86,7 @@ def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "n
     is the published area under the data set's accuracy. Black is 0 before normalisation. Needs ground-truth labels.
     """
     present = evaluation.forward.ground_truth.labels_for("perturbation_auc")
-    removal = Removal("black", steps=None, fractions=TENTHS)
+    removal = Removal("black").at(TENTHS)
     curve = evaluation.curve("morf" if polarity == "positive" else "lerf", removal)
     hits = present[evaluation.pairs.image].gather(1, curve.predicted).to(curve.logits.dtype)
     hits = hits.masked_fill(curve.undefined, torch.nan)
@@ -101,9 +101,9 @@ def perturbation_auc(evaluation: Evaluation, *, polarity: Literal["positive", "n
     version=2,
     minimum_effect=0.005,
     flips={"report": "accuracy", "order": "lerf"},
-    forwards={"curve {order} {baseline} {fraction}": "pairs"},
+    forwards={"curve {order} {fraction} {removal}": "pairs"},
     backwards=0,
-    rankings_change_with=("fraction", "baseline"),
+    rankings_change_with=("fraction", "removal.baseline"),
     criticism="One point of a curve, and unsure pairs decide through the denominator.",
 )
 def confidence_change(
@@ -111,16 +111,16 @@ def confidence_change(
     *,
     fraction: PositiveFraction = 0.1,
     report: Literal["change", "accuracy"] = "change",
-    baseline: Static = "zero",
+    removal: Replacement = Removal(),
     order: Order = "morf",
     score: Output = "probability",
 ) -> Tensor:
-    """What removing the top k % of the pixels does: (f(x) - f(x_k)) / f(x), or whether the label is still decided.
+    """Relative drop when the top k % of the pixels are removed: (f(x) - f(x_k)) / f(x); or whether the decision stays.
 
     `report: accuracy` is 1 where the explained label is still the model's decision and 0 where not, so that its mean is
     the accuracy on those labels after removal (lower is better).
     """
-    curve = evaluation.curve(order, Removal(baseline, steps=None, fractions=(fraction,)))
+    curve = evaluation.curve(order, removal.at([fraction]))
     if report == "accuracy":
         return curve.decided[:, 1]
     return curve.drop(score)[:, 1] / curve.of(score)[:, 0]

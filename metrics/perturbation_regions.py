@@ -1,18 +1,19 @@
-"""What happens to the score while whole regions, grid cells or superpixels, are removed one at a time.
+"""Scores while whole regions, grid cells or superpixels, are removed one at a time.
 
-`metrics/perturbation.py` says what all metrics of removal curves share: order, ties, baselines.
+`metrics/perturbation.py` states what all metrics of removal curves share: order, ties, baselines.
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
-from xaibench.core.registry import metric
-from xaibench.core.registry.bounds import Count
+from xaibench.core.registry import Keys, metric
 from xaibench.evaluation import Evaluation
-from xaibench.evaluation.perturbation import Baseline, Curve, Order, Output, Removal, Unit
-from xaibench.metrics.perturbation import curves
+from xaibench.evaluation.perturbation import Curve, Order, Output, Removal
+from xaibench.metrics.perturbation import Regions, curves
 
 
 @metric(
@@ -25,7 +26,7 @@ from xaibench.metrics.perturbation import curves
     flips={"order": "lerf"},
     forwards=curves("{order}"),
     backwards=0,
-    rankings_change_with=("grid", "baseline", "score"),
+    rankings_change_with=("removal.grid", "removal.baseline", "score"),
     criticism="Cells of a grid do not follow objects, and an image with holes is unlike any training image. Areas of "
     "different models do not compare.",
     elsewhere="RegionPerturbation in Quantus calls lower values better, which is wrong for a drop.",
@@ -33,18 +34,15 @@ from xaibench.metrics.perturbation import curves
 def aopc(
     evaluation: Evaluation,
     *,
-    baseline: Baseline = "zero",
-    steps: Count | None = None,
+    removal: Regions = Removal(unit="patch", steps=None),
     order: Order = "morf",
-    unit: Unit = "patch",
-    grid: Count = 8,
     score: Output = "probability",
 ) -> Tensor:
     """Area over the curve of region perturbation: sum_k f(x) - f(x_k) over L removed regions, divided by L + 1.
 
     `steps: null` removes the regions one at a time.
     """
-    curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
+    curve = evaluation.curve(order, removal)
     return torch.where(curve.valid, curve.drop(score), 0).sum(1) / curve.valid.sum(1)
 
 
@@ -58,22 +56,19 @@ def aopc(
     flips={"order": "lerf"},
     forwards=curves("{order}"),
     backwards=0,
-    rankings_change_with=("grid", "baseline", "score"),
+    rankings_change_with=("removal.grid", "removal.baseline", "score"),
     criticism="It is f(x) minus the drop, so it repeats `aopc` and adds the clean score.",
     elsewhere="Selectivity in Quantus.",
 )
 def selectivity(
     evaluation: Evaluation,
     *,
-    baseline: Baseline = "zero",
-    steps: Count | None = None,
+    removal: Regions = Removal(unit="patch", steps=None),
     order: Order = "morf",
-    unit: Unit = "patch",
-    grid: Count = 8,
     score: Output = "probability",
 ) -> Tensor:
     """Area under the score while the most relevant regions are removed: f(x) minus the drop that `aopc` averages."""
-    curve = evaluation.curve(order, Removal(baseline, unit, grid, steps))
+    curve = evaluation.curve(order, removal)
     return curve.auc(curve.of(score))
 
 
@@ -84,10 +79,10 @@ def selectivity(
     source="rieger2020",
     version=2,
     minimum_effect=0.005,
-    forwards={"curve morf {baseline} segment {grid} None 11 5.0": "pairs * grid ** 2"},
+    forwards={"curve morf {removal}": "pairs * removal.grid ** 2"},
     backwards=0,
     cost="fewer where superpixels die out",
-    rankings_change_with=("the superpixels", "grid", "baseline"),
+    rankings_change_with=("the superpixels", "removal.grid", "removal.baseline"),
     criticism="The clean score is the denominator: unsure pairs decide, and values have no lower bound.",
     elsewhere="IROF in Quantus does not divide by the number of segments, takes the mean of the whole batch, and "
     "fails on images of several channels.",
@@ -95,8 +90,7 @@ def selectivity(
 def irof(
     evaluation: Evaluation,
     *,
-    baseline: Baseline = "mean",
-    grid: Count = 10,
+    removal: Annotated[Removal, Keys("baseline", "grid")] = Removal("mean", "segment", grid=10, steps=None),
     per_segment: bool = True,
     score: Output = "probability",
 ) -> Tensor:
@@ -105,11 +99,11 @@ def irof(
     Superpixels rank by their mean relevance. Divided by n (`per_segment`); without, images of different numbers of
     segments are not comparable.
     """
-    return segment_area(evaluation.curve("morf", Removal(baseline, "segment", grid, None)), score, per_segment)
+    return segment_area(evaluation.curve("morf", removal), score, per_segment)
 
 
 def segment_area(curve: Curve, score: Output, per_segment: bool) -> Tensor:
-    """[P]: the area over a curve of removals one at a time, relative to its first point."""
+    """Areas [P] over a curve of removals one at a time, relative to its first point."""
     n = curve.valid.sum(1) - 1
     relative = torch.where(curve.valid, curve.of(score) / curve.of(score)[:, :1], 0)
     last = relative.gather(1, n[:, None])[:, 0]

@@ -1,11 +1,11 @@
-"""Does the map depend on what the model has learnt? Explain a random model, or another label, and compare the maps.
+"""Dependence of a map on what the model has learnt: explain a random model, or another label, and compare the maps.
 
-The random model is a copy: the user's model is not touched. Layers are drawn anew as PyTorch would (weights and biases
-of linear layers and convolutions uniform in +- 1 / sqrt(fan in), normalisation to the identity, its running statistics
-too), from the output towards the input, each staying random. Layers are modules with weights of their own that PyTorch
-can reset; class tokens, position embeddings, layer scales and PReLU slopes keep their values. A parametrised weight
-(weight_norm, Kernel Usage Regularization) is drawn anew behind its parametrisation, which stays. The draw depends on
-the suite's seed and the layer's name only, so that all images meet the same random model.
+The random model is a copy: the user's model is not touched. Layers get new weights as PyTorch would draw them (weights
+and biases of linear layers and convolutions uniform in +- 1 / sqrt(fan in), normalisation to the identity, its running
+statistics too), from the output towards the input, each staying random. Layers are modules with weights of their own
+that PyTorch can reset; class tokens, position embeddings, layer scales and PReLU slopes keep their values. A
+parametrised weight (weight_norm, Kernel Usage Regularization) is drawn again behind its parametrisation, which stays.
+The draw depends on the suite's seed and the layer's name only, so that all images have the same random model.
 
 Maps are compared at native resolution. A map that ignores the model (an edge detector) is similar to itself; one that
 is constant after the change has no correlation, and the pair is undefined (NaN).
@@ -28,6 +28,7 @@ from xaibench.core.errors import UsageError
 from xaibench.core.registry import metric
 from xaibench.core.registry.bounds import Count
 from xaibench.core.seeding import stable_seed
+from xaibench.core.value_range import min_max, span
 from xaibench.evaluation import Evaluation
 from xaibench.forward import Pairs
 from xaibench.models.classifier import Classifier
@@ -88,7 +89,7 @@ def mprt(
     criticism="A map whose entropy is high already cannot rise, however much it depends on the model.",
 )
 def efficient_mprt(evaluation: Evaluation) -> Tensor:
-    """(H(a') - H(a)) / H(a): how much the entropy of the map rises when the whole model is random.
+    """Relative rise of the map's entropy when the whole model is random: (H(a') - H(a)) / H(a).
 
     H is the entropy of the histogram of the map's values in 100 bins from its minimum to its maximum. Undefined (NaN)
     for a constant map.
@@ -123,13 +124,10 @@ def random_logit(evaluation: Evaluation, *, similarity: Similarity = "spearman")
 
 
 def other_labels(evaluation: Evaluation) -> Tensor:
-    """[P]: for each pair one of the other labels, seeded by sample and label."""
+    """Labels [P], for each pair one of the others, seeded by sample and label."""
     pairs, count = evaluation.pairs, evaluation.forward.logits.shape[1]
-    steps = [
-        torch.randint(1, count, (), generator=generator)
-        for generator in evaluation.forward.generators(pairs, "random_logit")
-    ]
-    return (pairs.label + torch.stack(steps).to(pairs.label)) % count
+    steps = 1 + evaluation.forward.draw_per_pair(pairs, "random_logit", kind=count - 1)
+    return (pairs.label + steps) % count
 
 
 # -- the random model -------------------------------------------------------------------------------------------------
@@ -144,7 +142,7 @@ def randomised_maps(evaluation: Evaluation, depths: int) -> Iterator[Tensor]:
 
 
 def cascade(classifier: Classifier, depths: int, seed: int) -> Iterator[Classifier]:
-    """A copy of the classifier, random in ever more layers from the top; at most `depths` times, at last in all."""
+    """Yield a copy of the classifier, random in ever more layers from the top; at most `depths` times, last in all."""
     module = copy.deepcopy(classifier.module)
     layers = [name for name, layer in module.named_modules() if _resettable(layer)][::-1]
     if not layers:
@@ -167,7 +165,7 @@ def _resettable(layer: nn.Module) -> bool:
 
 @torch.no_grad()
 def redraw(layer: nn.Module, name: str, seed: int) -> None:
-    """New weights for a layer, drawn on the CPU so that every device meets the same model."""
+    """Draw new weights for a layer, on the CPU, so that every device has the same model."""
     generator = torch.Generator().manual_seed(stable_seed(seed, "redraw", name))
     weights = _parametrised(layer) | dict(layer.named_parameters(recurse=False))
     fan_in = next((weight[0].numel() for weight in weights.values() if weight.ndim > 1), None)
@@ -186,7 +184,7 @@ def redraw(layer: nn.Module, name: str, seed: int) -> None:
 
 
 def _parametrised(layer: nn.Module) -> dict[str, Tensor]:
-    """The parametrised weights of a layer: what stands behind them, or the weight itself if it can be assigned to."""
+    """Parametrised weights of a layer: the tensors behind them, or the weight itself if it can be assigned to."""
     if not parametrize.is_parametrized(layer):
         return {}
     chains: Mapping[str, Any] = layer.parametrizations  # type: ignore[assignment]
@@ -200,10 +198,9 @@ def _parametrised(layer: nn.Module) -> dict[str, Tensor]:
 
 
 def histogram_entropy(maps: Tensor) -> Tensor:
-    """[P] float64: entropy of the values in 100 bins from minimum to maximum; NaN for a map with a NaN."""
+    """Entropy [P] float64 of the values in 100 bins from minimum to maximum; NaN for a map with a NaN."""
     a = maps.flatten(1).double()
-    lowest, highest = a.amin(1, keepdim=True), a.amax(1, keepdim=True)
-    position = (a - lowest) / (highest - lowest) * BINS
+    position = min_max(a, 1) * BINS
     bins = position.nan_to_num(0).long().clamp(0, BINS - 1)
     counts = torch.zeros((len(a), BINS), dtype=a.dtype, device=a.device).scatter_add(1, bins, torch.ones_like(a))
     entropy: Tensor = torch.special.entr(counts / a.shape[1]).sum(1)
@@ -211,14 +208,14 @@ def histogram_entropy(maps: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """[P] float64: mean structural similarity over all whole windows of 7 x 7 (or the map's size, if smaller).
+    """Mean structural similarity [P] float64 over all whole windows of 7 x 7 (or the map's size, if smaller).
 
     Sample variances, K1 = 0.01, K2 = 0.03, range: from the least to the largest value of both. NaN where both are
     constant and equal.
     """
     a, b = a.double()[:, None], b.double()[:, None]
     both = torch.cat([a, b], 1)
-    span = (both.amax((1, 2, 3)) - both.amin((1, 2, 3)))[:, None, None, None]
+    width = span(both, (1, 2, 3))
     window = [min(WINDOW, size) for size in a.shape[2:]]
     n = window[0] * window[1]
 
@@ -229,14 +226,14 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     sample = n / max(n - 1, 1)
     var_a, var_b = sample * (mean(a * a) - mean_a**2), sample * (mean(b * b) - mean_b**2)
     covariance = sample * (mean(a * b) - mean_a * mean_b)
-    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    c1, c2 = (0.01 * width) ** 2, (0.03 * width) ** 2
     numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     similarity = numerator / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
-    return similarity.mean((1, 2, 3)).where(span[:, 0, 0, 0] > 0, torch.nan)
+    return similarity.mean((1, 2, 3)).where(width[:, 0, 0, 0] > 0, torch.nan)
 
 
 def _unit_ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Each map divided by its own largest absolute value: SSIM is not invariant to scale."""
+    """SSIM of maps divided by their largest absolute value, since SSIM changes with scale."""
     return ssim(*(m / m.abs().amax((1, 2), keepdim=True) for m in (a, b)))
 
 

@@ -1,4 +1,4 @@
-"""How much does the map change when the image hardly does? A constant map is perfectly robust: never read it alone.
+"""Change of the map under a small change of the image. A constant map is perfectly robust: never read it alone.
 
 x' = x + n with n uniform in [-radius, radius], in the units of the model's input, the same noise for all labels of an
 image; a and a' are the raw maps of x and x' at native resolution. Nothing changes when all maps are scaled.
@@ -38,7 +38,7 @@ NOISY_AND_LOGITS: Shared = {**NOISY, "noisy logits {samples} {radius}": "samples
     "0.2).",
 )
 def max_sensitivity(evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02) -> Tensor:
-    """max_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map."""
+    """Largest change of the map, max_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map."""
     return _sensitivity(evaluation, samples, radius).amax(1)
 
 
@@ -57,7 +57,7 @@ def max_sensitivity(evaluation: Evaluation, *, samples: Count = 10, radius: Posi
     elsewhere="AvgSensitivity in Quantus (200 samples, radius 0.2).",
 )
 def avg_sensitivity(evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02) -> Tensor:
-    """mean_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map."""
+    """Mean change of the map, mean_i ||a(x + n_i) - a(x)||_2 / ||a(x)||_2. Undefined (NaN) for an all-zero map."""
     return _sensitivity(evaluation, samples, radius).mean(1)
 
 
@@ -76,7 +76,7 @@ def avg_sensitivity(evaluation: Evaluation, *, samples: Count = 10, radius: Posi
 def relative_input_stability(
     evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02, eps: NotNegative = 1e-6
 ) -> Tensor:
-    """max_i ||(a - a') / a||_2 / max(||(x - x') / x||_2, eps), over the x' that the model decides like x.
+    """Largest ||(a - a') / a||_2 / max(||(x - x') / x||_2, eps) over the x' that the model decides like x.
 
     The decision is the most probable label (softmax), or whether the pair's label is detected (sigmoid). Quotients are
     taken per pixel; |a| and |x| below eps times their maximum are raised to it.
@@ -105,7 +105,7 @@ def relative_input_stability(
 def relative_output_stability(
     evaluation: Evaluation, *, samples: Count = 10, radius: Positive = 0.02, eps: NotNegative = 1e-6
 ) -> Tensor:
-    """max_i ||(a - a') / a||_2 / max(||h(x) - h(x')||_2, eps), h being all logits. As `relative_input_stability`."""
+    """Largest ||(a - a') / a||_2 / max(||h(x) - h(x')||_2, eps), h being all logits. As `relative_input_stability`."""
     logits = _logits(evaluation, samples, radius)
     change = (logits - evaluation.forward.logits[evaluation.pairs.image][:, None]).norm(dim=2)
     return _largest(
@@ -117,7 +117,7 @@ def relative_output_stability(
 
 
 def noise(evaluation: Evaluation, image: Tensor, samples: int, radius: float) -> Tensor:
-    """[n, samples, C, H, W] uniform noise for rows [n] of the batch, seeded by sample id."""
+    """Uniform noise [n, samples, C, H, W] for rows [n] of the batch, seeded by sample id."""
     images = evaluation.forward.images
     whole = Pairs(image, torch.full_like(image, PER_IMAGE))
     unit = evaluation.forward.draw_per_pair(whole, "noise", samples, *images.shape[1:])
@@ -132,7 +132,7 @@ def _neighbours(evaluation: Evaluation, samples: int, radius: float) -> tuple[Te
 
 
 def _maps(evaluation: Evaluation, samples: int, radius: float) -> Tensor:
-    """[P, samples, h w]: maps of the noisy images."""
+    """Maps [P, samples, h w] of the noisy images."""
 
     def compute() -> Tensor:
         noisy, source, row = _neighbours(evaluation, samples, radius)
@@ -145,7 +145,7 @@ def _maps(evaluation: Evaluation, samples: int, radius: float) -> Tensor:
 
 
 def _logits(evaluation: Evaluation, samples: int, radius: float) -> Tensor:
-    """[P, samples, L]: logits of the noisy images."""
+    """Logits [P, samples, L] of the noisy images."""
 
     def compute() -> Tensor:
         noisy, _, row = _neighbours(evaluation, samples, radius)
@@ -158,7 +158,7 @@ def _logits(evaluation: Evaluation, samples: int, radius: float) -> Tensor:
 
 
 def _sensitivity(evaluation: Evaluation, samples: int, radius: float) -> Tensor:
-    """[P, samples]"""
+    """Changes [P, samples] of the map: ||a(x + n) - a(x)||_2 / ||a(x)||_2."""
     a = evaluation.maps.flatten(1)[:, None]
     size = a.norm(dim=2)
     relative: Tensor = (_maps(evaluation, samples, radius) - a).norm(dim=2) / size
@@ -166,13 +166,13 @@ def _sensitivity(evaluation: Evaluation, samples: int, radius: float) -> Tensor:
 
 
 def _map_quotient(evaluation: Evaluation, samples: int, radius: float, eps: float) -> Tensor:
-    """[P, samples]: ||(a - a') / a||_2"""
+    """Relative changes [P, samples] of the map: ||(a - a') / a||_2."""
     a = evaluation.maps.flatten(1)[:, None]
     return _quotient(_maps(evaluation, samples, radius) - a, a, eps)
 
 
 def _quotient(change: Tensor, value: Tensor, eps: float) -> Tensor:
-    """||change / value||_2 over the last dimension; NaN where all values are 0."""
+    """Norm ||change / value||_2 over the last dimension; NaN where all values are 0."""
     size = value.abs()
     largest = size.amax(-1, keepdim=True)
     quotient: Tensor = (change / torch.maximum(size, eps * largest)).norm(dim=-1)
@@ -180,7 +180,7 @@ def _quotient(change: Tensor, value: Tensor, eps: float) -> Tensor:
 
 
 def _largest(evaluation: Evaluation, values: Tensor, samples: int, radius: float) -> Tensor:
-    """[P]: the largest of [P, samples] over the noisy images that the model decides as the original."""
+    """Largest [P] of values [P, samples] over the noisy images that the model decides as the original."""
     before, after = evaluation.forward.logits[evaluation.pairs.image][:, None], _logits(evaluation, samples, radius)
     if evaluation.forward.classifier.activation == "softmax":
         same = before.argmax(-1) == after.argmax(-1)

@@ -13,9 +13,9 @@ BACKGROUND, UNKNOWN = 0, VOID
 
 
 def threshold_seeds(maps: Tensor, labels: Tensor, *, background: float | Tensor) -> Tensor:
-    """The label whose map is largest, 0 where none is above the background.
+    """Label whose map is largest, 0 where none is above the background.
 
-    Of equal values the background wins, then the label that comes first.
+    Among equal values the background wins, then the label that comes first.
 
     Args:
         maps: [n, h, w], normalised
@@ -38,7 +38,7 @@ def fraction_seeds(
     area: Literal["claimed", "undisputed"] = "claimed",
     zero: Literal["unknown", "background"] = "unknown",
 ) -> Tensor:
-    """A label's seed is where its map reaches `fraction` of its own maximum, if that is positive; maps are signed.
+    """Labels where a map reaches `fraction` of its own maximum, if that is positive: the seeds. Maps are signed.
 
     A pixel of several seeds goes to the label of the smallest seed, of equal sizes to the one that comes first. A pixel
     of no seed is background where every map is negative, else unknown: a map after ReLU has no background at all.

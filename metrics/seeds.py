@@ -7,8 +7,8 @@ background where every map is negative.
 
 The metrics have one row per image of the batch: an image without an explained label is background (or unknown), and
 counts. Rows hold counts of pixels per class; scores are of totals over images. Void pixels count neither way.
-Undefined (NaN): an image that is void everywhere, or one of whose maps is undefined. Suites want `explain: present`:
-seeds are made for labels that are known.
+Undefined (NaN): an image that is void everywhere, or one of whose maps is undefined. Write `explain: present` in
+suites: seeds are made for labels that the ground truth has.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def seed_miou_k(
 
 
 def _by_image(evaluation: Evaluation) -> list[tuple[Tensor, Tensor]]:
-    """For each image of the batch: which pairs [P] are its own, and the mask values [n] of their labels, by label."""
+    """Pairs [n] of each image of the batch, in the order of their labels, and the mask values [n] of those labels."""
     pairs = evaluation.pairs
     order = pairs.label.argsort(stable=True)
     owned = [order[pairs.image[order] == image] for image in range(len(evaluation.forward.images))]
@@ -233,7 +233,7 @@ def _total(chosen: Tensor) -> Tensor:
 
 
 def _count(values: Tensor, chosen: Tensor, classes: int) -> Tensor:
-    """[B, K] how many chosen pixels have each value."""
+    """Counts [B, K] of chosen pixels by value."""
     image = torch.arange(len(values), device=values.device)[:, None, None]
     counts = torch.bincount((image * classes + values)[chosen], minlength=len(values) * classes)
     return counts.view(len(values), classes)
@@ -252,7 +252,7 @@ def _sweep(best: Tensor, label: Tensor, gt: Tensor, valid: Tensor, cuts: Tensor,
     truth_above = _count(above, valid & (gt == BACKGROUND), bins)
 
     def at_least(counts: Tensor) -> Tensor:
-        """[B, K, bins] -> [B, T, K]: pixels above the threshold of rank t, which lie in a bin > t."""
+        """Pixels [B, T, K] above the threshold of rank t, which lie in a bin > t of [B, K, bins]."""
         return counts.flip(-1).cumsum(-1).flip(-1)[..., 1:].transpose(1, 2)
 
     predicted, hits = at_least(found), at_least(right)
@@ -269,7 +269,7 @@ def _ratio(evaluation: Evaluation, part: Tensor, whole: Tensor, valid: Tensor) -
 
 
 def _defined(evaluation: Evaluation, valid: Tensor) -> Tensor:
-    """bool [B]: the image is not void everywhere, and all its maps are defined."""
+    """Whether an image is not void everywhere and all its maps are defined, bool [B]."""
     defined = valid.flatten(1).any(1)
     defined[evaluation.pairs.image[~evaluation.defined]] = False
     return defined

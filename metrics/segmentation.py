@@ -1,8 +1,8 @@
-"""The ImageNet-Segmentation protocol: a map as a segmentation of its object, by thresholding at its own mean.
+"""Protocol of ImageNet-Segmentation: a map as a segmentation of its object, by thresholding at its own mean.
 
 r = the map resized to the image (bilinear), min-max to [0, 1]; foreground where r > mean r. Accuracy and IoU are ratios
-of totals over all pairs, not means of per-image ratios, and background is a class of its own: the records hold the
-counts of each pair, so that subsets, shards and resamples stay exact.
+of totals over all pairs, not means of per-image ratios, and background is a class of its own: the records have
+the counts of each pair, so that subsets, shards and resamples stay exact.
 
 A constant map segments nothing: background everywhere, as in the protocol. Void pixels count neither way. The protocol
 itself is `{truth: foreground, explain: predicted}`; with several labels in an image `truth: label` is what is meant,
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from xaibench.core import rank_statistics
 from xaibench.core.registry import metric
+from xaibench.core.value_range import min_max
 from xaibench.evaluation import Evaluation
 
 Truth = Literal["label", "foreground"]
@@ -91,10 +92,8 @@ def map(evaluation: Evaluation, *, truth: Truth = "label") -> Tensor:
 
 
 def _unit(evaluation: Evaluation) -> Tensor:
-    """[P, H, W] relevance, min-max to [0, 1]; NaN everywhere where it is constant."""
-    relevance = evaluation.relevance
-    lowest, highest = relevance.amin((1, 2), keepdim=True), relevance.amax((1, 2), keepdim=True)
-    return (relevance - lowest) / (highest - lowest)
+    """Relevance [P, H, W], min-max to [0, 1]; a constant map is NaN."""
+    return min_max(evaluation.relevance, (1, 2), constant=torch.nan)
 
 
 def _segmentation(evaluation: Evaluation, truth: Truth) -> tuple[Tensor, Tensor, Tensor, Tensor]:

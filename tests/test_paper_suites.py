@@ -201,7 +201,7 @@ def validate_and_plan(
     capsys: pytest.CaptureFixture[str],
     changes: Sequence[str] = (),
 ) -> None:
-    """With the suite's own models."""
+    """Validate a suite with its own models, then plan its run: nothing is computed or written."""
     given = ["--data-root", data_root, *(word for change in changes for word in ("--set", change))]
     assert command(monkeypatch, "validate", name, *given) == 0
     captured = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""What users' records and tables rest on, written out: fingerprints of cells, and the files of a run with their columns.
+"""Fingerprints of cells, files of a run and their columns, written out: users' records and tables rest on them.
 
 A change here makes records of old runs stale, or breaks readers of a run's files. It must be meant, and be in the
 CHANGELOG.

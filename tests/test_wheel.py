@@ -37,7 +37,7 @@ def test_every_package_folder_is_listed() -> None:
 
 
 def files_of_the_repository() -> list[str]:
-    """What git tracks, or would track."""
+    """Paths of the files that git tracks, or would track."""
     if not (ROOT / ".git").exists():
         pytest.skip("needs a checkout")
     command = ["git", "ls-files", "-co", "--exclude-standard"]
@@ -107,7 +107,7 @@ def test_bundled_weights_stay_small(wheel: Path) -> None:
 
 
 def test_the_wheel_works_alone(wheel: Path, tmp_path: Path) -> None:
-    """In an environment of its own that sees this one's dependencies, but not this checkout."""
+    """The wheel runs in a new environment that has the same dependencies, without this checkout."""
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / "bin" / "python"
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"

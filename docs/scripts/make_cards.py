@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 from xaibench.cli.facts import DEFAULTS, paragraphs
-from xaibench.cli.list_show import parameter_text
+from xaibench.cli.list_show import parameter_texts
 from xaibench.core import registry
 from xaibench.core.registry import cost
 from xaibench.core.registry.cost import KNOWN
@@ -28,7 +28,7 @@ HEAD = "<!-- made by `make docs` from the docstrings; change those -->\n\n"
 
 
 def parameters(entry: registry.Entry) -> list[str]:
-    return [f"- `{name}`: {parameter_text(entry, p)}" for name, p in entry.parameters.items()]
+    return [f"- `{name}`: {text}" for name, text in parameter_texts(entry).items()]
 
 
 def method_card(name: str) -> str:

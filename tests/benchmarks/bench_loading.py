@@ -61,7 +61,7 @@ def one_thread() -> Iterator[None]:
 
 
 def plain(paths: list[Path]) -> None:
-    """What the transform is, in the fewest lines."""
+    """Read and transform images with PIL and numpy, in the fewest lines."""
     for path in paths:
         with Image.open(path) as file:
             small = file.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
@@ -96,5 +96,5 @@ def bench_loading(workers: int, data: Dataset) -> None:
 
 
 def cpu_seconds() -> float:
-    """Of this process and its ended children."""
+    """CPU seconds of this process and its ended children."""
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

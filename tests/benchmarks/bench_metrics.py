@@ -13,7 +13,7 @@ from xaibench.forward import Pairs
 from xaibench.models.architectures import create_module
 
 IMAGES, STEPS, SAMPLES = 2, 8, 4
-BASELINE = {"baseline": "zero", "steps": STEPS}
+REMOVAL = {"baseline": "zero", "unit": "pixel", "steps": STEPS}
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +31,7 @@ def bench_five_perturbation_metrics(
 ) -> None:
     """deletion, insertion, SRG, AOPC and selectivity on one baseline: two curves of T steps, and the clean forward."""
     classifier, images, pairs, maps = network
-    metrics = [
-        {"name": name, "unit": "pixel", **BASELINE} for name in ("deletion", "insertion", "srg", "aopc", "selectivity")
-    ]
+    metrics = [{"name": name, "removal": REMOVAL} for name in ("deletion", "insertion", "srg", "aopc", "selectivity")]
     every = images.repeat(2 * STEPS, 1, 1, 1)
 
     def bare() -> None:
@@ -73,7 +71,7 @@ def bench_road(
 def bench_max_sensitivity(
     network: tuple[xaibench.Classifier, Tensor, Pairs, Tensor], ratio: Callable[..., float]
 ) -> None:
-    """Of saliency: one forward and one backward of each noisy image, and the clean forward."""
+    """Sensitivity of saliency: one forward and one backward of each noisy image, and the clean forward."""
     classifier, images, pairs, _ = network
     module = create_module("resnet18", num_classes=20).eval().requires_grad_(False)
     maps = xaibench.explain(classifier, images, pairs, method="saliency")

@@ -33,7 +33,7 @@ COALITIONS = 100
 
 
 def rows(images: Tensor) -> list[tuple[str, str, Callable[[], object], Callable[[], object]]]:
-    """What is timed: work, whose peer it is, ours, theirs."""
+    """The work to time: its name, the peer, our function, their function."""
     import_torchvision()  # it imports torchvision, whose compiled operators do not load everywhere
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget

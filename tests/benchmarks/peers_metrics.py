@@ -94,12 +94,12 @@ def cases(options: argparse.Namespace) -> dict[str, dict[str, Work]]:
     found: dict[str, dict[str, Work]] = {
         f"PixelFlipping, {steps} steps": {
             "quantus": lambda: flipping(**attributed),
-            "xaibench": ours({"name": "pixel_flipping", "baseline": "min", "steps": steps}),
+            "xaibench": ours({"name": "pixel_flipping", "removal": {"baseline": "min", "steps": steps}}),
             "bare": forwards(steps),
         },
         "RegionPerturbation, 64 patches": {
             "quantus": lambda: regions(**attributed),
-            "xaibench": ours({"name": "aopc", "baseline": "min", "grid": 8}),
+            "xaibench": ours({"name": "aopc", "removal": {"baseline": "min", "grid": 8}}),
             "bare": forwards(65),
         },
         f"MaxSensitivity of saliency, {samples} samples": {

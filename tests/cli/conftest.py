@@ -1,12 +1,10 @@
-"""Commands run in an empty folder, since some write into the current one."""
+"""All tests of commands run in an empty folder."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def in_an_empty_folder(empty_folder: None) -> None:
+    """`empty_folder` of tests/conftest.py, for every test of this folder."""

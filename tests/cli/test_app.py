@@ -447,7 +447,7 @@ def test_groups_of_metrics_are_listed_and_shown(
 
 
 def test_list_suites_looks_nothing_up() -> None:
-    """What makes it quick: no model, no method and no data set is imported to print titles."""
+    """Titles of suites are printed without importing a model, a method or a data set."""
     code = (
         "import sys; sys.argv = ['xaibench', 'list', 'suites']\n"
         "from xaibench.cli.app import main\n"
@@ -534,7 +534,7 @@ def test_python_m_xaibench() -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    """What makes `xaibench --help` quick."""
+    """`xaibench --help` is quick because it imports no large package."""
     code = (
         "import sys; sys.argv = ['xaibench', '--help']\n"
         "from xaibench.cli.app import main\n"

@@ -39,7 +39,7 @@ def suite(tmp_path: Path) -> Path:
 
 
 def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
-    """What stands on stderr, which is one line."""
+    """The text of stderr, which is one line."""
     text = capsys.readouterr().err
     assert text.startswith("error: ")
     assert text.count("\n") == 1, text

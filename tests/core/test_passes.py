@@ -1,4 +1,4 @@
-"""What registrations say about their cost, against passes that are counted."""
+"""Costs that registrations state, compared with counted passes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 import xaibench
 from tests.support.networks import build
+from tests.support.parameters import taken
 from tests.support.passes import Counter, counting
 from xaibench.core import registry
 from xaibench.core.registry import BoundMethod, BoundMetric
@@ -42,7 +43,10 @@ LABELS = [0, 2]
 
 def parameters(entry: registry.Computation, values: dict[str, Any]) -> dict[str, Any]:
     """The defaults, with those of `values` that the entry takes."""
-    given = {key: value for key, value in values.items() if key in entry.parameters}
+    given = taken(entry, values)
+    for name in entry.mappings.keys() & given.keys():
+        if entry.problems({name: given[name]}):
+            given[name] = {key: value for key, value in given[name].items() if not entry.problems({name: {key: value}})}
     return entry.bind({key: value for key, value in given.items() if not entry.problems({key: value})})
 
 
@@ -99,7 +103,7 @@ def case(kind: str) -> Case:
 
 
 def per_image(run: Callable[[int], Counter]) -> Count:
-    """What two more images take: that leaves out what a batch computes once."""
+    """Passes per image, from the passes that two more images need; this leaves out what a batch computes once."""
     two, four = run(2), run(4)
     return Count((four.forwards - two.forwards) / 2, (four.backwards - two.backwards) / 2)
 
@@ -119,12 +123,16 @@ METHODS = [
 
 
 def described(value: Any) -> str:
-    return str(value) if isinstance(value, str) else "-".join(f"{k}={v}" for k, v in value.items() if k in SMALL)
+    return (
+        str(value)
+        if isinstance(value, str)
+        else "-".join(f"{k}={v}" for k, v in value.items() if k in SMALL or k == "removal")
+    )
 
 
 @pytest.mark.parametrize(("name", "kind", "given"), METHODS, ids=described)
 def test_passes_of_a_method(name: str, kind: str, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """By itself, and in a suite where the shared pass and its gradients are there."""
+    """A method alone, and in a suite where the shared pass and its gradients exist already."""
     method = BoundMethod(name, registry.methods[name], given)
     explain = Explainer(method)
 

@@ -27,7 +27,7 @@ def {name}(forward, pairs):
 
 @pytest.fixture(autouse=True)
 def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test registers and imports is gone after it."""
+    """Remove after each test what it registered and imported."""
     for gallery in (registry.methods, registry.metrics, registry.datasets):
         list(gallery)
         monkeypatch.setattr(gallery, "_entries", dict(gallery._entries))
@@ -51,7 +51,7 @@ def test_a_file_and_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_timm_can_be_imported(tmp_path: Path) -> None:
-    """In a fresh process, where nothing has imported timm before."""
+    """A plugin imports timm in a new process, in which nothing else has imported it."""
     plugin = tmp_path / "with_timm.py"
     plugin.write_text("import timm\nimport sys\nprint('imported', 'torchvision' in sys.modules)\n")
     code = f"from xaibench.core.registry.plugins import load_plugin; load_plugin({str(plugin)!r})"

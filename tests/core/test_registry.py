@@ -32,13 +32,28 @@ def bounds(annotation: Any) -> list[Any]:
 
 ENTRIES = [kind[name] for kind in (registry.methods, registry.metrics) for name in kind]
 BOUNDED = [(entry, name) for entry in ENTRIES for name in entry.parameters if bounds(entry.annotations[name])]
+KEYS = [(entry, name, key) for entry in ENTRIES for name, mapping in entry.mappings.items() for key in mapping.types]
+BOUNDED_KEYS = [(e, n, k) for e, n, k in KEYS if bounds(e.mappings[n].types[k])]
 
 
 def test_numbers_have_bounds() -> None:
     """Steps, samples and the like: what counts something counts at least one."""
     counted = {"steps", "samples", "grid", "cells", "masks", "passes", "tiles", "rounds", "stride", "layers", "k"}
     missing = [(e.name, n) for e in ENTRIES for n in e.parameters if n in counted and (e, n) not in BOUNDED]
+    missing += [(e.name, f"{n}.{k}") for e, n, k in KEYS if k in counted and (e, n, k) not in BOUNDED_KEYS]
     assert missing == []
+
+
+@pytest.mark.parametrize(("entry", "name", "key"), BOUNDED_KEYS, ids=[f"{e.name}-{n}.{k}" for e, n, k in BOUNDED_KEYS])
+def test_a_key_outside_its_bounds_is_refused(entry: Entry, name: str, key: str) -> None:
+    mapping = entry.mappings[name]
+    for bound in bounds(mapping.types[key]):
+        value = OUTSIDE[type(bound)](bound)
+        with pytest.raises(UsageError, match=rf"{entry.name}: parameter '{name}\.{key}' = .*(needed|allowed)"):
+            entry.bind({name: {key: value}})
+    bound_default = entry.bind({name: {key: getattr(mapping.default, key)}})
+    assert bound_default == entry.bind({})
+    assert entry.arguments(bound_default)[name] == mapping.default
 
 
 @pytest.mark.parametrize(("entry", "name"), BOUNDED, ids=[f"{entry.name}-{name}" for entry, name in BOUNDED])
@@ -54,7 +69,7 @@ def test_a_value_outside_its_bounds_is_refused(entry: Entry, name: str) -> None:
 
 @pytest.mark.parametrize("name", list(registry.datasets))
 def test_every_option_of_a_data_set_is_documented(name: str) -> None:
-    """Also where two data sets share the text of their options."""
+    """Every option has a text, also where two data sets share the texts."""
     entry = registry.datasets[name]
     _, _, options = entry.documentation.partition("\nArgs:\n")
     assert re.findall(r"^    (\w+): ", options, re.M) == list(entry.parameters)
@@ -74,10 +89,10 @@ def test_true_is_no_number_and_one_is_not_true() -> None:
 
 
 def test_bounds_in_words() -> None:
-    annotations = registry.metrics["deletion"].annotations
-    assert texts(annotations["steps"]) == ["at least 1"]
-    assert texts(annotations["blur_kernel"]) == ["at least 1", "odd"]
-    assert texts(annotations["baseline"]) == []
+    types = registry.metrics["deletion"].mappings["removal"].types
+    assert texts(types["steps"]) == ["at least 1"]
+    assert texts(types["blur_kernel"]) == ["at least 1", "odd"]
+    assert texts(types["baseline"]) == []
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ FAKE = "@torch.library.register_fake('torchvision::nms')\ndef nms(dets, *rest):\
 
 
 def imported(folder: Path, source: str, code: str) -> str:
-    """What `code` prints in a fresh process where `torchvision` is a package of `source`, with a part `ops`."""
+    """The output of `code` in a new process in which `torchvision` is a package made of `source`, with a module `ops`."""
     package = folder / "torchvision"
     package.mkdir()
     (package / "ops.py").write_text("")

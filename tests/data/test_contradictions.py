@@ -1,4 +1,4 @@
-"""Masks that hold classes which the labels deny: what counts, and who says so."""
+"""Masks that hold classes which the labels deny: when they count, and where they are reported."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from xaibench.data.contradictions import Contradictions, contradicted
 from xaibench.data.loader import chunks, read_ahead
 from xaibench.data.preprocess import Preprocess
 from xaibench.runner.loop import Progress
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 CLASSES = ("disk", "bar", "checker")  # in the order of mask values; sorted they are bar, checker, disk
 COUNT = 12

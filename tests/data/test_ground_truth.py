@@ -1,4 +1,4 @@
-"""Ground truth that overlaps: what metrics of pairs see, what label maps see, and that it survives every way of a batch."""
+"""Overlapping ground truth: metrics of pairs read regions, label maps read the mask, and a batch keeps both."""
 
 from __future__ import annotations
 

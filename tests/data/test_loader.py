@@ -129,7 +129,7 @@ def test_workers_end_when_nobody_reads_on() -> None:
 
 
 def test_reading_ahead_is_bounded() -> None:
-    """What is asked for may still change: no more than two batches a worker are drawn before they are needed."""
+    """At most two batches per worker are drawn early, since the caller may still change what it asks for."""
     drawn = []
 
     def asked() -> Any:

@@ -68,7 +68,7 @@ def test_an_array_goes_the_way_of_a_picture() -> None:
 
 
 def nearest(stored: int, placed: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each pixel the stored one at its centre, and whether the centre lies exactly between two stored ones."""
+    """The stored pixel at the centre of each placed one, and whether that centre lies exactly between two stored pixels."""
     centres = (2 * np.arange(placed) + 1) * stored
     return centres // (2 * placed), centres % (2 * placed) == 0
 

@@ -11,7 +11,7 @@ from tests.support.networks import PAIRS, build, count_passes, images, mask
 from xaibench.core.errors import UsageError
 from xaibench.data.ground_truth import GroundTruth
 from xaibench.data.preprocess import Preprocess
-from xaibench.evaluation import Evaluation, unit
+from xaibench.evaluation import Evaluation
 from xaibench.forward import Forward
 from xaibench.suite import parse_metrics
 
@@ -22,14 +22,6 @@ def evaluation(maps: torch.Tensor | None = None, kind: str = "cnn") -> Evaluatio
     if maps is None:
         maps = torch.randn(len(PAIRS), 6, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return Evaluation(Forward(classifier, images(), ground_truth=GroundTruth(mask=mask())), PAIRS, maps)
-
-
-def test_unit() -> None:
-    maps = torch.tensor([[[1.0, 3.0], [2.0, 5.0]], [[4.0, 4.0], [4.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    found = unit(maps)
-    torch.testing.assert_close(found[0], torch.tensor([[0.0, 0.5], [0.25, 1.0]]))
-    assert not found[1:].any()
-    assert unit(torch.full((1, 2, 2), torch.nan)).isnan().all()
 
 
 def test_the_mask_is_not_normalised_again() -> None:
@@ -188,7 +180,7 @@ def test_masks_of_every_integer_type_mean_the_same(dtype: torch.dtype) -> None:
 
 
 def test_void_is_no_label() -> None:
-    """In bytes label 254 has the value of void, so a model of more labels needs a wider type."""
+    """A byte stores label 254 as 255, the value of void; a model with more labels needs a wider type."""
     module = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3),
         torch.nn.ReLU(),

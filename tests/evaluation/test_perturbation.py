@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import xaibench
+from tests.support.parameters import taken
 from xaibench.core import registry
 from xaibench.core.errors import UsageError
 from xaibench.core.rank_statistics import tied
@@ -70,12 +71,14 @@ def evaluation(own: Tensor | None = None, activation: Any = "sigmoid", pairs: Pa
 
 
 def entry(name: str) -> dict[str, Any]:
-    parameters = registry.metrics[name].parameters
-    return {"name": name, **{key: value for key, value in QUICK.items() if key in parameters}}
+    return {"name": name, **taken(registry.metrics[name], QUICK)}
 
 
 def value(name: str, own: Evaluation, **parameters: Any) -> Tensor:
-    (metric,) = parse_metrics([entry(name) | parameters])
+    quick = entry(name)
+    if "removal" in parameters:
+        parameters["removal"] = quick.get("removal", {}) | parameters["removal"]
+    (metric,) = parse_metrics([quick | parameters])
     result: Tensor = metric.entry.function(own, **metric.arguments)
     return result
 
@@ -91,7 +94,7 @@ def test_five_metrics_cost_two_curves() -> None:
     handle = own.forward.classifier.module.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     same = {"baseline": "mean", "unit": "patch", "grid": 4, "steps": 8}
     for name in ("deletion", "insertion", "srg", "aopc", "selectivity", "selectivity_gap"):
-        value(name, own, **same)
+        value(name, own, removal=same)
     handle.remove()
     assert sum(seen) == 2 * 8 * len(PAIRS)
 
@@ -100,7 +103,7 @@ def test_insertion_is_deletion_read_backwards() -> None:
     own = evaluation()
     for baseline in get_args(Baseline):
         inserted, deleted = (
-            value(name, own, baseline=baseline, order=order)
+            value(name, own, removal={"baseline": baseline}, order=order)
             for name, order in (("insertion", "morf"), ("deletion", "lerf"))
         )
         assert torch.equal(inserted, deleted)
@@ -112,9 +115,9 @@ def test_a_number_of_one_curve() -> None:
     curve = own.curve("morf", Removal("zero", "patch", 3, None))
     assert curve.removed[0].tolist() == pytest.approx([*np.linspace(0, 1, 10)], abs=0.05)
     torch.testing.assert_close(
-        value("selectivity", own, steps=None), own.confidence - curve.auc(curve.drop("probability"))
+        value("selectivity", own, removal={"steps": None}), own.confidence - curve.auc(curve.drop("probability"))
     )
-    torch.testing.assert_close(value("aopc", own, steps=None), curve.drop("probability").sum(1) / 10)
+    torch.testing.assert_close(value("aopc", own, removal={"steps": None}), curve.drop("probability").sum(1) / 10)
 
 
 # -- a slow twin --------------------------------------------------------------------------------------------------
@@ -159,7 +162,7 @@ def test_selectivity_gap() -> None:
     """The area of the drop of c minus that of the others; undefined for an image with one detected label."""
     own = evaluation()
     curve = own.curve("morf", Removal(steps=5))
-    gap = value("selectivity_gap", own, steps=5)
+    gap = value("selectivity_gap", own, removal={"steps": 5})
     for p in range(len(PAIRS)):
         difference = curve.confidence[p] - curve.of_others("probability")[p]
         expected = np.trapezoid((difference[0] - difference).numpy()) / 5
@@ -234,7 +237,7 @@ def test_nothing_global_is_touched() -> None:
     state = torch.get_rng_state()
     for name in FAMILIES:
         value(name, own)
-    value("deletion", own, baseline="noise", order="random")
+    value("deletion", own, removal={"baseline": "noise"}, order="random")
     assert torch.equal(torch.get_rng_state(), state)
     assert own.forward.classifier.module.training
     assert all(
@@ -430,22 +433,23 @@ def test_patches_of_a_grid_finer_than_the_image() -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        {"name": "deletion", "steps": 0},
-        {"name": "deletion", "steps": None},
-        {"name": "deletion", "blur_kernel": 4},
-        {"name": "insertion", "blur_sigma": 0.0},
-        {"name": "aopc", "grid": 0},
+        {"name": "deletion", "removal": {"steps": 0}},
+        {"name": "deletion", "removal": {"steps": None}},
+        {"name": "deletion", "removal": {"blur_kernel": 4}},
+        {"name": "insertion", "removal": {"blur_sigma": 0.0}},
+        {"name": "aopc", "removal": {"grid": 0}},
         {"name": "confidence_change", "fraction": 1.5},
-        {"name": "road", "steps": 1},
+        {"name": "road", "removal": {"steps": 1}},
         {"name": "faithfulness_correlation", "fraction": 0.0},
-        {"name": "faithfulness_estimate", "steps": 1},
+        {"name": "faithfulness_estimate", "removal": {"steps": 1}},
         {"name": "infidelity", "sigma": 0.0},
-        {"name": "deletion", "baseline": "white"},
-        {"name": "mu_fidelity", "baseline": "running_mean"},
+        {"name": "deletion", "removal": {"baseline": "white"}},
+        {"name": "mu_fidelity", "removal": {"baseline": "running_mean"}},
     ],
 )
 def test_bad_parameters(given: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=next(key for key in given if key != "name").split("_")[-1]):
+    (key,) = (given.get("removal") or given).keys() - {"name"}
+    with pytest.raises(UsageError, match=key):
         xaibench.evaluate(classifier(), images(), PAIRS, maps(), [given])
 
 

@@ -22,7 +22,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def filled(module: nn.Module) -> nn.Module:
-    """In float64 and frozen, with parameters from a fixed draw."""
+    """The module in float64 and frozen, with parameters from a fixed draw."""
     for seed, parameter in enumerate(module.double().requires_grad_(False).parameters()):
         parameter.copy_(random(*parameter.shape, seed=20 + seed))
     return module

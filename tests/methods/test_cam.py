@@ -87,7 +87,7 @@ def test_ablation_cam_by_the_head_equals_running_it(cnn: Golden) -> None:
     ],
 )
 def test_a_layer_replaced_by_itself_changes_nothing(name: str, options: dict[str, Any], layer: str) -> None:
-    """Whatever the layout of the layer: channels first or last, tokens with a prefix."""
+    """Layers of every layout: channels first, channels last, tokens with a prefix."""
     torch.manual_seed(0)
     classifier = xaibench.Classifier(create_module(name, num_classes=4, **options).double().eval())
     classifier.chunk = 2

@@ -222,7 +222,7 @@ def test_captum_gradients(cnn: Golden, key: str, reduce: str) -> None:
 
 
 def test_deep_lift_where_captum_is_incomplete(cnn: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a max-pool follows a ReLU, captum passes the plain gradient through it: with no rule for the pool our map
+    """Captum passes the plain gradient through a max-pool that follows a ReLU: with no rule for the pool our map
     is captum's, with it ours sums to S(x) - S(0), where captum's misses a quarter.
     """
     pairs, reference = captum_pairs(cnn), cnn.arrays["captum/deeplift_zero"].sum(2)

@@ -1,4 +1,4 @@
-"""What must hold on any network, from the definitions."""
+"""Equalities between methods that follow from their definitions, on any network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXACT = 1e-10
 
 
 def test_one_map_under_five_names_at_the_last_layer(cnn: Golden) -> None:
-    """On a network that ends in a mean and a linear layer: HiResCAM = VGatt = Grad-CAM = CAM / hw."""
+    """A network that ends in a mean and a linear layer has HiResCAM = VGatt = Grad-CAM = CAM / hw."""
     cam = cnn.maps("cam")
     positions = cam.shape[-2] * cam.shape[-1]
     for method in ("grad_cam", "hires_cam", "vgatt"):

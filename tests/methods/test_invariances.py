@@ -1,4 +1,4 @@
-"""For every registered method: what must not change a map, and what a method must leave alone.
+"""Every registered method: changes of the batch that change no map, and a model that is left as it was.
 
 A new method is tested by existing. Each runs on every small network here that offers what it needs.
 """

@@ -226,7 +226,7 @@ def test_bad_parameters_are_refused(
 @pytest.mark.parametrize("name", ["lime", "kernel_shap"])
 @pytest.mark.parametrize("logit", [10.0, 14.0])
 def test_a_nearly_certain_label_keeps_its_map(name: str, logit: float) -> None:
-    """At p = .999999 float32 has a dozen values left: the regression must not see probabilities in it."""
+    """Between p = .999999 and 1 float32 has a dozen values: the regression must not take probabilities in float32."""
     torch.manual_seed(0)
     module = Net().double().eval()
     images = torch.randn(1, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -129,7 +129,9 @@ def test_lrp_layer_by_layer(images: Tensor, rule: str, first: str) -> None:
 @pytest.mark.parametrize("layer", ["input", "conv1", "bn1", "pool"])
 @pytest.mark.parametrize("rule", ["epsilon", "gamma"])
 def test_relevance_is_conserved_without_biases(images: Tensor, rule: str, layer: str) -> None:
-    """At every cut that all paths cross. (The others lose it where no contribution has their sign.)"""
+    """Relevance sums to the logit at every layer that all paths cross. The other rules lose some of it where no
+    contribution has their sign.
+    """
     classifier = xaibench.Classifier(network(bias=False))
     logit = classifier.logits(images)[PAIRS.image, PAIRS.label]
     found = xaibench.explain(classifier, images, PAIRS, method="lrp", rule=rule, eps=1e-12, layer=layer)

@@ -1,4 +1,4 @@
-"""What a map costs: forwards are counted, seconds and memory measured."""
+"""The cost of a map: forwards are counted, seconds and memory measured."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ import xaibench
 from tests.support.golden import GOLDEN_SET, Golden
 from xaibench.evaluation import Evaluation
 from xaibench.evaluation.effects import blocks, effects, members, noise_effects
-from xaibench.evaluation.perturbation import Static, Units
+from xaibench.evaluation.perturbation import Removal, Static, Units
 from xaibench.metrics.completeness import gap
 from xaibench.metrics.correlation import correlate
 from xaibench.metrics.infidelity import squared_error
@@ -50,14 +50,14 @@ def faithfulness(attr: str) -> Tensor:
     subsets = GOLDEN_SET["aux/faithfulness_correlation/subsets"].long()
     chosen = torch.zeros(8, 40, SCALARS, dtype=torch.bool).scatter_(2, subsets, True)
     own = evaluation(attribution(attr))
-    u, v = effects(own, attribution(attr), 40, members(scalars(), chosen), "min", "logit")
+    u, v = effects(own, attribution(attr), 40, members(scalars(), chosen), Removal("min"), "logit")
     return correlate(u, v, "pearson")
 
 
 def estimate(attr: str, similarity: Any) -> Tensor:
     counts = torch.arange(0, SCALARS + 1, 64).expand(8, -1)
     choose = blocks(scalars().ranks(attribution(attr), "morf"), counts)
-    u, v = effects(evaluation(attribution(attr)), attribution(attr), 48, choose, "min", "logit")
+    u, v = effects(evaluation(attribution(attr)), attribution(attr), 48, choose, Removal("min"), "logit")
     return correlate(u, v, similarity)
 
 
@@ -65,7 +65,7 @@ def monotonicity(attr: str) -> Tensor:
     magnitude = attribution(attr).abs()
     counts = torch.arange(0, SCALARS + 1, 64).expand(8, -1)
     choose = blocks(scalars().ranks(magnitude, "lerf"), counts)
-    u, v = effects(evaluation(attribution(attr)), magnitude, 48, choose, "min", "probability")
+    u, v = effects(evaluation(attribution(attr)), magnitude, 48, choose, Removal("min"), "probability")
     return correlate(u, v.square(), "spearman")
 
 
@@ -76,7 +76,7 @@ def captum(attr: str, normalise: bool) -> Tensor:
 
 
 def completeness(attr: str, baseline: Static) -> Tensor:
-    return gap(evaluation(attribution(attr)), baseline, "logit")
+    return gap(evaluation(attribution(attr)), Removal(baseline), "logit")
 
 
 RESULTS: dict[str, Callable[[], Tensor]] = {}
@@ -128,7 +128,7 @@ def test_mu_fidelity_and_faithfulness_correlation(attr: str) -> None:
     patch = cell[:, None] * 8 + cell
     kinds = {"mu_fidelity": stats.spearmanr, "faithfulness_correlation": stats.pearsonr}
     for name, correlation in kinds.items():
-        value = metric(own, {"name": name, "grid": 8, "samples": 20, "fraction": 0.25})
+        value = metric(own, {"name": name, "removal": {"grid": 8}, "samples": 20, "fraction": 0.25})
         for p, generator in enumerate(own.forward.generators(own.pairs, name)):
             subsets = torch.rand(20, 64, generator=generator).argsort(1)
             u, v = [], []
@@ -143,8 +143,8 @@ def test_mu_fidelity_and_faithfulness_correlation(attr: str) -> None:
 
 def test_faithfulness_estimate_and_monotonicity() -> None:
     own = evaluation(attribution("a1"))
-    estimates = metric(own, {"name": "faithfulness_estimate", "steps": 16, "similarity": "spearman"})
-    monotone = metric(own, {"name": "monotonicity_correlation", "steps": 16, "score": "logit"})
+    estimates = metric(own, {"name": "faithfulness_estimate", "removal": {"steps": 16}, "similarity": "spearman"})
+    monotone = metric(own, {"name": "monotonicity_correlation", "removal": {"steps": 16}, "score": "logit"})
     for p in range(8):
         for values, sign, found in ((own.relevance[p], -1, estimates), (own.relevance[p].abs(), 1, monotone)):
             order = (sign * values).flatten().argsort(stable=True)

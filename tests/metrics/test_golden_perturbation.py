@@ -110,7 +110,7 @@ def flipped_area(attr: str, baseline: str) -> Tensor:
 
 
 def irof(attr: str) -> Tensor:
-    """On the stored superpixels, with Quantus' mean, which drifts from step to step."""
+    """IROF on the stored superpixels, with the mean colour as Quantus takes it: anew after every step."""
     own = open_evaluation(attr)
     segments = GOLDEN_SET["aux/irof/segments"].long()[:, None]
     units = Units(segments, int(segments.max()) + 1)
@@ -168,7 +168,7 @@ RESULTS: dict[str, Callable[[], Tensor]] = {
 }
 for kind in ("deletion", "insertion"):
     for base, ordered in RISE:
-        entry = {"name": kind, "baseline": base, "order": ordered}
+        entry = {"name": kind, "removal": {"baseline": base}, "order": ordered}
         reverse = {"morf": "lerf", "lerf": "morf"}[ordered] if kind == "insertion" else ordered
         RESULTS[f"{kind}/{base}/{ordered}/curve"] = functools.partial(rise, base, reverse, kind == "insertion")  # type: ignore[arg-type]
         RESULTS[f"{kind}/{base}/{ordered}/auc"] = functools.partial(metric, "a1", entry)
@@ -225,10 +225,10 @@ def test_srg() -> None:
 @pytest.mark.parametrize("attr", ["a1", "a3"])
 def test_aopc_and_selectivity(attr: str) -> None:
     drops = result(f"region_perturbation/morf/p4/{attr}")
-    aopc = metric(attr, {"name": "aopc", "baseline": "min", "grid": 8})
+    aopc = metric(attr, {"name": "aopc", "removal": {"baseline": "min", "grid": 8}})
     np.testing.assert_allclose(aopc, drops.sum(1) / (drops.shape[1] + 1), atol=CURVE)
     whole = np.insert(result(f"selectivity/p4/{attr}"), 0, open_evaluation(attr).confidence, 1)
-    selectivity = metric(attr, {"name": "selectivity", "baseline": "min", "grid": 8})
+    selectivity = metric(attr, {"name": "selectivity", "removal": {"baseline": "min", "grid": 8}})
     np.testing.assert_allclose(selectivity, np.trapezoid(whole) / 64, atol=CURVE)
 
 
@@ -239,7 +239,7 @@ def test_pixel_flipping_of_whole_pixels() -> None:
 
 @pytest.mark.parametrize(("score", "key"), [("probability", "prob_morf"), ("accuracy", "correct_morf")])
 def test_road(score: str, key: str) -> None:
-    value = metric("a1", {"name": "road", "order": "morf", "noise": 0, "score": score})
+    value = metric("a1", {"name": "road", "order": "morf", "removal": {"noise": 0}, "score": score})
     np.testing.assert_allclose(value, result(f"road_original/noise0/{key}").mean(1), atol=CURVE)
 
 

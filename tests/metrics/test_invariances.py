@@ -1,4 +1,4 @@
-"""For every registered metric: what must not change a value, and what must not break it.
+"""Every registered metric: changes of the input that change no value, and inputs that raise no error.
 
 A new metric is tested by existing.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.support.networks import IDS, PAIRS, images, mask, network
+from tests.support.parameters import taken
 from xaibench.core import registry
 from xaibench.core.aggregation import find_aggregation
 from xaibench.core.registry import BoundMetric
@@ -38,7 +39,7 @@ everyone = pytest.mark.parametrize("name", [name for name in registry.metrics if
 def parameters(name: str) -> dict[str, Any]:
     """The defaults, but few samples and steps."""
     entry = registry.metrics[name]
-    return entry.bind({key: value for key, value in CHEAP.items() if key in entry.parameters})
+    return entry.bind(taken(entry, CHEAP))
 
 
 def explain(forward: Forward, pairs: Pairs) -> Tensor:
@@ -170,7 +171,7 @@ def test_chunks_do_not_matter(name: str, chunk: int) -> None:
 
 @everyone
 def test_scale(name: str) -> None:
-    """Where the card claims it: nothing hidden in an epsilon. Where not: it does change something."""
+    """A metric whose card claims it does not depend on the scale of the maps; any other metric does."""
     changed = False
     for factor in (2.0**-20, 64.0):
 
@@ -210,7 +211,7 @@ def test_without_pairs(name: str) -> None:
 
 @everyone
 def test_empty_masks(name: str) -> None:
-    """No object: undefined. Seeds of an image without objects count. Who needs no mask does not look at it."""
+    """Without an object a metric of masks is undefined, but seeds count; other metrics do not read the mask."""
     found = evaluate(name, masks=torch.zeros_like(mask()))
     if "masks" not in registry.metrics[name].needs:
         assert_close(found, usual(name))

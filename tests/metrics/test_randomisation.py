@@ -227,7 +227,7 @@ def test_the_model_is_left_as_it_was(evaluation: Evaluation, name: str, fails: b
 @pytest.mark.parametrize("name", ["mprt", "random_logit"])
 @pytest.mark.parametrize("similarity", ["pearson", "ssim"])
 def test_scale(evaluation: Evaluation, name: str, similarity: str) -> None:
-    """No similarity looks at the scale of the maps (the default one: test_invariances.py)."""
+    """The scale of the maps changes no similarity (test_invariances.py tests the default one)."""
     whole = compute(name, evaluation, similarity=similarity)
     assert whole.isfinite().all()
     forward, pairs = evaluation.forward, evaluation.pairs
@@ -252,7 +252,7 @@ def degenerate(value: float) -> Callable[[Forward, Pairs], Tensor]:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("value", [0.0, -2.0, torch.nan])
 def test_degenerate_maps(evaluation: Evaluation, name: str, value: float) -> None:
-    """No contrast, no correlation and no entropy to compare with: undefined, whatever the similarity."""
+    """A constant map has no contrast, no correlation and no entropy: every similarity is undefined."""
     forward, pairs = evaluation.forward, evaluation.pairs
     flat = Evaluation(forward, pairs, degenerate(value)(forward, pairs), degenerate(value))
     for parameters in (

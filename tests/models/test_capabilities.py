@@ -1,4 +1,4 @@
-"""What models offer, why they do not offer the rest, and that every place asks the same check."""
+"""Capabilities of models, the reasons for those that are missing, and one check for all callers."""
 
 from __future__ import annotations
 

@@ -27,6 +27,8 @@ from xaibench.models.factory import load_classifier
 from xaibench.models.training import read_recipe, train
 from xaibench.models.training.result import write_weights
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 CLASSES = xaibench.load_dataset("shapes").class_names
 SWAPPED = (CLASSES[1], CLASSES[0], *CLASSES[2:])
 OTHER = (*CLASSES[:3], "moon", *CLASSES[4:])
@@ -211,6 +213,7 @@ def test_a_suite_refuses_weights_of_other_classes(
     path = weights(tmp_path, classes, count=count, suffix=suffix)
     suite = tmp_path / "tiny.yaml"
     suite.write_text(SUITE.replace("test_resnet,", f"test_resnet, checkpoint: {path.name},"))
+    monkeypatch.chdir(tmp_path)  # `run` makes its folder in the current one
     assert call(monkeypatch, verb, suite) == {"run": 2, "validate": 1}[verb]
     captured = capsys.readouterr()
     assert f"{suite}:3:42: checkpoint {path} was trained on {message}" in captured.out + captured.err

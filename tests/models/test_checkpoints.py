@@ -1,4 +1,4 @@
-"""Stems of other than three channels, made from three by a rule that has a name."""
+"""Stems for other than three channels, made from three-channel weights by a named rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is found in a model: target layer, linear head, attention; and what loading refuses."""
+"""The parts found in a model (target layer, linear head, attention), and the files and names that loading refuses."""
 
 from __future__ import annotations
 

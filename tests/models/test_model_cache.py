@@ -21,6 +21,8 @@ from xaibench.models.model_cache import Identity, ModelCache
 from xaibench.models.structure import Structure, find_structure
 from xaibench.runner.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 SMALL: dict[str, Any] = {"num_classes": 4, "input": {"size": 64}}
 
 

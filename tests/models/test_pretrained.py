@@ -15,6 +15,8 @@ from xaibench.core.timm_import import import_timm
 from xaibench.models import architectures, pretrained
 from xaibench.models.architectures import create_module, known_model
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 
 class Session:
     """A client that counts its calls and reaches nothing, or anything."""
@@ -39,7 +41,7 @@ def connect(monkeypatch: pytest.MonkeyPatch, error: Exception | None, cached: bo
 
 
 def fetched(monkeypatch: pytest.MonkeyPatch, answer: nn.Module | Exception) -> None:
-    """What timm does when it is asked for weights."""
+    """Let timm answer a request for weights with `answer`: return the module, or raise the error."""
 
     def create(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
         assert pretrained

@@ -184,7 +184,7 @@ def test_a_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 
 def test_batches_added_up_are_one_large_batch(tmp_path: Path) -> None:
-    """Of a model without batch normalisation; the same images in the same order."""
+    """Two batches of 8 give the weights of one batch of 16, in a model without batch normalisation."""
     text = RECIPE.replace("test_resnet", "test_vit, options: {img_size: 48}").replace("epochs: 3", "epochs: 1")
     small = train(recipe(tmp_path, text.replace("batch_size: 16", "batch_size: 8\naccumulate: 2")), tmp_path / "small")
     large = train(recipe(tmp_path, text), tmp_path / "large")

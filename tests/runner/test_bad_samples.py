@@ -17,6 +17,8 @@ from tests.support.console import call
 from xaibench.core import registry
 from xaibench.results.records import PART_SIZE
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 COUNT = PART_SIZE + 4  # two parts
 SUITE = """\
 name: tiny

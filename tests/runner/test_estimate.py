@@ -19,6 +19,8 @@ from xaibench.runner.estimate import estimate
 from xaibench.runner.settings import Settings
 from xaibench.suite import load_suite
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 TEXT = """\
 name: tiny
 dataset: {name: shapes, split: test}
@@ -37,10 +39,10 @@ methods:
 metrics:
 - average_drop
 - f1_plus
-- {name: deletion, steps: 3, as: deletion3}
-- {name: insertion, steps: 3, baseline: zero, as: insertion3}
-- {name: srg, steps: 3}
-- {name: selectivity_gap, steps: 3}
+- {name: deletion, removal: {steps: 3}, as: deletion3}
+- {name: insertion, removal: {steps: 3, baseline: zero}, as: insertion3}
+- {name: srg, removal: {steps: 3}}
+- {name: selectivity_gap, removal: {steps: 3}}
 - {name: max_sensitivity, samples: 2}
 - {name: relative_output_stability, samples: 2}
 - {name: mu_fidelity, samples: 5}
@@ -56,7 +58,7 @@ def prepared(folder: Path, limit: int) -> tuple[Benchmark, ModelCells]:
 
 
 def counted(folder: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> Counter:
-    """What a run of one batch takes."""
+    """Count the passes of a run of one batch."""
     benchmark, model = prepared(folder, limit)
     monkeypatch.setattr(loop, "model_cells", lambda source, benchmark: model)
     settings = Settings(data_root=None, limit=limit, batch_size=limit, device="cpu", workers=0, fail_fast=True)
@@ -98,6 +100,7 @@ def test_dry_run_prints_the_sum(
 ) -> None:
     text = TEXT.replace("[{name: shapes-resnet}]", "[{name: shapes-resnet}, {name: shapes-resnet, as: twin}]")
     (tmp_path / "tiny.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)  # away from the runs of other suites
     assert call(monkeypatch, "run", tmp_path / "tiny.yaml", "--limit", "2", "--dry-run") == 0
     benchmark, model = prepared(tmp_path, 2)
     planned = estimate(model, model.cells, benchmark)

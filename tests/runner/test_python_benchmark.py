@@ -1,4 +1,4 @@
-"""`xaibench.benchmark`: what a suite does, for models, data and functions that a script holds."""
+"""`xaibench.benchmark`: the evaluation of a suite for models, data and functions of a script."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def images() -> dict[str, Any]:
 
 
 def numbers(scores: pd.DataFrame) -> pd.DataFrame:
-    """What must be equal between two ways to the same scores."""
+    """The columns that must be equal between two ways to the same scores."""
     return scores[["method", "metric", "direction", "n", "n_undefined", "value", "ci_low", "ci_high"]]
 
 

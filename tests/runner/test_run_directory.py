@@ -260,7 +260,12 @@ def test_interrupted_with_workers(tmp_path: Path) -> None:
         "2",
     ]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     while not list((tmp_path / "run").glob("cells/**/*.1of47.parquet")):
         assert process.poll() is None, "finished before it could be interrupted"

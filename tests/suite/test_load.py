@@ -187,8 +187,8 @@ def test_metrics_of_the_api() -> None:
         parse_metrics(["average_drop", "multi_label"])
     with pytest.raises(UsageError, match="as: at least one letter or digit is needed"):
         parse_metrics([{"name": "average_drop", "as": " "}])
-    with pytest.raises(UsageError, match="parameter 'blur_sigma' = inf: a finite number is needed"):
-        parse_metrics([{"name": "deletion", "blur_sigma": float("inf")}])
+    with pytest.raises(UsageError, match=r"parameter 'removal\.blur_sigma' = inf: a finite number is needed"):
+        parse_metrics([{"name": "deletion", "removal": {"blur_sigma": float("inf")}}])
     with pytest.raises(UsageError, match="unknown metric 'cam': that is a method"):
         parse_metrics(["cam"])
 
@@ -223,7 +223,7 @@ def test_an_empty_file_is_no_suite(tmp_path: Path, text: str) -> None:
 
 
 def test_every_problem_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
-    """What is malformed hides neither its neighbours nor what else is wrong with the same entry."""
+    """A malformed entry hides no other problem, neither of its neighbours nor of itself."""
     found = problems(
         tmp_path,
         """\
@@ -368,8 +368,8 @@ def test_mistakes_in_methods(tmp_path: Path, methods: str, problem: str) -> None
         (("as: black", "as: black, §name: cam"), "duplicate key 'name'; it already stands in line 9"),
         (("- multi_label", "- §cam"), "unknown metric 'cam': that is a method"),
         (
-            ("- multi_label", "- {name: deletion, blur_kernel: §4}"),
-            "deletion: parameter 'blur_kernel' = 4: an odd number is needed",
+            ("- multi_label", "- {name: mprt, layers: §0}"),
+            "mprt: parameter 'layers' = 0: at least 1 is needed",
         ),
         (
             ("name: demo", "name: demo\nleaderboard: {reference: §minmax_cam}"),

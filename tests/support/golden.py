@@ -31,7 +31,7 @@ def load_arrays(name: str) -> Any:
 
 
 def load_facts(name: str) -> Any:
-    """What tests/golden/`name`.json holds."""
+    """The content of tests/golden/`name`.json."""
     return json.loads((GOLDEN / f"{name}.json").read_text())
 
 
@@ -145,7 +145,7 @@ class GoldenSet:
         return torch.from_numpy(self.arrays[key])
 
     def result(self, key: str) -> Any:
-        """What the peer computed."""
+        """The peer's number for `key`."""
         return self.arrays[f"r/{key}"]
 
     def classifier(self) -> xaibench.Classifier:

@@ -61,5 +61,5 @@ def images(name: str, count: int) -> Tensor:
 
 
 def some_pairs() -> xaibench.Pairs:
-    """Of four images: three labels, none, one and all five, not in order."""
+    """Pairs of four images, not in order: the images have three labels, none, one and all five."""
     return xaibench.Pairs([3, 0, 3, 0, 3, 2, 3, 0, 3], [4, 1, 0, 3, 2, 2, 1, 0, 3])

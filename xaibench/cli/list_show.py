@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
+import json
 from collections.abc import Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from rich.markup import escape
 from rich.table import Table
@@ -206,7 +207,7 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
         "documentation": entry.documentation,
         "source": entry.source,
         "version": entry.version,
-        "parameters": {n: parameter_text(entry, p) for n, p in entry.parameters.items() if n != "data_root"},
+        "parameters": {n: text for n, text in parameter_texts(entry).items() if n != "data_root"},
     }
     if isinstance(entry, registry.Method):
         card |= {"needs": {need: registry.NEEDS[need] for need in entry.needs}, **fact_rows(entry)}
@@ -230,15 +231,27 @@ def _entry_card(kind: str, entry: registry.Entry) -> dict[str, Any]:
     return card | {"defined in": entry.location}
 
 
-def parameter_text(entry: registry.Entry, parameter: inspect.Parameter) -> str:
-    """Type, bounds and default of a parameter."""
-    facts = [_type_text(entry.types[parameter.name]), *bounds.texts(entry.annotations[parameter.name])]
-    if parameter.default is not inspect.Parameter.empty:
-        facts.append(f"default {parameter.default!r}")
-    return ", ".join(facts)
+def parameter_texts(entry: registry.Entry) -> dict[str, str]:
+    """Type, bounds and default of each parameter, and of each key of those that are mappings."""
+    texts = {}
+    for name, parameter in entry.parameters.items():
+        if (mapping := entry.mappings.get(name)) is not None:
+            texts[name] = f"mapping, default {json.dumps(mapping.complete({}))}"
+            texts |= {f"{name}.{key}": _value_text(annotation) for key, annotation in mapping.types.items()}
+            continue
+        texts[name] = _value_text(entry.annotations[name])
+        if parameter.default is not inspect.Parameter.empty:
+            texts[name] += f", default {parameter.default!r}"
+    return texts
+
+
+def _value_text(annotation: Any) -> str:
+    return ", ".join([_type_text(annotation), *bounds.texts(annotation)])
 
 
 def _type_text(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:
+        return _type_text(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return " | ".join(map(repr, get_args(annotation)))
     if get_origin(annotation) in (Union, UnionType):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xaibench.core.value_range import min_max
+
 CONSTANT = 1e-12  # of the largest value: a float64 row with a smaller range varies by rounding only
 
 
@@ -16,10 +18,7 @@ def comparable(values: Tensor) -> Tensor:
     """
     if values.dtype == torch.float32:
         return values
-    lowest, highest = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
-    span = highest - lowest
-    constant = span <= CONSTANT * torch.maximum(lowest.abs(), highest.abs())
-    return torch.where(constant, 0, (values - lowest) / span).float()
+    return min_max(values, 1, tolerance=CONSTANT).float()
 
 
 def tied(values: Tensor) -> Tensor:
@@ -36,8 +35,12 @@ def below(values: Tensor, right: bool = False) -> Tensor:
 
 
 def ranks(values: Tensor) -> Tensor:
-    """[P, n] float64: rank of each value in its row, 1 the smallest, equal values the mean of their ranks."""
-    return (below(values) + below(values, right=True) + 1).double() / 2
+    """[P, n] float64: rank of each value in its row, 1 the smallest, equal values the mean of their ranks.
+
+    A row with a NaN is NaN.
+    """
+    found = (below(values) + below(values, right=True) + 1).double() / 2
+    return found.masked_fill(values.isnan().any(1, keepdim=True), torch.nan)
 
 
 def roc_auc(scores: Tensor, positive: Tensor, counted: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The curve of mean IoU over the background threshold, from the statistics that seed metrics record.
+"""Curve of mean IoU over the background threshold, from the statistics that seed metrics record.
 
 It is here and not beside the metrics, because results are read without torch.
 """
@@ -59,12 +59,12 @@ class SeedCurve:
 
     @property
     def oracle_threshold(self) -> Array:
-        """[...]: the first best threshold of the sweep: chosen on the ground truth, hence the name."""
+        """First best threshold [...] of the sweep. It is chosen on the ground truth, hence the name."""
         return np.asarray(np.where(np.isnan(self.values).any(-1), np.nan, self.thresholds[self.values.argmax(-1)]))
 
     @property
     def width(self) -> Array:
-        """[...]: length of the thresholds whose mean IoU, linear in between, is within 2 points of the best."""
+        """Length [...] of the thresholds whose mean IoU, linear in between, is within 2 points of the best."""
         level = self.values - self.values.max(-1, keepdims=True) + WITHIN
         low, high = np.minimum(level[..., :-1], level[..., 1:]), np.maximum(level[..., :-1], level[..., 1:])
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -74,7 +74,7 @@ class SeedCurve:
 
 
 def seed_curve(rows: Array, classes: str = "occurring") -> SeedCurve:
-    """The curve of mean statistics [..., S]; `classes`: mean over those that occur, or over all, 0 for absent ones."""
+    """Curve of mean statistics [..., S]; `classes`: mean over those that occur, or over all, 0 for absent ones."""
     counts = SeedCounts.of_rows(rows)
     union = counts.truth[..., None, :] + counts.predicted - counts.hits
     with np.errstate(invalid="ignore", divide="ignore"):

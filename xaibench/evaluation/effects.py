@@ -1,4 +1,4 @@
-"""Effects of removals: the relevance that each takes away, and how much the score drops without it."""
+"""Effects of removals: the relevance that each removes, and the drop of the score without it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xaibench.core.chunks import map_chunks
 from xaibench.evaluation.evaluation import Evaluation
-from xaibench.evaluation.perturbation import Output, Removal, Static, Units, outputs, remover
+from xaibench.evaluation.perturbation import Output, Removal, Units, outputs, remover
 
 Choose = Callable[[Tensor, Tensor], Tensor]  # pair [n], sample [n] -> removed bool [n, c, H, W]
 
@@ -17,16 +17,17 @@ ROUNDING = 16  # units in the last place of a score below which a drop is none
 
 
 def effects(
-    evaluation: Evaluation, attribution: Tensor, samples: int, choose: Choose, baseline: Static, score: Output
+    evaluation: Evaluation, attribution: Tensor, samples: int, choose: Choose, removal: Removal, score: Output
 ) -> tuple[Tensor, Tensor]:
     """Relevance removed and drop of the score, both double [P, S], one forward per pair and sample.
 
     Args:
         attribution: [P, c, H, W], c = 1 (of whole pixels) or C
         choose: what each sample removes
+        removal: what takes its place
     """
     pair, sample = _every(evaluation, samples)
-    remove = remover(evaluation.forward, evaluation.pairs, Removal(baseline))
+    remove = remover(evaluation.forward, evaluation.pairs, removal)
 
     def relevance(rows: Tensor) -> Tensor:
         removed = choose(pair[rows], sample[rows])
@@ -42,7 +43,7 @@ def effects(
 def noise_effects(
     evaluation: Evaluation, attribution: Tensor, samples: int, noise: Choose, score: Output
 ) -> tuple[Tensor, Tensor]:
-    """sum I a and f(x) - f(x - I), double [P, S], for noise I [n, c, H, W] of pairs and samples."""
+    """Sums I a and drops f(x) - f(x - I), double [P, S], for noise I [n, c, H, W] of pairs and samples."""
     pair, sample = _every(evaluation, samples)
     images, rows_of = evaluation.forward.images, evaluation.pairs.image
 
@@ -57,7 +58,7 @@ def noise_effects(
 
 
 def drops(evaluation: Evaluation, after: Tensor, score: Output, samples: int) -> Tensor:
-    """double [P, S]: f(x) - f(x'); exactly 0 where they differ by rounding only."""
+    """Drops double [P, S] of the score: f(x) - f(x'); exactly 0 where they differ by rounding only."""
     before = evaluation.clean.of(score)[:, None]
     after = after.view(len(evaluation.pairs), samples)
     drop = before - after
@@ -90,7 +91,7 @@ def members(partition: Units, chosen: Tensor) -> Choose:
 
 
 def blocks(ranks: Tensor, counts: Tensor) -> Choose:
-    """Sample t removes what a removal in ranks [P, c, H, W] takes between counts [P, S + 1] t and t + 1."""
+    """Removals of blocks of ranks [P, c, H, W]: sample t removes those from count [P, S + 1] t to t + 1."""
 
     def choose(pair: Tensor, sample: Tensor) -> Tensor:
         first, last = counts[pair, sample][:, None, None, None], counts[pair, sample + 1][:, None, None, None]

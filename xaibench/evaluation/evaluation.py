@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from xaibench.core.chunks import map_chunks
 from xaibench.core.errors import UsageError
 from xaibench.core.rank_statistics import comparable, tied
+from xaibench.core.value_range import min_max
 from xaibench.evaluation.perturbation import Curve, Order, Outputs, Removal, clean_outputs, curve, outputs
 from xaibench.forward import Forward, Pairs
 from xaibench.forward.forward import Labels
@@ -29,7 +30,7 @@ T = TypeVar("T")
 
 
 class Evaluation:
-    """Maps of pairs, and everything a metric may ask about them.
+    """Maps of pairs, and all that metrics read about them.
 
     Args:
         forward: the batch
@@ -55,20 +56,20 @@ class Evaluation:
 
     @cached_property
     def relevance(self) -> Tensor:
-        """[P, H, W]: the raw maps, bilinear (align_corners=False)."""
+        """Raw maps resized to [P, H, W], bilinear (align_corners=False)."""
         return self._resize(self.maps)
 
     @cached_property
     def mask(self) -> Tensor:
-        """[P, H, W] in [0, 1]: ReLU, min-max at native resolution, then bilinear; not normalised again.
+        """Soft masks [P, H, W] in [0, 1]: ReLU, min-max at native resolution, then bilinear; not normalised again.
 
         All 0 where the map has no positive value; a constant positive map has no min-max and becomes 0 as well.
         """
         return self.mask_of(self.maps)
 
     def mask_of(self, maps: Tensor) -> Tensor:
-        """`mask` of other raw maps [n, h, w], in the precision of the images."""
-        return self._resize(unit(maps.relu())).to(self.forward.images.dtype)
+        """Soft masks, as `mask`, of other raw maps [n, h, w], in the precision of the images."""
+        return self._resize(min_max(maps.relu(), (1, 2))).to(self.forward.images.dtype)
 
     def _resize(self, maps: Tensor) -> Tensor:
         size = self.forward.images.shape[-2:]
@@ -78,42 +79,42 @@ class Evaluation:
 
     @cached_property
     def ranked(self) -> Tensor:
-        """float32 [P, H, W]: the relevance as rankings compare it; see `xaibench.core.rank_statistics.comparable`."""
+        """Relevance float32 [P, H, W] as rankings compare it; see `xaibench.core.rank_statistics.comparable`."""
         return comparable(self.relevance.flatten(1)).view(self.relevance.shape)
 
     @cached_property
     def tied(self) -> Tensor:
-        """[P]: the fraction of pixels whose relevance another pixel has too, left to the tie rule of rankings."""
+        """Fraction [P] of pixels whose relevance another pixel has, too; the tie rule of rankings orders them."""
         return tied(self.relevance.flatten(1))
 
     # -- model outputs ------------------------------------------------------------------------------------------
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """[P, L] of the untouched image of each pair."""
+        """Probabilities [P, L] on the untouched image of each pair."""
         return self.forward.probabilities[self.pairs.image]
 
     @cached_property
     def confidence(self) -> Tensor:
-        """[P] probability of each pair's label."""
+        """Probability [P] of each pair's label."""
         return self.probabilities.gather(1, self.pairs.label[:, None])[:, 0]
 
     def others(self, labels: Labels = "detected") -> Tensor:
-        """bool [P, L]: the labels of each pair's image, detected or present, but the pair's own."""
+        """Labels, bool [P, L], of each pair's image, detected or present, without the pair's own."""
         return self.forward.others(self.pairs, labels)
 
     @property
     def keep(self) -> Outputs:
-        """The image times the mask: what is left when only the explained region stays."""
+        """Outputs on the image times the mask: only the explained region stays."""
         return self.probe("keep")
 
     @property
     def drop(self) -> Outputs:
-        """The image times (1 - mask): what is left without the explained region."""
+        """Outputs on the image times (1 - mask): the explained region is removed."""
         return self.probe("drop")
 
     def probe(self, part: Literal["keep", "drop"], normalise: Normalise = "native", space: Space = "model") -> Outputs:
-        """Forward of x * m ("keep") or x * (1 - m) ("drop"), one per pair, shared by all metrics that ask the same.
+        """Outputs on x * m ("keep") or x * (1 - m) ("drop"), one forward per pair; metrics of equal arguments share it.
 
         Args:
             normalise: "native" is `mask`; "resized" resizes the ReLU'd map first and min-maxes then (its maximum is 1)
@@ -124,7 +125,7 @@ class Evaluation:
         if key not in self._probes:
             mask = self.mask
             if normalise == "resized":
-                mask = unit(self._resize(self.maps.relu())).to(self.forward.images.dtype)
+                mask = min_max(self._resize(self.maps.relu()), (1, 2)).to(self.forward.images.dtype)
             self._probes[key] = self._masked(mask if part == "keep" else 1 - mask, space)
         return self._probes[key]
 
@@ -158,7 +159,7 @@ class Evaluation:
         return clean_outputs(self.forward, self.pairs)
 
     def curve(self, order: Order = "morf", removal: Removal | None = None) -> Curve:
-        """Outputs while units are removed in the map's order, shared by all metrics that ask the same.
+        """Outputs while units are removed in the map's order, shared by all metrics of equal arguments.
 
         Inserting the most relevant units first is the `lerf` curve read backwards.
         """
@@ -171,7 +172,7 @@ class Evaluation:
 
     @property
     def method(self) -> Explain:
-        """The method that made the maps."""
+        """Method that made the maps."""
         if self._method is None:
             raise UsageError("this metric explains again: it needs the method, not only its maps (method=)")
         return self._method
@@ -210,7 +211,7 @@ class Evaluation:
         return maps[order.argsort()]
 
     def share(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """What `compute` gives, computed once for all metrics that name the same `key`."""
+        """Result of `compute`, computed once for all metrics that name the same `key`."""
         if key not in self._shared:
             self._shared[key] = compute()
         return self._shared[key]  # type: ignore[no-any-return]
@@ -219,19 +220,12 @@ class Evaluation:
 
     @cached_property
     def truth(self) -> Tensor:
-        """bool [P, H, W]: where the pair's label is, void left out."""
+        """Pixels of the pair's label, without void, bool [P, H, W]."""
         return self.forward.ground_truth.of(self.pairs)
 
     @cached_property
     def valid(self) -> Tensor:
-        """bool [P, H, W]: not void."""
+        """Pixels that are not void, bool [P, H, W]."""
         if self.forward.ground_truth.mask is None:
             return torch.ones(self.relevance.shape, dtype=torch.bool, device=self.maps.device)
         return self.forward.ground_truth.valid[self.pairs.image]
-
-
-def unit(maps: Tensor) -> Tensor:
-    """Min-max per map [P, h, w] to [0, 1]; 0 where the map is constant, NaN where it has a NaN."""
-    lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    span = highest - lowest
-    return torch.where(span == 0, torch.zeros_like(maps), (maps - lowest) / span)

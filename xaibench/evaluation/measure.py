@@ -1,4 +1,4 @@
-"""A metric on an Evaluation: its rows, checked, and its values."""
+"""Values of a metric on an Evaluation, their shape checked."""
 
 from __future__ import annotations
 

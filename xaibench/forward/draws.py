@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from xaibench.core.pairs import Pairs
 from xaibench.core.seeding import stable_seed
 
-Kind = Literal["uniform", "normal"]
+Kind = Literal["uniform", "normal"] | int  # a whole number n: int64 from 0 to n - 1
 
 
 def generator(*parts: object) -> torch.Generator:
@@ -27,6 +28,8 @@ def pair_generators(seed: int, ids: list[str], pairs: Pairs, name: str) -> Itera
 
 def stacked(generators: Iterator[torch.Generator], shape: tuple[int, ...], kind: Kind, dtype: torch.dtype) -> Tensor:
     """Random numbers [n, *shape] of n generators, on the CPU."""
-    make = torch.rand if kind == "uniform" else torch.randn
+    make: Callable[..., Tensor] = torch.randn if kind == "normal" else torch.rand
+    if isinstance(kind, int):
+        make, dtype = partial(torch.randint, kind), torch.int64
     drawn = [make(shape, generator=generator, dtype=dtype) for generator in generators]
     return torch.stack(drawn) if drawn else torch.zeros((0, *shape), dtype=dtype)

@@ -35,7 +35,7 @@ class Explainer:
             UsageError: the method returned something else
         """
         forward.expect(self.plan(forward.classifier))
-        maps = self.method.entry.function(forward, pairs, **self.method.parameters)
+        maps = self.method.entry.function(forward, pairs, **self.method.arguments)
         if not isinstance(maps, Tensor) or maps.ndim != 3 or len(maps) != len(pairs):
             found = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
             raise UsageError(f"method {self.label} returned {found}; [P, h, w] with P = {len(pairs)} is needed")

@@ -115,7 +115,7 @@ def _method_identity(method: BoundMethod) -> Mapping[str, Any]:
 
 def _metric_identity(metric: BoundMetric) -> Mapping[str, Any]:
     entry = metric.entry
-    named = {"name": entry.name, "version": entry.version, "parameters": dict(metric.arguments)}
+    named = {"name": entry.name, "version": entry.version, "parameters": dict(metric.deciding)}
     return {**named, "explain": metric.explain}
 
 

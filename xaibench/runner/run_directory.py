@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from xaibench.core.atomic_files import write_text
+from xaibench.core.atomic_files import whole_file, write_text
 from xaibench.results.leaderboard import Leaderboard
 from xaibench.results.records import SCHEMA, Records
 from xaibench.results.scores import score_table, without_value
@@ -116,7 +116,8 @@ def _write_tables(benchmark: Benchmark, out: Path, runner: Runner) -> Run:
     scores = score_table(runner.records, scored_cells(benchmark, runner.outcome.models, version))
     leaderboard = Leaderboard(scores, benchmark.title)
     write_text(out / "scores.csv", scores.to_csv(index=False, lineterminator="\n"))
-    scores.to_parquet(out / "scores.parquet", index=False)
+    with whole_file(out / "scores.parquet") as file:
+        scores.to_parquet(file, index=False)
     write_text(out / "leaderboard.csv", leaderboard.csv())
     write_text(out / "leaderboard.md", leaderboard.markdown())
     return Run(out, scores, leaderboard, runner.outcome)

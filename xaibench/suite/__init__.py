@@ -1,4 +1,4 @@
-"""`Suite`: what is measured. The only place that knows the file format.
+"""`Suite`: what is measured. The only package that reads the file format.
 
 A suite says WHAT is measured; batch size, device and paths belong to the command line. One report lists every problem
 of a file with its line: unknown and duplicate keys, unknown names, wrong parameters, methods that fit no model, metrics

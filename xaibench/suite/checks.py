@@ -127,8 +127,8 @@ def _check_label(label: str, labels: set[str], what: str, document: Document, at
 
 
 def _check_parameters(entry: registry.Entry, given: Mapping[str, Any], document: Document, at: Location) -> None:
-    for key, message in entry.problems(given).items():
-        document.add((*at, key), message, key=entry.renamed.get(key, key) not in entry.parameters)
+    for where, message in entry.problems(given).items():
+        document.add((*at, *where), message, key=not entry.knows(where))
 
 
 def _check_masks(

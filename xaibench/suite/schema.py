@@ -15,6 +15,7 @@ from xaibench.core import registry
 from xaibench.core.errors import UsageError, XaibenchError
 from xaibench.core.registry import BoundMethod, BoundMetric, PairRule
 from xaibench.core.registry.bounds import Count, ExtraChannels, Fraction, Natural
+from xaibench.core.warn import warn_caller
 from xaibench.core.yaml.document import Document, Section
 from xaibench.core.yaml.reasons import reason, shown
 from xaibench.models.card import InputSection
@@ -196,8 +197,9 @@ class Suite(Section):
 
     @property
     def notes(self) -> list[str]:
-        """Messages about parameters that the suite gives by their old names."""
-        return [note for m in self.methods for note in registry.methods[m.name].old_names(m.parameters)]
+        """Messages about what a suite spells in an outdated way."""
+        of_methods = [note for m in self.methods for note in registry.methods[m.name].old_names(m.parameters)]
+        return of_methods + outdated(self.metrics)
 
     def bound_metrics(self) -> list[BoundMetric]:
         """Metrics with all parameters filled in and groups expanded, in the suite's order."""
@@ -207,15 +209,22 @@ class Suite(Section):
 def parse_metrics(
     entries: str | Sequence[str | Mapping[str, Any]], explain: PairRule = "detected"
 ) -> list[BoundMetric]:
-    """Metrics from names and mappings, as `xaibench.evaluate(metrics=...)` takes them."""
-    listed = [entries] if isinstance(entries, str) else entries
-    return bind_metrics([_parse(MetricNamed, "metric", entry) for entry in listed], explain)
+    """Metrics from names and mappings, as `xaibench.evaluate(metrics=...)` takes them. Warns of outdated spellings."""
+    parsed = [_parse(MetricNamed, "metric", entry) for entry in ([entries] if isinstance(entries, str) else entries)]
+    bound = bind_metrics(parsed, explain)
+    for note in outdated(parsed):
+        warn_caller(note)
+    return bound
 
 
 def parse_method(entry: str | Mapping[str, Any]) -> BoundMethod:
     """A method from its name, or from a mapping `{name: ..., as: ..., <parameters>}`."""
     named = _parse(Named, "method", entry)
-    return BoundMethod(named.label, registry.methods[named.name], registry.methods[named.name].bind(named.parameters))
+    method = registry.methods[named.name]
+    bound = BoundMethod(named.label, method, method.bind(named.parameters))
+    for note in method.old_names(named.parameters):
+        warn_caller(note)
+    return bound
 
 
 def _parse(section: type[N], kind: str, entry: str | Mapping[str, Any]) -> N:
@@ -227,6 +236,18 @@ def _parse(section: type[N], kind: str, entry: str | Mapping[str, Any]) -> N:
         ]
         why = "; ".join(f"{detail['loc'][-1]}: {reason(detail)}" for detail in details)
         raise UsageError(f"{kind} {shown(entry)}: {why or 'a name or a mapping with `name` is needed'}") from error
+
+
+def outdated(entries: Sequence[MetricNamed]) -> list[str]:
+    """A message for each entry, of a metric or a group, that spells parameters in an outdated way."""
+    groups = registry.metric_groups()
+    notes = [
+        note
+        for entry in entries
+        for name in groups.get(entry.name, [entry.name])
+        for note in registry.metrics[name].old_names(entry.parameters, entry.name)
+    ]
+    return list(dict.fromkeys(notes))
 
 
 def bind_metrics(entries: Sequence[MetricNamed], explain: PairRule) -> list[BoundMetric]:

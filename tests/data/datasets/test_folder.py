@@ -21,6 +21,8 @@ from xaibench.core.yaml.document import ProblemsError
 from xaibench.data import Dataset, load_dataset
 from xaibench.suite import load_suite
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 SIZE = {"a/1.jpg": (40, 30), "a/2.png": (24, 36), "b/3.jpg": (32, 32), "b/4.png": (20, 20)}
 NAMED = """\
 image,labels,split

@@ -275,7 +275,7 @@ models:
 {model}
 explain: present
 methods: [cam, saliency, edges]
-metrics: [multi_label, {{name: deletion, steps: 4}}, sparseness]
+metrics: [multi_label, {{name: deletion, removal: {{steps: 4}}}}, sparseness]
 """
 
 

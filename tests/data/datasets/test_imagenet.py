@@ -68,7 +68,7 @@ def kit_order() -> dict[str, int]:
 
 
 def write_meta(path: Path, order: dict[str, int] | None = None) -> None:
-    """As in the kit: a table of structures, the 1000 classes and synsets above them, which have numbers beyond."""
+    """Write meta.mat as in the kit: a table of the 1000 classes, then their parent synsets with higher numbers."""
     rows = [*(order or kit_order()).items(), ("n00001740", 1001), ("n00001930", 1002)]
     table = np.zeros(
         len(rows), [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("num_children", object)]

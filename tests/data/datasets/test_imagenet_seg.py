@@ -50,7 +50,7 @@ def outlined(size: tuple[int, int]) -> npt.NDArray[np.uint8]:
 def write_file(
     path: Path, samples: list[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]], compression: str | None = "gzip"
 ) -> Path:
-    """As MATLAB 7.3 does: columns of references, axes backwards, a header of 512 bytes."""
+    """Write samples as MATLAB 7.3 does: columns of references, axes backwards, a header of 512 bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w", userblock_size=512) as file:
         value, stored = file.create_group("value"), file.create_group("#refs#")

@@ -14,6 +14,7 @@ from xaibench.core.registry.entries import (
     Metric,
     PairRule,
 )
+from xaibench.core.registry.mappings import Keys
 from xaibench.core.registry.plugins import load_plugin
 from xaibench.core.registry.registry import (
     Registry,
@@ -29,6 +30,6 @@ from xaibench.core.registry.registry import (
 
 __all__ = [
     "INVARIANCES", "NEEDS", "PER_IMAGE", "RESERVED", "BoundMethod", "BoundMetric", "Computation", "DatasetEntry",
-    "Entry", "Method", "Metric", "PairRule", "Registry", "bound_method", "dataset", "datasets", "load_plugin", "method",
-    "methods", "metric", "metric_groups", "metrics",
+    "Entry", "Keys", "Method", "Metric", "PairRule", "Registry", "bound_method", "dataset", "datasets", "load_plugin",
+    "method", "methods", "metric", "metric_groups", "metrics",
 ]  # fmt: skip

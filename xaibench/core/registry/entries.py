@@ -8,15 +8,12 @@ arguments of the function, checked against their annotations by pydantic.
 from __future__ import annotations
 
 import inspect
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
-from xaibench.core.errors import UsageError, closest
 from xaibench.core.registry.cost import Passes
-from xaibench.core.yaml.reasons import reasons, shown
+from xaibench.core.registry.parameters import Parametrised
 
 # What a method may need and a Classifier (or a batch) may offer; `xaibench.models.capabilities` checks it.
 NEEDS = {
@@ -50,63 +47,16 @@ PER_IMAGE = -1  # the label of a value that belongs to an image and not to a pai
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A registered callable and its facts. `parameters` are its keyword-only arguments.
+class Entry(Parametrised):
+    """A registered callable and its facts.
 
     Attributes:
-        renamed: parameters by their old names, which are accepted for one release
         source_hash: of the source of a function that a script hands in, which has no version; "" for others
     """
 
-    name: str
-    function: Callable[..., Any]
     source: str
     version: int
-    renamed: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     source_hash: str = field(default="", kw_only=True)
-
-    @cached_property
-    def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """Keyword-only arguments of the function, and what the registration adds to them."""
-        signature = inspect.signature(self.function)
-        own = {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-        return own | {p.name: p for p in self._added()}
-
-    def _added(self) -> Sequence[inspect.Parameter]:
-        """Parameters that the registration adds to those of the function."""
-        return ()
-
-    @cached_property
-    def annotations(self) -> Mapping[str, Any]:
-        """Types of the parameters with their bounds."""
-        return self._hints(include_extras=True)
-
-    @cached_property
-    def types(self) -> Mapping[str, Any]:
-        """Types of the parameters alone."""
-        return self._hints(include_extras=False)
-
-    def _hints(self, include_extras: bool) -> Mapping[str, Any]:
-        target = self.function.__init__ if inspect.isclass(self.function) else self.function  # type: ignore[misc]
-        added = {p.name: p.annotation for p in self._added()}
-        return typing.get_type_hints(target, include_extras=include_extras) | added
-
-    @cached_property
-    def _adapters(self) -> dict[str, Any]:
-        return {}
-
-    def _adapter(self, parameter: str) -> Any:
-        """The validator of a parameter's type and bounds. It refuses infinity and NaN."""
-        import pydantic
-
-        if parameter not in self._adapters:
-            annotation = self.annotations[parameter]
-            try:
-                config = pydantic.ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
-                self._adapters[parameter] = pydantic.TypeAdapter(annotation, config=config)
-            except pydantic.PydanticUserError:  # pydantic models and dataclasses refuse another configuration
-                self._adapters[parameter] = pydantic.TypeAdapter(annotation)
-        return self._adapters[parameter]
 
     @property
     def summary(self) -> str:
@@ -119,52 +69,6 @@ class Entry:
     @property
     def location(self) -> str:
         return f"{inspect.getsourcefile(self.function)}:{inspect.getsourcelines(self.function)[1]}"
-
-    def problems(self, given: Mapping[str, Any]) -> dict[str, str]:
-        """Messages about wrong parameters by key; {} where all are right."""
-        import pydantic
-
-        found: dict[str, str] = {}
-        for key, value in given.items():
-            name = self.renamed.get(key, key)
-            if name != key and name in given:
-                found[key] = (
-                    f"{self.name}: parameter {key!r} is the old name of {name!r}, which is given too; remove it"
-                )
-                continue
-            if name not in self.parameters:
-                allowed = f"; its parameters: {', '.join(self.parameters) or 'none'}"
-                found[key] = f"{self.name} has no parameter {key!r}{closest(key, self.parameters) or allowed}"
-                continue
-            try:
-                self._adapter(name).validate_python(value, strict=True)
-            except pydantic.ValidationError as error:
-                why = reasons(error.errors(include_url=False))
-                found[key] = f"{self.name}: parameter {key!r} = {shown(value)}: {why}"
-        new = self.with_new_names(given)
-        missing = [n for n, p in self.parameters.items() if p.default is inspect.Parameter.empty and n not in new]
-        found.update({n: f"{self.name} needs the parameter {n!r}" for n in missing})
-        return found
-
-    def with_new_names(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameters with old names replaced by new ones."""
-        return {self.renamed.get(name, name): value for name, value in given.items()}
-
-    def old_names(self, given: Mapping[str, Any]) -> list[str]:
-        """A message for each parameter that is given by its old name."""
-        return [
-            f"{self.name}: parameter {name!r} is now called {self.renamed[name]!r}; write the new name, "
-            "the next release refuses the old one"
-            for name in given
-            if name in self.renamed
-        ]
-
-    def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All parameters, defaults filled in. Raises UsageError naming every problem."""
-        if problems := self.problems(given):
-            raise UsageError("; ".join(problems.values()))
-        given = self.with_new_names(given)
-        return {n: given.get(n, p.default) for n, p in self.parameters.items()}
 
 
 @dataclass(frozen=True)
@@ -267,6 +171,11 @@ class BoundMethod:
     entry: Method
     parameters: Mapping[str, Any]
 
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """The parameters as the function takes them."""
+        return self.entry.arguments(self.parameters)
+
 
 @dataclass(frozen=True)
 class BoundMetric:
@@ -278,9 +187,14 @@ class BoundMetric:
     explain: PairRule
 
     @property
-    def arguments(self) -> Mapping[str, Any]:
+    def deciding(self) -> Mapping[str, Any]:
         """The parameters that decide a value: all but `average`."""
         return {name: value for name, value in self.parameters.items() if name != AVERAGE}
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """The deciding parameters as the function takes them."""
+        return self.entry.arguments(self.deciding)
 
     @property
     def aggregate(self) -> str:

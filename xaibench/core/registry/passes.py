@@ -45,7 +45,8 @@ def method_passes(method: BoundMethod, case: Case, *, shared: bool) -> Count:
         shared: the image's own pass, which methods share, is counted here
     """
     entry, parameters = method.entry, method.parameters
-    context = _Context(entry, parameters, {**case, "shared": int(shared)}, _wrapped(entry, parameters))
+    wrapped = _wrapped(entry, parameters)
+    context = _Context(entry, entry.arguments(parameters), {**case, "shared": int(shared)}, wrapped)
     return Count(sum(context.parts("forwards").values()), sum(context.parts("backwards").values()))
 
 
@@ -56,7 +57,7 @@ def metric_passes(
 
     Passes under the same name are those of other metrics of the method, too.
     """
-    context = _Context(entry, parameters, {**case, "shared": 0}, method)
+    context = _Context(entry, entry.arguments(parameters), {**case, "shared": 0}, method)
     return {(kind, of): n for kind in ("forwards", "backwards") for of, n in context.parts(kind).items()}
 
 
@@ -91,7 +92,7 @@ class _Context:
     def _evaluate(self, formula: Formula) -> Any:
         try:
             return formula({name: self._value(name) for name in formula.names})
-        except (ArithmeticError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
             raise UsageError(f"{self.entry.name}: its cost {formula.text!r} has no value ({error})") from error
 
     def _value(self, name: str) -> Any:
@@ -115,9 +116,9 @@ def at_defaults(entry: Computation) -> Count | None:
 
     None where a parameter has no default.
     """
-    defaults = {name: parameter.default for name, parameter in entry.parameters.items()}
-    if any(value is inspect.Parameter.empty for value in defaults.values()):
+    if any(parameter.default is inspect.Parameter.empty for parameter in entry.parameters.values()):
         return None
+    defaults = entry.bind({})
     if isinstance(entry, Method):
         return method_passes(BoundMethod(entry.name, entry, defaults), REFERENCE, shared=True)
     usual = methods["grad_cam"]

@@ -220,7 +220,7 @@ class _Reading:
     def _pairs(self, node: yaml.Node, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
         """Keys and values of a mapping, with True, then those that `<<` merges into it, with False.
 
-        Of equal keys the first counts.
+        The first of equal keys counts.
         """
         merged: list[yaml.Node] = []
         for key, value in node.value:

@@ -1,4 +1,4 @@
-"""What removed pixels become: the baselines of `Removal`."""
+"""Baselines of `Removal`: what removed pixels become."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Remove = Callable[[Tensor, Tensor], Tensor]  # rows of pairs [n], removed bool [
 
 
 def remover(forward: Forward, pairs: Pairs, removal: Removal) -> Remove:
-    """How images with removed pixels are made: `remove(pair rows [n], removed [n, c, H, W]) -> [n, C, H, W]`."""
+    """Function that makes images with removed pixels: `remove(pair rows [n], removed [n, c, H, W]) -> [n, C, H, W]`."""
     images, rows = forward.images, pairs.image
     if removal.baseline == "running_mean":
         raise UsageError("baseline: running_mean is for metrics that remove one portion after the other")
@@ -38,13 +38,13 @@ def remover(forward: Forward, pairs: Pairs, removal: Removal) -> Remove:
 
 
 def substitute(forward: Forward, pairs: Pairs, replacement: Tensor) -> Remove:
-    """Removed pixels take their value from a replacement per pair [P, C, H, W]."""
+    """Function that gives removed pixels their value from a replacement per pair [P, C, H, W]."""
     images, rows = forward.images, pairs.image
     return lambda pair, removed: torch.where(removed, replacement[pair], images[rows[pair]])
 
 
 def _replacement(forward: Forward, removal: Removal) -> Tensor:
-    """[B, C, H, W] (or with sizes of 1) of the baselines that are one per image."""
+    """Replacement [B, C, H, W] (or with sizes of 1) of the baselines that are one per image."""
     images = forward.images
     match removal.baseline:
         case "mean":
@@ -52,7 +52,7 @@ def _replacement(forward: Forward, removal: Removal) -> Tensor:
         case "min":
             return images.amin((1, 2, 3), keepdim=True).expand(-1, images.shape[1], 1, 1)
         case "blur":
-            return blur(images, removal.kernel, removal.sigma)
+            return blur(images, removal.blur_kernel, removal.blur_sigma)
         case "black":
             preprocess = forward.classifier.preprocess
             if preprocess is None:
@@ -62,12 +62,12 @@ def _replacement(forward: Forward, removal: Removal) -> Tensor:
 
 
 def _noise(forward: Forward, pairs: Pairs, name: str) -> Tensor:
-    """[P, C, H, W] standard normal, seeded by pair; drawn in float32, so that every precision has the same draws."""
+    """Standard normal noise [P, C, H, W], seeded by pair; drawn in float32, the same for every precision."""
     return forward.draw_per_pair(pairs, name, *forward.images.shape[1:], kind="normal").to(forward.images)
 
 
 def blur(images: Tensor, kernel: int, sigma: float) -> Tensor:
-    """RISE's blur: a Gaussian folded into `kernel` taps (reflected at its ends), nothing beyond the image's border.
+    """Blur as RISE does: a Gaussian folded into `kernel` taps (reflected at its ends), 0 beyond the border.
 
     As a product with two banded matrices, which no device computes in reduced precision by default.
     """
@@ -77,7 +77,7 @@ def blur(images: Tensor, kernel: int, sigma: float) -> Tensor:
 
 
 def _taps(kernel: int, sigma: float) -> Tensor:
-    """double [kernel]: an impulse at the centre of `kernel` samples, filtered with half-sample reflection."""
+    """Impulse, double [kernel], at the centre of `kernel` samples, filtered with half-sample reflection."""
     offsets = torch.arange(-int(4 * sigma + 0.5), int(4 * sigma + 0.5) + 1)
     weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
     position = (kernel // 2 + offsets) % (2 * kernel)
@@ -86,7 +86,7 @@ def _taps(kernel: int, sigma: float) -> Tensor:
 
 
 def _band(taps: Tensor, size: int) -> Tensor:
-    """[size, size]: row i holds the taps around column i."""
+    """Banded matrix [size, size] whose row i has the taps around column i."""
     place = torch.arange(size, device=taps.device)
     offset = place[None, :] - place[:, None] + len(taps) // 2
     inside = (offset >= 0) & (offset < len(taps))

@@ -28,14 +28,14 @@ class Curve(Outputs):
     valid: Tensor
 
     def auc(self, values: Tensor) -> Tensor:
-        """[P]: trapezoid over the T + 1 points divided by T (RISE), so that a constant curve c has c."""
+        """Area [P]: trapezoid over the T + 1 points divided by T (RISE), so that a constant curve c has c."""
         values = torch.where(self.valid, values, 0)
         steps = self.valid.sum(1) - 1
         last = values.gather(1, steps[:, None])[:, 0]
         return (values.sum(1) - values[:, 0] / 2 - last / 2) / steps
 
     def drop(self, output: Output) -> Tensor:
-        """[P, T + 1]: f(x) - f(x_k)."""
+        """Drops [P, T + 1]: f(x) - f(x_k)."""
         values = self.of(output)
         return values[:, :1] - values
 
@@ -71,7 +71,7 @@ def trace(
     valid: Tensor | None = None,
     defined: Tensor | None = None,
 ) -> Curve:
-    """The curve of given ranks [P, c, H, W] and counts [P, T + 1]; one forward per pair and step, none for the first.
+    """Curve of given ranks [P, c, H, W] and counts [P, T + 1]; one forward per pair and step, none for the first.
 
     Args:
         valid: bool [P, T + 1], the points that are wanted; None: all
@@ -98,6 +98,6 @@ def trace(
 
 
 def _share(ranks: Tensor, counts: Tensor) -> Tensor:
-    """[P, T + 1]: the fraction of pixels with rank < count."""
+    """Fraction [P, T + 1] of pixels with rank < count."""
     ordered = ranks.flatten(1).sort(1).values
     return torch.searchsorted(ordered, counts.int().contiguous()) / max(ordered.shape[1], 1)

@@ -2,8 +2,8 @@
 
 Every removed pixel satisfies x_i = sum_j w_j x_j over its eight neighbours (1/6 across an edge, 1/12 across a corner,
 renormalised at the image's border), known pixels stay: a discrete Laplace equation, one system per image and channel.
-It is solved by conjugate gradients with a multigrid cycle as preconditioner, fewer than twenty iterations whatever is removed.
-Weights are carried as multiples of 1/12.
+It is solved by conjugate gradients with a multigrid cycle as preconditioner, in fewer than twenty iterations.
+Weights are multiples of 1/12.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TOLERANCE = 1e-6  # of the residual, relative to the right-hand side
 ITERATIONS = 200  # a bound; ten to twenty are used
 DAMPING = 0.9
 COARSEST = 4  # pixels on the shorter side
-CACHED = 4  # images at a time on a CPU, whose cache holds no more
+CACHED = 4  # images at a time on a CPU; more do not fit its cache
 
 
 def impute(images: Tensor, removed: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def _solve(images: Tensor, removed: Tensor) -> Tensor:
 
 
 def _neighbours(x: Tensor) -> Tensor:
-    """12 sum_j w_j x_j, nothing beyond the border: [1 2 1] x [1 2 1] - 4 at the centre."""
+    """Sum over neighbours, 12 sum_j w_j x_j, nothing beyond the border: [1 2 1] x [1 2 1] - 4 at the centre."""
     rows = 2 * x
     rows[..., 1:, :] += x[..., :-1, :]
     rows[..., :-1, :] += x[..., 1:, :]
@@ -89,7 +89,7 @@ class _Level:
 
 
 def _levels(unknown: Tensor) -> list[_Level]:
-    """From fine to coarse; a coarse pixel is unknown when all of its fine ones are."""
+    """Grids from fine to coarse; a coarse pixel is unknown when all of its fine ones are."""
     levels = [_Level.of(unknown)]
     while min(unknown.shape[-2:]) > COARSEST:
         unknown = 1 - F.max_pool2d(1 - unknown, 2, ceil_mode=True)
@@ -98,7 +98,7 @@ def _levels(unknown: Tensor) -> list[_Level]:
 
 
 def _cycle(levels: list[_Level], residual: Tensor) -> Tensor:
-    """One V-cycle: damped Jacobi, the same problem on half the grid, damped Jacobi. Symmetric, as CG asks."""
+    """One V-cycle: damped Jacobi, the same problem on half the grid, damped Jacobi. Symmetric, as CG needs."""
     level = levels[0]
     x = level.relax * residual
     if len(levels) > 1:
@@ -110,12 +110,12 @@ def _cycle(levels: list[_Level], residual: Tensor) -> Tensor:
 
 
 def _double(x: Tensor, shape: torch.Size) -> Tensor:
-    """Every pixel four times, cut to the last two sizes of `shape`."""
+    """Repeat every pixel four times, cut to the last two sizes of `shape`."""
     return x.repeat_interleave(2, -2).repeat_interleave(2, -1)[..., : shape[-2], : shape[-1]]
 
 
 def _guess(images: Tensor, removed: Tensor) -> Tensor:
-    """What is known around a pixel: the mean of the smallest block that has a known pixel, larger ones bilinearly."""
+    """First guess: the mean of the smallest block around a pixel that has a known one; larger blocks bilinearly."""
     known = (~removed).to(images.dtype)
     total, levels = images * known, []
     while True:

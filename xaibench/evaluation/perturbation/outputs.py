@@ -36,7 +36,7 @@ class Outputs:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """[..., L] in [0, 1]"""
+        """Probabilities [..., L] in [0, 1]."""
         return self.classifier.activate(self.logits)
 
     @cached_property
@@ -60,17 +60,17 @@ class Outputs:
 
     @cached_property
     def undefined(self) -> Tensor:
-        """bool [...]: there are no outputs."""
+        """Whether there are no outputs, bool [...]."""
         return self.logits.isnan().any(-1)
 
     @cached_property
     def predicted(self) -> Tensor:
-        """The label of the largest logit; meaningless where the outputs are undefined."""
+        """Label of the largest logit; meaningless where the outputs are undefined."""
         return self.logits.argmax(-1)
 
     @cached_property
     def decided(self) -> Tensor:
-        """1 where the explained label is still the model's decision, NaN where that is undefined.
+        """Decision: 1 where the explained label is still the model's, else 0; NaN where that is undefined.
 
         A decision is a probability above the threshold (sigmoid), or the largest one (softmax).
         """

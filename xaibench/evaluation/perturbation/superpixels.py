@@ -10,7 +10,7 @@ COMPACTNESS = 1.0  # standard deviations of colour that weigh as much as one cel
 
 
 def grid_cells(height: int, width: int, grid: int, device: torch.device) -> Tensor:
-    """long [H, W]: the number of each pixel's cell in a grid x grid partition of the image, row by row."""
+    """Number, long [H, W], of each pixel's cell in a grid x grid partition of the image, row by row."""
     rows = torch.arange(height, device=device) * grid // height
     columns = torch.arange(width, device=device) * grid // width
     return rows[:, None] * grid + columns
@@ -48,7 +48,7 @@ def slic(images: Tensor, grid: int) -> Tensor:
 
 
 def _means(points: Tensor, segment: Tensor, segments: int) -> Tensor:
-    """[B, D, K]: the mean of each segment's points [B, D, N]; infinitely far where there are none."""
+    """Means [B, D, K] of each segment's points [B, D, N]; infinitely far where there are none."""
     index = segment[:, None].expand_as(points)
     total = points.new_zeros((*points.shape[:2], segments)).scatter_add_(2, index, points)
     size = torch.zeros_like(total).scatter_add_(2, index, torch.ones_like(points))

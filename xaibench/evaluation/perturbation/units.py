@@ -1,4 +1,4 @@
-"""What is removed as a whole: pixels, patches or segments, and their ranks. Ties go in raster order."""
+"""Units that are removed as a whole: pixels, patches or segments, and their ranks. Ties go in raster order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xaibench.evaluation.perturbation.superpixels import grid_cells, slic
 
 @dataclass(frozen=True)
 class Units:
-    """A partition of images into what is removed as a whole.
+    """Partition of images into what is removed as a whole.
 
     Attributes:
         index: long [P, c, H, W], the unit of each pixel (c = 1: all its channels) or of each scalar (c = C)
@@ -30,21 +30,21 @@ class Units:
     single: bool = False
 
     def sums(self, values: Tensor) -> Tensor:
-        """double [P, total]: values [P, c, H, W] summed over each unit."""
+        """Sums, double [P, total], of values [P, c, H, W] over each unit."""
         zeros = torch.zeros(len(values), self.total, dtype=torch.float64, device=values.device)
         return zeros.scatter_add_(1, self.index.flatten(1), values.flatten(1).double())
 
     @cached_property
     def sizes(self) -> Tensor:
-        """double [P, total]: the pixels (or scalars) of each unit."""
+        """Number of pixels (or scalars) of each unit, double [P, total]."""
         return self.sums(torch.ones(self.index.shape, device=self.index.device))
 
     def spread(self, values: Tensor) -> Tensor:
-        """[P, total] -> [P, c, H, W]: each pixel gets its unit's value."""
+        """Give each pixel its unit's value: [P, total] -> [P, c, H, W]."""
         return values.gather(1, self.index.flatten(1)).view(self.index.shape)
 
     def ranks(self, values: Tensor, order: Literal["morf", "lerf"]) -> Tensor:
-        """int32 [P, c, H, W]: 0 for the unit removed first; units are compared by their mean of values [P, c, H, W].
+        """Ranks, int32 [P, c, H, W], of units by their mean of values [P, c, H, W]: 0 for the unit removed first.
 
         Values are compared by `xaibench.core.rank_statistics.comparable`; units without a pixel come last.
         """
@@ -61,7 +61,7 @@ class Units:
 
 
 def units(images: Tensor, pairs: Pairs, unit: Unit, grid: int) -> Units:
-    """The partition of each pair's image; images [B, C, H, W]."""
+    """Partition of each pair's image; images [B, C, H, W]."""
     height, width = images.shape[-2:]
     if unit == "segment":
         return Units(slic(images, grid)[pairs.image][:, None], grid * grid)

@@ -77,25 +77,24 @@ def _bases(found: Mapping[CellKey, Evidence], shared: list[tuple[CellScore, Cell
     notes = []
     unpaired = [pair for pair, own in zip(shared, found.values(), strict=True) if own.basis == "intervals"]
     if unpaired:
-        records = sum(base.stored is not None and new.stored is not None for base, new in unpaired)
-        other = sum(
-            base.stored is not None and new.stored is not None and not same_data(base, new) for base, new in unpaired
-        )
-        why = (
-            "a side has no records of them"
-            if not records
-            else "the samples are not the same"
-            if other
-            else "they cannot be paired"
-        )
         notes.append(
-            f"{_of(len(unpaired), shared)} are compared by two intervals, not image by image, because {why}: "
-            "a small difference cannot be seen so."
+            f"{_of(len(unpaired), shared)} are compared by two intervals, not image by image, because "
+            f"{_obstacle(unpaired)}: a small difference cannot be seen so."
         )
     unshared = sum(own.unshared > 0 for own in found.values())
     if unshared:
         notes.append(f"In {_of(unshared, shared)} the sides explain other pairs; those that both have are compared.")
     return notes
+
+
+def _obstacle(unpaired: list[tuple[CellScore, CellScore]]) -> str:
+    """Why cells are not paired."""
+    recorded = [(base, new) for base, new in unpaired if base.stored is not None and new.stored is not None]
+    if not recorded:
+        return "a side has no records of them"
+    if not all(same_data(base, new) for base, new in recorded):
+        return "the samples are not the same"
+    return "they cannot be paired (no shared value, or no or another aggregation in scores.csv: issue `run` again)"
 
 
 def _power(found: Mapping[CellKey, Evidence], alpha: float) -> list[str]:

@@ -48,7 +48,7 @@ leaderboards: $(VENV)/.base
 # the quick part of the suite against the committed table; docs/compare.md says why 0.005
 gate: $(VENV)/.base
 	rm -rf build/gate
-	$(BIN)/xaibench run shapes --quick --out build/gate --device cpu --progress plain
+	OMP_NUM_THREADS=1 $(BIN)/xaibench run shapes --quick --out build/gate --device cpu --progress plain
 	$(BIN)/xaibench compare leaderboards/shapes.csv build/gate --exact 0.005 --allow-missing
 
 # the wheel, alone in a clean environment, away from the checkout
